@@ -1,0 +1,61 @@
+//! Why a process could not be opened.
+
+use std::io;
+
+/// Why a process could not be opened. Unlike an [`io::Error`] it can be reported again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    /// 0, or more than any system's pid.
+    OutOfRange,
+    NoSuchProcess,
+    /// The number is a thread's, of this process where it could be told.
+    Thread {
+        process: Option<u32>,
+    },
+    /// The system refused for a reason that says nothing about the process.
+    Os(i32),
+    /// No backend for this system.
+    #[allow(dead_code, reason = "only some systems have no backend")]
+    Unsupported,
+}
+
+impl OpenError {
+    /// `pid` is the number that was asked for.
+    pub(crate) fn to_io_error(self, pid: u32) -> io::Error {
+        match self {
+            OpenError::OutOfRange if pid == 0 => io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "pid 0 names no process: pass a pid from 1 on",
+            ),
+            OpenError::OutOfRange => io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "pid {pid} names no process: the largest possible pid is {}",
+                    i32::MAX
+                ),
+            ),
+            OpenError::NoSuchProcess => io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("no process with pid {pid}"),
+            ),
+            OpenError::Thread {
+                process: Some(process),
+            } => io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{pid} is a thread of process {process}: pass the pid {process} instead"),
+            ),
+            OpenError::Thread { process: None } => io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{pid} is a thread, not a process: pass the pid of its process instead"),
+            ),
+            OpenError::Os(errno) => {
+                let cause = io::Error::from_raw_os_error(errno);
+                io::Error::new(cause.kind(), format!("cannot watch process {pid}: {cause}"))
+            }
+            OpenError::Unsupported => io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("cannot watch process {pid}: this system is not supported yet"),
+            ),
+        }
+    }
+}

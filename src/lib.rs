@@ -1,0 +1,69 @@
+//! Wait for any process to exit from tokio: child or not, with its exit status, without reaping
+//! it, without a busy loop.
+//!
+//! ```
+//! # async fn wait(pid: u32) -> std::io::Result<()> {
+//! let exit = tokio_process_exit::exit_of(pid).await?;
+//! println!("{exit}"); // "process 1234 exited with exit status: 7"
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `tokio::process` waits for the children that it has spawned itself. This crate waits for the
+//! others: the daemon whose pid stands in a file, the editor that started this language server,
+//! the worker that another process spawned, and also one's own child, which its owner can still
+//! `wait` for afterwards.
+//!
+//! # Supported platforms
+//!
+//! | platform | mechanism | exit status of a child | of another process |
+//! |---|---|---|---|
+//! | Linux 5.3 and later | a pidfd in tokio's reactor | yes | see [below](#the-exit-status) |
+//! | macOS, the BSDs, Windows | planned | | |
+//!
+//! # What "exited" means
+//!
+//! A process has exited when its last thread has. It may then be a zombie for as long as its
+//! parent does not collect ("reap") it; waiting resolves all the same, at once. To wait until it
+//! has been reaped too, and its pid is free again, use [`ProcessExit::reaped`].
+//!
+//! # The exit status
+//!
+//! [`Exit::status`] is never a guess. It is known for one's own children. For another process on
+//! Linux it is known
+//!
+//! - while that is a zombie, to whoever may read it in `/proc`: its own user or root (ptrace access
+//!   mode `PTRACE_MODE_READ_FSCREDS`). To others a failure may show, but success never does.
+//!   Linux 6.1 and later;
+//! - once it has been reaped, to everybody: Linux 6.15 and later, inside one pid namespace.
+//!   [`ProcessExit::reaped`] waits for that.
+//!
+//! # Timeouts, many processes
+//!
+//! [`ProcessExit`] is a plain future, so what works for futures works for it:
+//!
+//! ```
+//! use std::time::Duration;
+//! use tokio::time::timeout;
+//! use tokio_process_exit::ProcessExit;
+//!
+//! # async fn stop(pid: u32, kill: impl Fn(&str)) -> std::io::Result<()> {
+//! let mut exit = ProcessExit::open(pid)?; // opened before the signal: no race
+//! kill("TERM");
+//! if timeout(Duration::from_secs(5), &mut exit).await.is_err() {
+//!     kill("KILL");
+//!     exit.await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![deny(unsafe_code)]
+#![doc(test(attr(deny(warnings))))]
+
+mod error;
+mod exit;
+mod sys;
+
+pub use exit::{Exit, Mechanism, ProcessExit, exit_of};

@@ -1,0 +1,172 @@
+//! The system calls that take a pidfd.
+//!
+//! # Safety
+//!
+//! Each block is one system call (or one read of what it wrote). Descriptors are borrowed, so they
+//! are open for the call; every pointer is to a local of the type that the call expects.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::Status;
+
+/// What `poll(2)` tells of the process behind a pidfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Liveness {
+    /// A thread of it is alive. The leader may be dead.
+    Running,
+    /// It has exited. Nobody has reaped it, as far as this kernel tells.
+    Zombie,
+    /// It has exited and has been reaped. Told since Linux 6.9 by poll, before that by signal 0.
+    Reaped,
+}
+
+/// Opens a pidfd, close-on-exec. The error is the errno.
+///
+/// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
+pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
+    let flags: libc::c_uint = 0;
+    // SAFETY: takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Looks whether the process has exited, without blocking.
+pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
+    let mut poll = libc::pollfd {
+        fd: pidfd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    loop {
+        // SAFETY: one `pollfd`, and a count of one.
+        let ready = unsafe { libc::poll(&mut poll, 1, 0) };
+        if ready >= 0 {
+            break;
+        }
+        // Interrupted even though it does not block: Linux looks for signals all the same.
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    if poll.revents & libc::POLLHUP != 0 {
+        Ok(Liveness::Reaped)
+    } else if poll.revents & libc::POLLIN == 0 {
+        Ok(Liveness::Running)
+    } else if signal_0(pidfd) == Err(libc::ESRCH) {
+        // Linux before 6.9 has no POLLHUP here. After 6.9 this is a reap since the poll.
+        Ok(Liveness::Reaped)
+    } else {
+        Ok(Liveness::Zombie)
+    }
+}
+
+/// Asks whether a signal could be sent. ESRCH: the process has been reaped.
+///
+/// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
+fn signal_0(pidfd: BorrowedFd<'_>) -> Result<(), i32> {
+    let (signal, info, flags) = (0, std::ptr::null::<libc::siginfo_t>(), 0);
+    let fd = pidfd.as_raw_fd();
+    // SAFETY: takes integers and a null pointer, which stands for the default siginfo.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+/// The exit status of our own child (or of one that we trace), left in place for its owner.
+///
+/// `None`: not ours, or not waitable yet (it is running, or another tracer has first claim).
+pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
+    let info = waitid(pidfd).ok()?;
+    // Success with no child's pid: `waitid` has no news, and wrote nothing.
+    // SAFETY: the siginfo is a child's, or the zeroes that `waitid` was given.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    Status::from_siginfo(info.si_code, status)
+}
+
+/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html) without blocking (`WNOHANG`)
+/// or reaping (`WNOWAIT`). The error is the errno.
+fn waitid(pidfd: BorrowedFd<'_>) -> Result<libc::siginfo_t, i32> {
+    // Without __WALL a child whose exit signal is not SIGCHLD would not count as ours.
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let id = pidfd.as_raw_fd() as libc::id_t;
+    // Never interrupted, because of WNOHANG.
+    // SAFETY: `info` is writable and of the type that the call expects.
+    let result = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, options) };
+    if result < 0 { Err(errno()) } else { Ok(info) }
+}
+
+/// The exit status of a process that has been reaped, whosever it was.
+///
+/// `None`: a kernel before 6.15, or a process of another pid namespace.
+///
+/// Only to be asked once [`Liveness::Reaped`] was seen: before that it may fail in passing.
+pub(super) fn reaped_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
+    let info = get_info(pidfd, libc::PIDFD_INFO_EXIT)?;
+    // Without the bit `exit_code` is 0 and means nothing.
+    (info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0).then_some(Status(info.exit_code))
+}
+
+/// The pid of the process in our pid namespace. `None`: a kernel before 6.13, or it has no pid
+/// here, as it has been reaped or lives outside.
+pub(super) fn pid(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    get_info(pidfd, libc::PIDFD_INFO_PID)
+        .map(|info| info.pid)
+        .filter(|&pid| pid != 0)
+}
+
+/// `PIDFD_GET_INFO`, Linux 6.13: include/uapi/linux/pidfd.h.
+///
+/// Errors all mean that it cannot be had: ENOTTY (no such ioctl), EINVAL (older than 6.13), ESRCH
+/// (reaped, before 6.15), EREMOTE (outside the pid namespace).
+fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<libc::pidfd_info> {
+    // SAFETY: a `pidfd_info` is all integers, for which all zeroes is a valid value.
+    let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
+    info.mask = want.into();
+    let request = libc::PIDFD_GET_INFO as _;
+    // SAFETY: the request carries the size of `pidfd_info`, and the kernel writes no more.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), request, &raw mut info) };
+    (result >= 0).then_some(info)
+}
+
+/// Refuses whatever is not the pidfd of a process.
+pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // `waitid` tells a pidfd by the file's own operations. `pidfd_send_signal` would not do: it
+    // takes a /proc/<pid> directory too.
+    if matches!(waitid(fd), Err(libc::EBADF)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("descriptor {} is not a pidfd", fd.as_raw_fd()),
+        ));
+    }
+    // SAFETY: F_GETFL takes no third argument.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    // PIDFD_THREAD (Linux 6.9) is kept among the file's flags.
+    if flags >= 0 && flags & libc::PIDFD_THREAD as i32 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "descriptor {} is the pidfd of a thread: open one of the process, without \
+                 PIDFD_THREAD",
+                fd.as_raw_fd()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
