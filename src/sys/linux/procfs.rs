@@ -166,3 +166,77 @@ fn number_after(text: &[u8], key: &[u8]) -> Option<i64> {
     let line = text[at..].split(|&byte| byte == b'\n').next()?;
     str::from_utf8(line).ok()?.trim().parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(name: &str, state: char, num_threads: u32, exit_code: i32) -> Vec<u8> {
+        let zeroes = |n| vec!["0"; n].join(" ");
+        let (before, after) = (zeroes(16), zeroes(31));
+        format!("42 ({name}) {state} {before} {num_threads} {after} {exit_code}\n").into_bytes()
+    }
+
+    #[test]
+    fn the_fields_are_counted_past_any_name() {
+        for name in ["sh", "a b", ")", "((", ") Z 1 (", "\n42 (x) Z 0\n", ""] {
+            let expected = Stat {
+                state: b'Z',
+                num_threads: 1,
+                exit_code: 1792,
+            };
+            assert_eq!(
+                Stat::parse(&stat(name, 'Z', 1, 1792)),
+                Some(expected),
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_cut_short_or_garbage_is_no_answer() {
+        let line = stat("sh", 'Z', 1, 1792);
+        // Without its last field the line says nothing of the exit. (A cut inside of it is not
+        // told apart: the kernel never gives one.)
+        for end in 0..line.len() - "1792\n".len() {
+            assert_eq!(Stat::parse(&line[..end]), None, "{end}");
+        }
+        assert_eq!(Stat::parse(b"\xff) \xff"), None);
+        assert_eq!(Stat::parse(b"no parenthesis"), None);
+    }
+
+    #[test]
+    fn a_zombie_with_live_threads_has_not_exited() {
+        let exited = |state, threads| {
+            Stat::parse(&stat("sh", state, threads, 0))
+                .unwrap()
+                .exited()
+        };
+        assert!(exited('Z', 1));
+        assert!(exited('X', 1));
+        assert!(exited('X', 0));
+        assert!(!exited('Z', 2));
+        assert!(!exited('R', 1));
+        assert!(!exited('S', 1));
+    }
+
+    #[test]
+    fn our_own_stat_and_threads_read_as_they_are() {
+        let me = std::process::id() as libc::pid_t;
+        let mut buffer: Buffer = [0; 4096];
+        let stat = Stat::parse(read(me, "stat", &mut buffer).unwrap()).unwrap();
+        assert!(!stat.exited());
+        assert!(matches!(task(me), Task::Process));
+        assert!(matches!(task(i32::MAX), Task::None));
+    }
+
+    #[test]
+    fn releases_compare_by_number() {
+        assert!(release_is_at_least("6.1.0-13-amd64\n", (6, 1)));
+        assert!(release_is_at_least("6.18.44-fc-v509\n", (6, 1)));
+        assert!(release_is_at_least("10.0\n", (6, 1)));
+        assert!(!release_is_at_least("5.15.0\n", (6, 1)));
+        assert!(!release_is_at_least("6\n", (6, 1)));
+        assert!(!release_is_at_least("unknown\n", (6, 1)));
+    }
+}

@@ -1,0 +1,42 @@
+//! Promise: the types can be moved, shared and kept as a user expects, and stay small.
+
+use std::fmt::{Debug, Display};
+use std::future::Future;
+use std::hash::Hash;
+use std::io;
+
+use futures::future::FusedFuture;
+use tokio_process_exit::{Exit, Mechanism, ProcessExit, exit_of};
+
+fn is_sent_anywhere<T: Send + Sync + Unpin + Debug + 'static>() {}
+fn is_a_value<T: Copy + Eq + Hash + Debug>() {}
+
+#[test]
+fn auto_traits() {
+    is_sent_anywhere::<ProcessExit>();
+    is_sent_anywhere::<Exit>();
+    is_sent_anywhere::<Mechanism>();
+    is_a_value::<Exit>();
+    is_a_value::<Mechanism>();
+    fn is_displayed<T: Display>() {}
+    is_displayed::<Exit>();
+    fn is_awaited<T: Future<Output = io::Result<Exit>> + FusedFuture>() {}
+    is_awaited::<ProcessExit>();
+}
+
+#[test]
+fn a_task_can_own_one() {
+    fn spawnable<F: Future + Send + 'static>(_: F) {}
+    spawnable(async { exit_of(1).await });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_wait_is_at_most_64_bytes() {
+    assert!(
+        size_of::<ProcessExit>() <= 64,
+        "{}",
+        size_of::<ProcessExit>()
+    );
+    assert!(size_of::<Exit>() <= 16);
+}

@@ -1,0 +1,217 @@
+//! Promise: it resolves when the process has exited, not before, whosever it is.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::os::fd::AsRawFd;
+
+use support::linux::{self, Grandchild};
+use support::{Child, deadline, still_pending};
+use tokio_process_exit::{Mechanism, ProcessExit, exit_of};
+
+#[tokio::test]
+async fn resolves_for_a_child() {
+    let mut child = Child::spawn(7);
+    let mut exit = exit_of(child.id());
+    still_pending(&mut exit).await;
+    child.end();
+    let exit = deadline(exit).await.unwrap();
+    assert_eq!(exit.id(), child.id());
+    assert_eq!(exit.status().unwrap().code(), Some(7));
+}
+
+#[tokio::test]
+async fn resolves_for_a_process_that_is_not_our_child() {
+    let mut grandchild = Grandchild::spawn();
+    let mut exit = exit_of(grandchild.id());
+    still_pending(&mut exit).await;
+    grandchild.end(7);
+    assert_eq!(deadline(exit).await.unwrap().id(), grandchild.id());
+}
+
+#[tokio::test]
+async fn resolves_for_a_process_that_nobody_has_reaped() {
+    let child = Child::zombie(3);
+    deadline(exit_of(child.id())).await.unwrap();
+    let grandchild = Grandchild::zombie(3);
+    deadline(exit_of(grandchild.id())).await.unwrap();
+}
+
+#[tokio::test]
+async fn resolves_for_a_process_that_was_reaped_before_the_first_poll() {
+    let mut child = Child::spawn(5);
+    let exit = exit_of(child.id());
+    assert_eq!(child.reap().code(), Some(5));
+    deadline(exit).await.unwrap();
+
+    let mut grandchild = Grandchild::spawn();
+    let exit = exit_of(grandchild.id());
+    grandchild.end(5);
+    grandchild.reap();
+    deadline(exit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_signal_sent_after_opening_is_not_missed() {
+    for _ in 0..50 {
+        let mut child = Child::spawn(0);
+        let exit = ProcessExit::open(child.id()).unwrap();
+        child.kill();
+        deadline(exit).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn stopping_and_continuing_is_no_exit() {
+    let mut child = Child::spawn(0);
+    let mut exit = exit_of(child.id());
+    for signal in [libc::SIGSTOP, libc::SIGCONT, libc::SIGSTOP] {
+        linux::kill(child.id(), signal);
+        still_pending(&mut exit).await;
+    }
+    child.kill();
+    deadline(exit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_process_whose_leading_thread_has_exited_is_alive() {
+    let (read, write) = linux::pipe();
+    let fd = read.as_raw_fd();
+    let process = linux::fork(|| linux::leader_exits(move || linux::read_byte(fd).into()));
+    // Its state is that of the leader, though the process is alive.
+    support::until("a dead leader", || {
+        linux::state_of(process.id()) == Some('Z')
+    });
+
+    let mut exit = exit_of(process.id());
+    still_pending(&mut exit).await;
+    assert_eq!(exit.try_exit().unwrap(), None);
+
+    std::io::Write::write_all(&mut &write, &[6]).unwrap();
+    let exit = deadline(exit).await.unwrap();
+    // Not the leader's own code.
+    assert_eq!(exit.status().unwrap().code(), Some(6));
+}
+
+#[tokio::test]
+async fn an_exec_by_another_thread_is_no_exit() {
+    let (read, write) = linux::pipe();
+    let fd = read.as_raw_fd();
+    let process = linux::fork(|| {
+        linux::leader_exits(move || {
+            linux::read_byte(fd);
+            linux::exec_sh(c"kill -STOP $$; exit 8")
+        })
+    });
+    let mut exit = exit_of(process.id());
+    still_pending(&mut exit).await;
+    std::io::Write::write_all(&mut &write, &[0]).unwrap();
+    support::until("a stopped shell", || {
+        linux::state_of(process.id()) == Some('T')
+    });
+    still_pending(&mut exit).await;
+    linux::kill(process.id(), libc::SIGCONT);
+    assert_eq!(
+        deadline(exit).await.unwrap().status().unwrap().code(),
+        Some(8)
+    );
+}
+
+#[tokio::test]
+async fn waiting_for_oneself_ends_with_the_timeout() {
+    still_pending(exit_of(std::process::id())).await;
+}
+
+#[tokio::test]
+async fn pid_1_and_kernel_threads_can_be_waited_for() {
+    still_pending(exit_of(1)).await;
+    match ProcessExit::open(2) {
+        Ok(exit) => still_pending(exit).await,
+        Err(_) => support::skip("no kernel threads in this pid namespace"),
+    }
+}
+
+#[tokio::test]
+async fn a_recycled_pid_is_never_mistaken_for_the_process() {
+    let mut first = Child::spawn(1);
+    let pid = first.id();
+    let mut exit = exit_of(pid);
+    still_pending(&mut exit).await;
+    first.reap();
+
+    // The kernel is asked to go on from here, and does unless another process comes in between.
+    let recycled = (0..100).find_map(|_| {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
+        Some(Child::spawn(2)).filter(|child| child.id() == pid)
+    });
+    let Some(mut second) = recycled else {
+        return support::skip("pids cannot be chosen (not root)");
+    };
+    assert_eq!(deadline(exit).await.unwrap().id(), pid);
+    // While the new process with the old number is a different one, and alive.
+    let mut exit = exit_of(pid);
+    still_pending(&mut exit).await;
+    second.end();
+    assert_eq!(
+        deadline(exit).await.unwrap().status().unwrap().code(),
+        Some(2)
+    );
+}
+
+#[tokio::test]
+async fn many_processes_resolve_each_with_its_own_exit() {
+    use futures::stream::{FuturesUnordered, StreamExt};
+
+    let mut children: Vec<Child> = (0..200).map(|n| Child::spawn(n as u8)).collect();
+    let mut exits: FuturesUnordered<ProcessExit> =
+        children.iter().map(|child| exit_of(child.id())).collect();
+    for child in children.iter_mut().rev() {
+        child.end();
+    }
+    let mut seen = 0;
+    while let Some(exit) = deadline(exits.next()).await {
+        let exit = exit.unwrap();
+        let n = children
+            .iter()
+            .position(|child| child.id() == exit.id())
+            .unwrap();
+        assert_eq!(exit.status().unwrap().code(), Some(n as i32));
+        seen += 1;
+    }
+    assert_eq!(seen, 200);
+}
+
+#[tokio::test]
+async fn two_waits_for_one_process_both_resolve() {
+    let mut child = Child::spawn(4);
+    let (one, two) = (exit_of(child.id()), exit_of(child.id()));
+    child.end();
+    let (one, two) = deadline(futures::future::join(one, two)).await;
+    assert_eq!(one.unwrap(), two.unwrap());
+}
+
+#[test]
+fn try_exit_tells_without_a_runtime() {
+    let mut child = Child::spawn(9);
+    let mut exit = exit_of(child.id());
+    assert_eq!(exit.try_exit().unwrap(), None);
+    child.end();
+    let mut seen = None;
+    support::until("an exit", || {
+        seen = exit.try_exit().unwrap();
+        seen.is_some()
+    });
+    assert_eq!(seen.unwrap().status().unwrap().code(), Some(9));
+    // And stays as it was once the process is gone.
+    child.reap();
+    assert_eq!(exit.try_exit().unwrap(), seen);
+}
+
+#[test]
+fn the_mechanism_is_the_pidfd() {
+    let exit = exit_of(std::process::id());
+    assert_eq!(exit.mechanism(), Some(Mechanism::PidFd));
+    assert!(exit.as_pidfd().is_some());
+    assert_eq!(exit.id(), std::process::id());
+}

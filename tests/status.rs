@@ -1,0 +1,248 @@
+//! Promise: the exit status is that process's or unknown, and is left for its owner to collect.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
+
+use support::linux::{self, Grandchild};
+use support::{Child, deadline, skip, still_pending};
+use tokio_process_exit::{ProcessExit, exit_of};
+
+#[tokio::test]
+async fn the_status_of_a_child_is_the_one_its_owner_collects_afterwards() {
+    for script in [
+        "exit 0",
+        "exit 1",
+        "exit 255",
+        "kill -KILL $$",
+        "kill -TERM $$",
+    ] {
+        let mut child = Child::spawn_command(Command::new("sh").args(["-c", script]));
+        let exit = deadline(exit_of(child.id())).await.unwrap();
+        assert_eq!(exit.status(), Some(child.reap()), "{script}");
+    }
+}
+
+#[tokio::test]
+async fn a_core_dump_shows_in_the_status() {
+    let directory = std::env::temp_dir();
+    let script = "ulimit -c unlimited 2>/dev/null; kill -ABRT $$";
+    let mut command = Command::new("sh");
+    let mut child = Child::spawn_command(command.args(["-c", script]).current_dir(directory));
+    let id = child.id();
+    let exit = deadline(exit_of(id)).await.unwrap();
+    let status = child.reap();
+    assert_eq!(exit.status(), Some(status));
+    assert_eq!(status.signal(), Some(libc::SIGABRT));
+    if !status.core_dumped() {
+        skip("no core was dumped here; the signal was seen");
+    }
+    for name in ["core".to_owned(), format!("core.{id}")] {
+        let _ = std::fs::remove_file(std::env::temp_dir().join(name));
+    }
+}
+
+#[tokio::test]
+async fn tokio_and_std_owners_get_their_status_in_any_order() {
+    for code in 0..30 {
+        let script = format!("exit {code}");
+        let mut child = tokio::process::Command::new("sh")
+            .args(["-c", &script])
+            .spawn()
+            .unwrap();
+        let exit = exit_of(child.id().unwrap());
+        let (exit, status) = deadline(futures::future::join(exit, child.wait())).await;
+        assert_eq!(status.unwrap().code(), Some(code));
+        // Only the pidfd tells once the owner was faster.
+        if linux::pidfd_tells_the_status() {
+            assert_eq!(exit.unwrap().status().unwrap().code(), Some(code));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_status_of_a_child_reaped_before_the_wait_is_known() {
+    let mut child = Child::spawn(11);
+    let exit = exit_of(child.id());
+    child.reap();
+    let exit = deadline(exit).await.unwrap();
+    if exit.status().is_none() && !linux::pidfd_tells_the_status() {
+        return skip("Linux before 6.15 does not tell");
+    }
+    assert_eq!(exit.status().unwrap().code(), Some(11));
+}
+
+#[tokio::test]
+async fn an_automatically_reaped_child_gives_its_own_status_or_none() {
+    if linux::role().is_none() {
+        // SIGCHLD is the whole process's.
+        let test = "an_automatically_reaped_child_gives_its_own_status_or_none";
+        return linux::assert_passed(&linux::rerun(test, "ignore", |_| {}));
+    }
+    // SAFETY: SIG_IGN is no handler, so nothing runs.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    for code in 1..=50 {
+        let command = format!("read line; exit {code}");
+        let mut child = Command::new("sh");
+        child
+            .args(["-c", &command])
+            .stdin(std::process::Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        let exit = exit_of(child.id());
+        drop(child.stdin.take());
+        let status = deadline(exit).await.unwrap().status();
+        match status {
+            Some(status) => assert_eq!(status.code(), Some(code)),
+            None => assert!(!linux::pidfd_tells_the_status()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_status_of_an_unreaped_process_of_another_parent_is_known_to_its_user() {
+    if !linux::stat_tells_the_status() {
+        return skip("Linux before 6.1 does not tell");
+    }
+    for code in [0, 1, 7, 255] {
+        let mut grandchild = Grandchild::spawn();
+        let exit = exit_of(grandchild.id());
+        grandchild.end(code);
+        let exit = deadline(exit).await.unwrap();
+        assert_eq!(exit.status().unwrap().code(), Some(code.into()));
+    }
+    let mut grandchild = Grandchild::spawn();
+    grandchild.kill(libc::SIGKILL);
+    let exit = deadline(exit_of(grandchild.id())).await.unwrap();
+    assert_eq!(exit.status().unwrap().signal(), Some(libc::SIGKILL));
+}
+
+#[tokio::test]
+async fn reaped_resolves_at_the_reap_with_the_status() {
+    let mut grandchild = Grandchild::spawn();
+    let mut exit = exit_of(grandchild.id()).reaped();
+    still_pending(&mut exit).await;
+    grandchild.end(42);
+    still_pending(&mut exit).await;
+    assert_eq!(exit.try_exit().unwrap(), None);
+    grandchild.reap();
+    let exit = deadline(exit).await.unwrap();
+    assert_eq!(exit.status().unwrap().code(), Some(42));
+}
+
+#[tokio::test]
+async fn reaped_may_be_asked_for_after_the_exit() {
+    let mut child = Child::spawn(12);
+    let mut exit = exit_of(child.id());
+    child.end();
+    deadline(&mut exit).await.unwrap();
+    let mut exit = exit.reaped();
+    still_pending(&mut exit).await;
+    child.reap();
+    assert_eq!(
+        deadline(exit).await.unwrap().status().unwrap().code(),
+        Some(12)
+    );
+}
+
+#[tokio::test]
+async fn reaped_resolves_for_a_process_that_had_been_reaped() {
+    let mut grandchild = Grandchild::spawn();
+    let exit = exit_of(grandchild.id()).reaped();
+    grandchild.end(13);
+    grandchild.reap();
+    let exit = deadline(exit).await.unwrap();
+    if linux::pidfd_tells_the_status() {
+        assert_eq!(exit.status().unwrap().code(), Some(13));
+    }
+}
+
+/// Another user must learn of the exit, but the kernel shows it 0 for a status that it may not
+/// read.
+#[tokio::test]
+async fn a_stranger_learns_of_the_exit_but_never_a_wrong_status() {
+    const TEST: &str = "a_stranger_learns_of_the_exit_but_never_a_wrong_status";
+    if linux::role().is_some() {
+        let pids = std::env::var("PIDS").unwrap();
+        let mut pids = pids.split(',').map(|pid| pid.parse::<u32>().unwrap());
+        for code in [0, 7] {
+            let exit = ProcessExit::open(pids.next().unwrap()).unwrap();
+            let exit = deadline(exit).await.unwrap();
+            assert_eq!(
+                exit.status(),
+                None,
+                "a status that nobody may read, really {code}"
+            );
+        }
+        still_pending(exit_of(pids.next().unwrap())).await;
+        still_pending(exit_of(1)).await;
+        return;
+    }
+    if !linux::is_root() {
+        return skip("not root, so there is no stranger to be");
+    }
+    let (success, failure) = (Grandchild::zombie(0), Grandchild::zombie(7));
+    let alive = Grandchild::spawn();
+    let output = linux::rerun(TEST, "nobody", |command| {
+        let pids = format!("{},{},{}", success.id(), failure.id(), alive.id());
+        command
+            .env("PIDS", pids)
+            .uid(65534)
+            .gid(65534)
+            .current_dir("/");
+    });
+    linux::assert_passed(&output);
+}
+
+#[tokio::test]
+async fn a_stranger_learns_the_status_once_it_is_reaped() {
+    const TEST: &str = "a_stranger_learns_the_status_once_it_is_reaped";
+    if linux::role().is_some() {
+        let pid = std::env::var("PIDS").unwrap().parse().unwrap();
+        let exit = exit_of(pid).reaped();
+        assert_eq!(
+            deadline(exit).await.unwrap().status().unwrap().code(),
+            Some(21)
+        );
+        return;
+    }
+    if !linux::is_root() || !linux::pidfd_tells_the_status() {
+        return skip("not root, or Linux before 6.15");
+    }
+    let mut grandchild = Grandchild::zombie(21);
+    let pid = grandchild.id();
+    let output = std::thread::scope(|scope| {
+        let stranger = scope.spawn(|| {
+            linux::rerun(TEST, "nobody", |command| {
+                command
+                    .env("PIDS", pid.to_string())
+                    .uid(65534)
+                    .gid(65534)
+                    .current_dir("/");
+            })
+        });
+        // It can be opened only before the reap.
+        support::until("the stranger opens it", || {
+            linux::holds_pidfd_of(pid, std::process::id()) || stranger.is_finished()
+        });
+        grandchild.reap();
+        stranger.join().unwrap()
+    });
+    linux::assert_passed(&output);
+}
+
+#[test]
+fn an_exit_says_what_it_is() {
+    let mut child = Child::zombie(7);
+    let exit = exit_of(child.id()).try_exit().unwrap().unwrap();
+    assert_eq!(
+        exit.to_string(),
+        format!("process {} exited with exit status: 7", child.id())
+    );
+    assert!(format!("{exit:?}").contains(&child.id().to_string()));
+    let same = exit;
+    assert_eq!(std::collections::HashSet::from([exit, same]).len(), 1);
+    child.reap();
+}
