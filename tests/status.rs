@@ -86,13 +86,9 @@ async fn an_automatically_reaped_child_gives_its_own_status_or_none() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     for code in 1..=50 {
         let command = format!("read line; exit {code}");
-        let mut child = Command::new("sh");
-        child
-            .args(["-c", &command])
-            .stdin(std::process::Stdio::piped());
-        let mut child = child.spawn().unwrap();
+        let mut child = Child::spawn_command(Command::new("sh").args(["-c", &command]));
         let exit = exit_of(child.id());
-        drop(child.stdin.take());
+        child.end();
         let status = deadline(exit).await.unwrap().status();
         match status {
             Some(status) => assert_eq!(status.code(), Some(code)),

@@ -269,7 +269,7 @@ pub fn open_fds() -> Vec<String> {
             let target = fs::read_link(entry.path()).ok()?;
             Some(format!(
                 "{} {}",
-                entry.file_name().display(),
+                entry.file_name().to_string_lossy(),
                 target.display()
             ))
         })
