@@ -166,20 +166,17 @@ async fn a_peer_is_adopted_from_its_socket() {
 async fn a_descriptor_that_is_no_pidfd_is_refused() {
     let child = Child::spawn(0);
     let (read, write) = linux::pipe();
-    let own = linux::own;
-    // SAFETY: each takes integers or a null-terminated name.
-    let others = unsafe {
-        [
-            own(libc::eventfd(0, libc::EFD_CLOEXEC)),
-            own(libc::epoll_create1(libc::EPOLL_CLOEXEC)),
-            own(libc::memfd_create(c"a file".as_ptr(), libc::MFD_CLOEXEC)),
-            own(libc::timerfd_create(
-                libc::CLOCK_MONOTONIC,
-                libc::TFD_CLOEXEC,
-            )),
-            own(libc::inotify_init1(libc::IN_CLOEXEC)),
-        ]
-    };
+    // SAFETY: takes integers.
+    let eventfd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    // SAFETY: takes an integer.
+    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    // SAFETY: takes a null-terminated name.
+    let memfd = unsafe { libc::memfd_create(c"a file".as_ptr(), libc::MFD_CLOEXEC) };
+    // SAFETY: takes integers.
+    let timerfd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
+    // SAFETY: takes an integer.
+    let inotify = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
+    let others = [eventfd, epoll, memfd, timerfd, inotify].map(linux::own);
     let others = others.into_iter().chain([
         OwnedFd::from(UnixStream::pair().unwrap().0),
         OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()),
