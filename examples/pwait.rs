@@ -18,7 +18,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::{runtime, task, time};
 use tokio_process_exit::{Exit, ProcessExit};
 
@@ -42,7 +42,7 @@ struct Args {
     #[arg(short, long)]
     verbose: bool,
 
-    /// Take a PID that does not exist for a process that has already exited, not for a mistake
+    /// Count a PID that does not exist as exited, instead of as an error
     #[arg(short, long)]
     exited: bool,
 
@@ -64,8 +64,6 @@ Examples:
   pwait -o -t 2.5 1234 5678    Wait for either of them, for two and a half seconds at most
   pwait -e 1234 && echo gone   Do not mind if process 1234 is gone already
   sleep 3 & pwait -v $!        Wait for what the shell has just started";
-
-const TIMED_OUT: u8 = 124;
 
 fn main() -> ExitCode {
     let mut args = Args::parse();
@@ -89,15 +87,13 @@ fn main() -> ExitCode {
     // One thread is enough, as all it does is sleep.
     match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(pwait(&args, wanted, &mut report)),
-        Err(error) => {
-            report.problem(error);
-            report.exit_code()
-        }
+        Err(error) => report.problem(error),
     }
+    report.exit_code()
 }
 
 /// Opens the processes, and waits until `wanted` of them have exited or the time is over.
-async fn pwait(args: &Args, mut wanted: usize, report: &mut Report) -> ExitCode {
+async fn pwait(args: &Args, mut wanted: usize, report: &mut Report) {
     let exits = FuturesUnordered::new();
     for &pid in &args.pids {
         if pid == std::process::id() {
@@ -126,16 +122,14 @@ async fn pwait(args: &Args, mut wanted: usize, report: &mut Report) -> ExitCode 
     };
     tokio::select! {
         biased; // an exit goes before the end of the time
-        () = wait(exits, wanted, report) => report.exit_code(),
-        () = time_over => {
-            report.news("timeout");
-            ExitCode::from(TIMED_OUT)
-        }
+        () = wait(exits, wanted, report) => {}
+        () = time_over => report.timeout(),
     }
 }
 
 /// Waits until `wanted` of the processes have exited, or there are none left.
 async fn wait(mut exits: FuturesUnordered<ProcessExit>, mut wanted: usize, report: &mut Report) {
+    report.start_progress();
     while wanted > 0 && !exits.is_empty() {
         report.progress(wanted.min(exits.len()), exits.len());
         match exits.next().await {
@@ -172,11 +166,11 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
 
 /// All that the user gets to see.
 struct Report {
-    /// On stdout: whether anybody wants to read it.
+    /// Whether anybody wants to read stdout.
     verbose: bool,
-    /// On stderr, if that is a terminal. Whatever is printed suspends it, to have clean lines.
+    /// The progress line. It makes way for whatever else is printed.
     line: ProgressBar,
-    failed: bool,
+    exit_code: u8,
 }
 
 impl Report {
@@ -185,20 +179,28 @@ impl Report {
             .unwrap_or_else(|_| ProgressStyle::default_spinner());
         Report {
             verbose,
-            line: ProgressBar::new_spinner().with_style(style),
-            failed: false,
+            line: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+                .with_style(style),
+            exit_code: 0,
         }
     }
 
-    /// Shows how many more exits there are to wait for, among how many processes.
-    fn progress(&mut self, wanted: usize, running: usize) {
-        if self.line.is_hidden() {
-            return; // without a terminal nothing needs to wake up every second
+    /// Shows the progress line from now on, if stderr is a terminal.
+    fn start_progress(&self) {
+        self.line.set_draw_target(ProgressDrawTarget::stderr());
+        // Without a terminal there is nothing to wake up for.
+        if !self.line.is_hidden() {
+            self.line.enable_steady_tick(Duration::from_secs(1));
         }
-        let processes = if running == 1 { "process" } else { "processes" };
-        self.line
-            .set_message(format!("waiting for {wanted} of {running} {processes}"));
-        self.line.enable_steady_tick(Duration::from_secs(1));
+    }
+
+    /// So many more exits are waited for, among so many processes.
+    fn progress(&self, wanted: usize, running: usize) {
+        self.line.set_message(match (wanted, running) {
+            (1, 1) => "waiting for 1 process".into(),
+            _ if wanted == running => format!("waiting for {running} processes"),
+            _ => format!("waiting for any {wanted} of {running} processes"),
+        });
     }
 
     /// Prints a line on stdout, if asked to.
@@ -222,19 +224,21 @@ impl Report {
 
     /// Prints a line on stderr, and makes the exit code 1.
     fn problem(&mut self, text: impl Display) {
-        self.failed = true;
-        // Not `eprintln!`, which panics if stderr is closed.
-        self.line.suspend(|| {
-            let _ = writeln!(io::stderr(), "pwait: {text}");
-        });
+        self.exit_code = 1;
+        let line = format!("pwait: {text}\n");
+        // Not `eprintln!`, which panics if nobody can be told.
+        let _ = self
+            .line
+            .suspend(|| io::stderr().write_all(line.as_bytes()));
+    }
+
+    fn timeout(&mut self) {
+        self.news("timeout");
+        self.exit_code = 124;
     }
 
     fn exit_code(&self) -> ExitCode {
         self.line.finish_and_clear();
-        if self.failed {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        }
+        self.exit_code.into()
     }
 }

@@ -128,6 +128,7 @@ async fn join_all_gives_every_exit_in_order() {
     }
 }
 
+#[allow(clippy::async_yields_async, reason = "it is moved, and awaited later")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_moves_between_tasks_with_its_exit() {
     let mut children: Vec<Child> = (0..50).map(Child::spawn).collect();
