@@ -9,7 +9,6 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::future;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use clap::{CommandFactory, Parser};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::{runtime, task, time};
+use tokio::{runtime, time};
 use tokio_process_exit::{Exit, ProcessExit};
 
 /// Wait for processes to exit: any processes, not only your own children.
@@ -110,16 +109,9 @@ async fn pwait(args: &Args, mut wanted: usize, report: &mut Report) {
         }
     }
 
-    let time_over = async {
-        match args.timeout {
-            Some(timeout) => {
-                // Gives the reactor a turn, so that with `-t 0` what has already exited counts.
-                task::yield_now().await;
-                time::sleep(timeout).await;
-            }
-            None => future::pending().await,
-        }
-    };
+    // As long as possible is as good as for ever. Not `time::timeout`, which goes off as soon as
+    // tokio's budget for one poll is used up: of hundreds that have exited, `-t 0` would miss some.
+    let time_over = time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::select! {
         biased; // an exit goes before the end of the time
         () = wait(exits, wanted, report) => {}

@@ -12,10 +12,8 @@ pub(crate) enum OpenError {
     Thread {
         process: Option<u32>,
     },
-    /// The system refused for a reason that says nothing about the process.
-    Os(i32),
     /// No backend for this system.
-    #[allow(dead_code, reason = "only some systems have no backend")]
+    #[allow(dead_code, reason = "on systems that have one")]
     Unsupported,
 }
 
@@ -48,10 +46,6 @@ impl OpenError {
                 io::ErrorKind::InvalidInput,
                 format!("{pid} is a thread, not a process: pass the pid of its process instead"),
             ),
-            OpenError::Os(errno) => {
-                let cause = io::Error::from_raw_os_error(errno);
-                io::Error::new(cause.kind(), format!("cannot watch process {pid}: {cause}"))
-            }
             OpenError::Unsupported => io::Error::new(
                 io::ErrorKind::Unsupported,
                 format!("cannot watch process {pid}: this system is not supported yet"),

@@ -3,14 +3,20 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::FusedFuture;
 
+use tokio::runtime::Handle;
+use tokio::task::coop;
+
 use crate::error::OpenError;
-use crate::sys::{self, State};
+use crate::poller::{Inbox, News, Watch};
+use crate::sys::{self, EventError, Opened, Probe, State};
 
 /// Waits for the process `pid` to exit, whosever child it is.
 ///
@@ -38,13 +44,12 @@ use crate::sys::{self, State};
 /// # }
 /// ```
 pub fn exit_of(pid: u32) -> ProcessExit {
-    ProcessExit::new(
-        pid,
-        match sys::Process::open(pid) {
-            Ok(process) => Source::Event(process),
-            Err(error) => Source::Failed(error),
-        },
-    )
+    let source = match sys::Process::open(pid) {
+        Ok(Opened::Process(process)) => Source::Event(process),
+        Ok(Opened::Refused(probe, reason)) => Source::Polled(Polled::new(probe, reason)),
+        Err(error) => Source::Failed(error),
+    };
+    ProcessExit::new(pid, source)
 }
 
 /// A future that resolves when a process exits. Made by [`exit_of`].
@@ -70,20 +75,52 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 #[must_use = "futures do nothing unless awaited"]
 pub struct ProcessExit {
     id: u32,
-    until: Until,
-    /// Awaiting has yielded its final result.
-    terminated: bool,
-    /// `until` has come, and `status` is what was known then.
-    resolved: bool,
-    status: Option<sys::Status>,
+    progress: Progress,
     source: Source,
 }
 
-/// What a [`ProcessExit`] waits for.
+/// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
+pub(crate) enum Until {
     Exit,
     Reap,
+}
+
+/// How far a wait has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    until: Until,
+    /// What is waited for has come.
+    resolved: bool,
+    /// Awaiting has yielded its final result, be it an error.
+    terminated: bool,
+    /// The exit status, as far as it was seen.
+    status: Option<sys::Status>,
+}
+
+impl Progress {
+    pub(crate) fn new(until: Until) -> Progress {
+        Progress {
+            until,
+            resolved: false,
+            terminated: false,
+            status: None,
+        }
+    }
+
+    /// Takes in what was seen of the process. Returns what is known if that resolves the wait.
+    pub(crate) fn advance(&mut self, state: State) -> Option<State> {
+        let State::Exited { status, reaped } = state else {
+            return None;
+        };
+        // The system may tell the status at the exit only, or at the reap only.
+        self.status = status.or(self.status);
+        self.resolved = reaped || self.until == Until::Exit;
+        self.resolved.then_some(State::Exited {
+            status: self.status,
+            reaped,
+        })
+    }
 }
 
 /// Where a [`ProcessExit`] learns of the exit.
@@ -92,17 +129,67 @@ enum Source {
     Failed(OpenError),
     /// The kernel wakes the reactor.
     Event(sys::Process),
+    /// The kernel has refused that.
+    Polled(Box<Polled>),
+}
+
+/// A process that is polled.
+struct Polled {
+    probe: Arc<Probe>,
+    /// While it is waited for.
+    watch: Option<(Watch, Arc<Inbox>)>,
+    reason: io::Error,
+}
+
+impl Polled {
+    #[cold]
+    fn new(probe: Probe, reason: io::Error) -> Box<Polled> {
+        Box::new(Polled {
+            probe: Arc::new(probe),
+            watch: None,
+            reason,
+        })
+    }
+
+    fn poll_news(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<io::Result<News>> {
+        let here = Handle::current().id();
+        loop {
+            let is_watched = matches!(&self.watch, Some((watch, _)) if watch.is_in(here));
+            if !is_watched {
+                // Looking once is quick, and spares those that have exited the poller.
+                let coop = ready!(coop::poll_proceed(cx));
+                if let Some(state) = Progress::new(until).advance(self.probe.state()?) {
+                    coop.made_progress();
+                    return Poll::Ready(Ok(News::Exited(state)));
+                }
+                // A new inbox, so that nothing arrives from another runtime's poller any more.
+                let inbox = Arc::default();
+                self.watch = Some((Watch::new(&self.probe, until, &inbox, 0), inbox));
+            }
+            let Some((_, inbox)) = &self.watch else {
+                continue;
+            };
+            let (_, news) = ready!(inbox.poll_news(cx));
+            self.watch = None;
+            match news {
+                News::Failed(error) => return Poll::Ready(Err(error)),
+                // Its runtime has shut down, and we are in a later one.
+                News::Closed if is_watched => {}
+                News::Closed => {
+                    let message = "cannot wait in a runtime that is being shut down";
+                    return Poll::Ready(Err(io::Error::other(message)));
+                }
+                news => return Poll::Ready(Ok(news)),
+            }
+        }
+    }
 }
 
 impl ProcessExit {
     fn new(id: u32, source: Source) -> ProcessExit {
-        let until = Until::Exit;
         ProcessExit {
             id,
-            until,
-            terminated: false,
-            resolved: false,
-            status: None,
+            progress: Progress::new(Until::Exit),
             source,
         }
     }
@@ -113,8 +200,15 @@ impl ProcessExit {
 
     pub(crate) fn process(&self) -> Option<&sys::Process> {
         match &self.source {
-            Source::Failed(_) => None,
             Source::Event(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn probe(&self) -> Option<&Probe> {
+        match &self.source {
+            Source::Polled(polled) => Some(&polled.probe),
+            _ => None,
         }
     }
 
@@ -160,14 +254,40 @@ impl ProcessExit {
     /// # Examples
     ///
     /// ```
-    /// use tokio_process_exit::{Mechanism, exit_of};
+    /// use tokio_process_exit::exit_of;
     ///
-    /// let mechanism = exit_of(std::process::id()).mechanism();
-    /// # #[cfg(target_os = "linux")]
-    /// assert_eq!(mechanism, Some(Mechanism::PidFd));
+    /// let exit = exit_of(std::process::id());
+    /// println!("{:?}", exit.mechanism()); // Some(PidFd), on Linux
+    /// # assert!(exit.mechanism().is_some());
+    /// assert_eq!(exit_of(0).mechanism(), None);
     /// ```
     pub fn mechanism(&self) -> Option<Mechanism> {
-        self.process().map(|_| sys::Process::MECHANISM)
+        match &self.source {
+            Source::Failed(_) => None,
+            Source::Event(_) => Some(sys::Process::MECHANISM),
+            Source::Polled(_) => Some(Mechanism::Polling),
+        }
+    }
+
+    /// Why the process is polled. `None` if it is not.
+    ///
+    /// That the system refuses us an event source is no error: the wait works all the same, if
+    /// later by up to 40 ms and at the price of a shared poller that takes up to 4 % of one core.
+    /// When it was for want of descriptors, the wait goes back to events once there are some.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let exit = tokio_process_exit::exit_of(std::process::id());
+    /// if let Some(reason) = exit.fallback_reason() {
+    ///     eprintln!("process {} is polled: {reason}", exit.id());
+    /// }
+    /// ```
+    pub fn fallback_reason(&self) -> Option<&io::Error> {
+        match &self.source {
+            Source::Polled(polled) => Some(&polled.reason),
+            _ => None,
+        }
     }
 
     /// Looks whether the process has exited by now, without blocking. Works outside a runtime.
@@ -186,14 +306,15 @@ impl ProcessExit {
     /// # }
     /// ```
     pub fn try_exit(&mut self) -> io::Result<Option<Exit>> {
-        if !self.resolved {
+        if !self.progress.resolved {
             let state = match &self.source {
                 Source::Failed(error) => return Err(error.to_io_error(self.id)),
-                Source::Event(process) => process.state(self.id)?,
+                Source::Event(process) => process.state()?,
+                Source::Polled(polled) => polled.probe.state()?,
             };
             self.advance(state);
         }
-        Ok(self.resolved.then(|| self.exit()))
+        Ok(self.exit())
     }
 
     /// Waits until the process has been reaped, instead of until it has exited.
@@ -224,30 +345,53 @@ impl ProcessExit {
     /// # fn main() {}
     /// ```
     pub fn reaped(mut self) -> ProcessExit {
-        self.until = Until::Reap;
-        self.resolved = false;
-        self.terminated = false;
+        // A status that is known by now stays known.
+        self.progress.until = Until::Reap;
+        self.progress.resolved = false;
+        self.progress.terminated = false;
+        self.disarm();
         self
+    }
+
+    /// What has come to be known, if it is what is waited for.
+    fn exit(&self) -> Option<Exit> {
+        self.progress.resolved.then_some(Exit {
+            id: self.id,
+            status: self.progress.status,
+        })
     }
 
     /// Takes in what was seen of the process.
     fn advance(&mut self, state: State) {
-        if let State::Exited { status, reaped } = state {
-            // Waiting for the reap, the status may have been known at the exit only.
-            self.status = status.or(self.status);
-            self.resolved = reaped || self.until == Until::Exit;
-        }
-        if self.resolved {
-            if let Source::Event(process) = &mut self.source {
-                process.disarm();
+        self.progress.advance(state);
+        match &self.source {
+            _ if self.progress.resolved => self.disarm(),
+            // A zombie that we wait for to be reaped.
+            Source::Event(process) if state != State::Running && !process.tells_the_reap() => {
+                let reason = "this system tells of the exit, but not of the reap";
+                self.fall_back(io::Error::new(io::ErrorKind::Unsupported, reason));
             }
+            _ => {}
         }
     }
 
-    fn exit(&self) -> Exit {
-        Exit {
-            id: self.id,
-            status: self.status,
+    /// Goes on with polling, as the system refuses events for this reason.
+    #[cold]
+    fn fall_back(&mut self, reason: io::Error) {
+        // The process moves out of the source and into the next, which takes a value in between.
+        let between = Source::Failed(OpenError::NoSuchProcess);
+        self.source = match mem::replace(&mut self.source, between) {
+            Source::Event(process) => Source::Polled(Polled::new(process.into_probe(), reason)),
+            source => source,
+        };
+    }
+
+    /// Stops listening for what is not waited for any more.
+    fn disarm(&mut self) {
+        match &mut self.source {
+            Source::Failed(_) => {}
+            Source::Event(process) => process.disarm(),
+            Source::Polled(polled) => polled.watch = None,
         }
     }
 }
@@ -257,38 +401,56 @@ impl Future for ProcessExit {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        while !this.resolved {
-            let state = match &mut this.source {
+        loop {
+            if let Some(exit) = this.exit() {
+                this.progress.terminated = true;
+                return Poll::Ready(Ok(exit));
+            }
+            match &mut this.source {
                 Source::Failed(error) => {
-                    this.terminated = true;
+                    this.progress.terminated = true;
                     return Poll::Ready(Err(error.to_io_error(this.id)));
                 }
-                Source::Event(process) => ready!(process.poll_event(this.id, cx))?,
-            };
-            this.advance(state);
+                Source::Event(process) => match ready!(process.poll_event(cx)) {
+                    Ok(state) => this.advance(state),
+                    Err(EventError::Refused(reason)) => this.fall_back(reason),
+                    Err(EventError::Other(error)) => return Poll::Ready(Err(error)),
+                },
+                Source::Polled(polled) => {
+                    match ready!(polled.poll_news(this.progress.until, cx))? {
+                        News::Exited(state) => this.advance(state),
+                        News::Reopened(process) => this.source = Source::Event(process),
+                        // `poll_news` has dealt with them.
+                        News::Failed(_) | News::Closed => {}
+                    }
+                }
+            }
         }
-        this.terminated = true;
-        Poll::Ready(Ok(this.exit()))
     }
 }
 
 /// Terminated once it has yielded its exit, or the reason why it could not be opened.
 impl FusedFuture for ProcessExit {
     fn is_terminated(&self) -> bool {
-        self.terminated
+        self.progress.terminated
     }
 }
 
 impl fmt::Debug for ProcessExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("ProcessExit");
-        debug.field("id", &self.id).field("until", &self.until);
+        debug
+            .field("id", &self.id)
+            .field("until", &self.progress.until);
         match &self.source {
             Source::Failed(error) => debug.field("error", error),
             Source::Event(_) => debug.field("mechanism", &sys::Process::MECHANISM),
+            Source::Polled(polled) => debug
+                .field("mechanism", &Mechanism::Polling)
+                .field("reason", &polled.reason),
         };
-        if self.resolved {
-            debug.field("exit", &self.exit());
+        if let Some(exit) = self.exit() {
+            debug.field("exit", &exit);
         }
         debug.finish()
     }

@@ -64,6 +64,7 @@
 
 mod error;
 mod exit;
+mod poller;
 mod sys;
 
 pub use exit::{Exit, Mechanism, ProcessExit, exit_of};

@@ -211,7 +211,13 @@ fn try_exit_tells_without_a_runtime() {
 #[test]
 fn the_mechanism_is_the_pidfd() {
     let exit = exit_of(std::process::id());
-    assert_eq!(exit.mechanism(), Some(Mechanism::PidFd));
-    assert!(exit.as_pidfd().is_some());
     assert_eq!(exit.id(), std::process::id());
+    if support::poll_forced() {
+        assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+        assert!(exit.fallback_reason().is_some());
+        return support::skip("polling is forced");
+    }
+    assert_eq!(exit.mechanism(), Some(Mechanism::PidFd));
+    assert!(exit.fallback_reason().is_none());
+    assert!(exit.as_pidfd().is_some());
 }

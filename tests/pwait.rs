@@ -99,12 +99,18 @@ fn a_long_timeout_does_not_delay() {
 }
 
 #[test]
-fn a_timeout_of_0_sees_what_has_exited() {
-    let mut target = Target::new(7);
-    target.exit();
-    Pwait::run(&[&target.pid()]).is(0, "", "");
-    // A zombie by now.
-    Pwait::run(&["-v", "-t", "0", &target.pid()]).is(0, &target.exited(7), "");
+fn a_timeout_of_0_sees_all_that_have_exited() {
+    // Far more than tokio lets a task handle in one go.
+    let mut targets: Vec<Target> = (0..300).map(|_| Target::new(0)).collect();
+    targets.iter_mut().for_each(Target::exit);
+    let pids: Vec<String> = targets.iter().map(Target::pid).collect();
+    let pids: Vec<&str> = pids.iter().map(String::as_str).collect();
+
+    Pwait::run(&pids).is(0, "", "");
+    // All of them are zombies by now.
+    let end = Pwait::run(&[&["-t", "0", "-v"], &pids[..]].concat());
+    assert_eq!(end.code, 0, "{end:?}");
+    assert_eq!(end.stdout.lines().count(), pids.len(), "{end:?}");
 }
 
 #[test]

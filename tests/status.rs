@@ -70,7 +70,7 @@ async fn the_status_of_a_child_reaped_before_the_wait_is_known() {
     child.reap();
     let exit = deadline(exit).await.unwrap();
     if exit.status().is_none() && !linux::pidfd_tells_the_status() {
-        return skip("Linux before 6.15 does not tell");
+        return skip("without a pidfd of Linux 6.15 it is not told");
     }
     assert_eq!(exit.status().unwrap().code(), Some(11));
 }
@@ -205,7 +205,7 @@ async fn a_stranger_learns_the_status_once_it_is_reaped() {
         return;
     }
     if !linux::is_root() || !linux::pidfd_tells_the_status() {
-        return skip("not root, or Linux before 6.15");
+        return skip("not root, or no pidfd of Linux 6.15");
     }
     let mut grandchild = Grandchild::zombie(21);
     let pid = grandchild.id();

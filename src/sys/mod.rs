@@ -5,21 +5,31 @@
 //!
 //! - `Status`: the raw exit status as the system tells it, `Copy + Eq + Hash + Debug`, with
 //!   `exit_status(self) -> std::process::ExitStatus`.
-//! - `Process`: an opened process. From `Process::open(pid)` on it stands for that very process,
-//!   whatever becomes of the pid. Dropping it releases everything, in every state.
+//! - `Process`: an opened process. From `Process::open(pid) -> Result<Opened, OpenError>` on it
+//!   stands for that very process, whatever becomes of the pid. Dropping it releases everything,
+//!   in every state.
 //!   - `MECHANISM`: how it learns of the exit.
-//!   - `state(&self, pid) -> io::Result<State>` looks now, without blocking, anywhere.
-//!   - `poll_event(&mut self, pid, cx) -> Poll<io::Result<State>>` resolves when there is
+//!   - `state(&self) -> io::Result<State>` looks now, without blocking, anywhere.
+//!   - `poll_event(&mut self, cx) -> Poll<Result<State, EventError>>` resolves when there is
 //!     something to look at, and has looked. It registers with the reactor of the current runtime
 //!     at the first call. A wake-up is a hint: the state may still be [`State::Running`], and the
-//!     caller polls again. An error leaves the process open and may be retried.
+//!     caller polls again. An error leaves the process open.
 //!   - `disarm(&mut self)` takes it out of the reactor; a later `poll_event` puts it back.
+//!   - `tells_the_reap(&self) -> bool`: whether there will be an event for the reap too.
+//!   - `into_probe(self) -> Probe`, when the reactor refuses it.
+//! - `Probe`: what is left to look at a process by when there is no event source. It stands for
+//!   that very process too, as far as the system lets us see.
+//!   - `state(&self) -> io::Result<State>` as above.
+//!   - `reopen(&self) -> Reopened` tries again for an event source.
+//! - `thread_cpu_time() -> Duration`: the processor time that this thread has taken.
 //!
 //! # Safety
 //!
 //! All of the crate's `unsafe` lives below this module, one operation to a block.
 
 #![allow(unsafe_code)]
+
+use std::io;
 
 #[cfg(unix)]
 mod reactor;
@@ -48,4 +58,19 @@ pub(crate) enum State {
         /// Whether its parent has collected it, so that its pid is free.
         reaped: bool,
     },
+}
+
+/// What opening a process gives.
+pub(crate) enum Opened {
+    Process(Process),
+    /// There is such a process, but the system refuses an event source for it, for this reason.
+    Refused(Probe, io::Error),
+}
+
+/// Why a wait for an event failed.
+pub(crate) enum EventError {
+    /// The system refuses to register the event source.
+    Refused(io::Error),
+    /// The runtime is shutting down, or the process could not be looked at.
+    Other(io::Error),
 }

@@ -8,6 +8,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 
+use super::EventError;
+
 /// A descriptor that can be registered for reading with the current runtime's reactor, at need.
 pub(crate) struct Watched {
     // Declared first, dropped first: deregistered before the descriptor closes. A descriptor that
@@ -45,7 +47,7 @@ impl Watched {
         &mut self,
         cx: &mut Context<'_>,
         look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
+    ) -> Poll<Result<T, EventError>> {
         // A runtime that is not being driven delivers nothing, so a future that was first polled
         // in one runtime and goes on in another moves over. Outside any runtime it stays put.
         let current = Handle::try_current().ok().map(|handle| handle.id());
@@ -60,7 +62,7 @@ impl Watched {
             // newer than the guard and survives `clear_ready`.
             match ready!(registration.fd.poll_read_ready(cx)) {
                 Ok(mut guard) => {
-                    let seen = look(self.fd.as_fd())?;
+                    let seen = look(self.fd.as_fd()).map_err(EventError::Other)?;
                     guard.clear_ready();
                     return Poll::Ready(Ok(seen));
                 }
@@ -75,6 +77,11 @@ impl Watched {
     pub(crate) fn disarm(&mut self) {
         self.registration = None;
     }
+
+    pub(crate) fn into_inner(mut self) -> OwnedFd {
+        self.disarm();
+        self.fd
+    }
 }
 
 impl AsFd for Watched {
@@ -84,12 +91,20 @@ impl AsFd for Watched {
 }
 
 impl Registration {
-    fn new(fd: BorrowedFd<'_>) -> io::Result<Registration> {
+    fn new(fd: BorrowedFd<'_>) -> Result<Registration, EventError> {
         let runtime = Handle::current().id();
+        if cfg!(tokio_process_exit_force_poll) {
+            return Err(EventError::Refused(io::ErrorKind::Unsupported.into()));
+        }
         // READABLE only: kqueue descriptors cannot be polled for writing, and pidfds never are.
         // SAFETY: the descriptor is owned by the `Watched` that holds this registration, which
         // never replaces it and drops the registration first.
-        let fd = unsafe { AsyncFd::register_with_interest(fd.as_raw_fd(), Interest::READABLE) }?;
-        Ok(Registration { fd, runtime })
+        let fd = unsafe { AsyncFd::register_with_interest(fd.as_raw_fd(), Interest::READABLE) };
+        match fd.map_err(io::Error::from) {
+            Ok(fd) => Ok(Registration { fd, runtime }),
+            // The system's own errors have a number. Tokio's says that the runtime has shut down.
+            Err(error) if error.raw_os_error().is_some() => Err(EventError::Refused(error)),
+            Err(error) => Err(EventError::Other(error)),
+        }
     }
 }

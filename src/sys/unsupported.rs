@@ -3,8 +3,9 @@
 use std::io;
 use std::process::ExitStatus;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::State;
+use super::{EventError, Opened, State};
 use crate::Mechanism;
 use crate::error::OpenError;
 
@@ -23,23 +24,49 @@ pub(crate) enum Process {}
 impl Process {
     pub(crate) const MECHANISM: Mechanism = Mechanism::Polling;
 
-    pub(crate) fn open(_pid: u32) -> Result<Process, OpenError> {
+    pub(crate) fn open(_pid: u32) -> Result<Opened, OpenError> {
         Err(OpenError::Unsupported)
     }
 
-    pub(crate) fn state(&self, _pid: u32) -> io::Result<State> {
+    pub(crate) fn state(&self) -> io::Result<State> {
         match *self {}
     }
 
-    pub(crate) fn poll_event(
-        &mut self,
-        _pid: u32,
-        _cx: &mut Context<'_>,
-    ) -> Poll<io::Result<State>> {
+    pub(crate) fn poll_event(&mut self, _cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
         match *self {}
     }
 
     pub(crate) fn disarm(&mut self) {
         match *self {}
     }
+
+    pub(crate) fn tells_the_reap(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn into_probe(self) -> Probe {
+        match self {}
+    }
+}
+
+pub(crate) enum Probe {}
+
+pub(crate) enum Reopened {
+    Process(Process),
+    Later,
+    Never,
+}
+
+impl Probe {
+    pub(crate) fn state(&self) -> io::Result<State> {
+        match *self {}
+    }
+
+    pub(crate) fn reopen(&self) -> Reopened {
+        match *self {}
+    }
+}
+
+pub(crate) fn thread_cpu_time() -> Duration {
+    Duration::ZERO
 }

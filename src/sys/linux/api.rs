@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::Process;
+use super::{Probe, Process};
 use crate::ProcessExit;
 
 /// Adopts a pidfd that came from elsewhere: from `SO_PEERPIDFD`, over a socket with `SCM_RIGHTS`,
@@ -40,17 +40,19 @@ impl ProcessExit {
     /// The pidfd that is waited on, to send a signal by `pidfd_send_signal(2)` for instance.
     /// Linux only.
     ///
-    /// `None` if opening failed.
+    /// `None` if opening failed, or if the system refused a pidfd and the process is polled.
     ///
     /// # Examples
     ///
     /// ```
     /// use tokio_process_exit::exit_of;
     ///
+    /// # #[cfg(not(tokio_process_exit_force_poll))]
     /// assert!(exit_of(std::process::id()).as_pidfd().is_some());
     /// assert!(exit_of(0).as_pidfd().is_none());
     /// ```
     pub fn as_pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.process().map(Process::as_fd)
+        let polled = || self.probe().and_then(Probe::pidfd);
+        self.process().map(Process::as_fd).or_else(polled)
     }
 }

@@ -1,18 +1,24 @@
-//! Linux and Android: a pidfd in tokio's reactor.
+//! Linux and Android: a pidfd in tokio's reactor, and `/proc` where there is none to be had.
 
 mod api;
 mod pidfd;
+mod probe;
 mod procfs;
+mod task;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll};
 
 use self::pidfd::Liveness;
-use self::procfs::Task;
-use super::State;
+use self::probe::PidProbe;
+pub(crate) use self::probe::{Probe, Reopened};
+use self::task::Kind;
+pub(crate) use self::task::thread_cpu_time;
 use super::reactor::Watched;
 pub(crate) use super::wait_status::Status;
+use super::{EventError, Opened, State};
 use crate::Mechanism;
 use crate::error::OpenError;
 
@@ -24,9 +30,9 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) const MECHANISM: Mechanism = Mechanism::PidFd;
 
-    pub(crate) fn open(pid: u32) -> Result<Process, OpenError> {
-        let raw_pid = match libc::pid_t::try_from(pid) {
-            Ok(raw_pid) if raw_pid > 0 => raw_pid,
+    pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {
+        let pid = match libc::pid_t::try_from(pid) {
+            Ok(pid) if pid > 0 => pid,
             _ => return Err(OpenError::OutOfRange),
         };
         // `pidfd_open` answers ENOENT for a thread that leads no process (EINVAL before Linux
@@ -35,24 +41,25 @@ impl Process {
         // number was recycled or its thread has become the leader by `execve`: ask once more. Each
         // round needs another such coincidence.
         const ROUNDS: u32 = 16;
+        let mut refusal = libc::EINVAL;
         for _ in 0..ROUNDS {
-            match pidfd::open(raw_pid) {
-                Ok(fd) => {
-                    return Ok(Process {
-                        pidfd: Watched::new(fd),
-                    });
-                }
+            refusal = match open_unless_denied(pid) {
+                Ok(pidfd) => return Ok(Opened::Process(Process::new(pidfd))),
                 Err(libc::ESRCH) => return Err(OpenError::NoSuchProcess),
-                Err(libc::EINVAL | libc::ENOENT) => {}
-                Err(errno) => return Err(OpenError::Os(errno)),
-            }
-            match procfs::task(raw_pid) {
-                Task::None => return Err(OpenError::NoSuchProcess),
-                Task::Thread { process } => return Err(OpenError::Thread { process }),
-                Task::Process => {}
+                Err(errno) => errno,
+            };
+            match task::kind(pid) {
+                Kind::Nothing => return Err(OpenError::NoSuchProcess),
+                Kind::Thread { process } => return Err(OpenError::Thread { process }),
+                Kind::Process if matches!(refusal, libc::EINVAL | libc::ENOENT) => {}
+                Kind::Process => break,
             }
         }
-        Err(OpenError::Os(libc::EINVAL))
+        let reason = io::Error::from_raw_os_error(refusal);
+        Ok(Opened::Refused(
+            Probe::Pid(PidProbe::new(pid, is_exhaustion(refusal))),
+            reason,
+        ))
     }
 
     /// Adopts a pidfd, and finds out the pid: 0 if the process has none here, as it has been
@@ -64,30 +71,35 @@ impl Process {
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Process, u32)> {
         pidfd::check_kind(fd.as_fd())?;
         let pid = pidfd::pid(fd.as_fd())
-            .or_else(|| procfs::pid_of_pidfd(fd.as_fd()))
-            .unwrap_or(0);
-        Ok((
-            Process {
-                pidfd: Watched::new(fd),
-            },
-            pid,
-        ))
+            .or_else(|| procfs::pid_of_pidfd(fd.as_fd()).filter(|_| procfs::numbers_as_we_do()));
+        Ok((Process::new(fd), pid.unwrap_or(0)))
     }
 
-    pub(crate) fn state(&self, _pid: u32) -> io::Result<State> {
+    fn new(pidfd: OwnedFd) -> Process {
+        Process {
+            pidfd: Watched::new(pidfd),
+        }
+    }
+
+    pub(crate) fn state(&self) -> io::Result<State> {
         look(self.pidfd.as_fd())
     }
 
-    pub(crate) fn poll_event(
-        &mut self,
-        _pid: u32,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<State>> {
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
         self.pidfd.poll_readable(cx, look)
     }
 
     pub(crate) fn disarm(&mut self) {
         self.pidfd.disarm();
+    }
+
+    /// Whether an event will tell of the reap too.
+    pub(crate) fn tells_the_reap(&self) -> bool {
+        pidfd::is_on_pidfs(self.as_fd())
+    }
+
+    pub(crate) fn into_probe(self) -> Probe {
+        Probe::PidFd(self.pidfd.into_inner())
     }
 }
 
@@ -95,6 +107,37 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+/// Opens a pidfd, unless the system has said before that it will not have it.
+fn open_unless_denied(pid: libc::pid_t) -> Result<OwnedFd, i32> {
+    // A kernel without pidfds stays so, and a seccomp filter is never lifted. What is exhausted
+    // now may not be next time.
+    static DENIED: AtomicI32 = AtomicI32::new(0);
+
+    if cfg!(tokio_process_exit_force_poll) {
+        return Err(libc::ENOSYS);
+    }
+    let denied = DENIED.load(Ordering::Relaxed);
+    if denied != 0 {
+        return Err(denied);
+    }
+    let opened = if task::pidfd_open_kills() {
+        Err(libc::ENOSYS)
+    } else {
+        pidfd::open(pid)
+    };
+    // Linux itself never answers EPERM or EACCES: it is a seccomp profile (containers older than
+    // Linux 5.3 answer EPERM, docker/for-linux#1142) or a security module.
+    if let Err(errno @ (libc::ENOSYS | libc::EPERM | libc::EACCES)) = opened {
+        DENIED.store(errno, Ordering::Relaxed);
+    }
+    opened
+}
+
+/// Whether what was refused may be granted later.
+fn is_exhaustion(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM)
 }
 
 /// Looks at the process behind a pidfd, and reads its exit status where the kernel tells it to us.
@@ -117,7 +160,9 @@ fn look(pidfd: BorrowedFd<'_>) -> io::Result<State> {
         Liveness::Reaped => return Ok(reaped(pidfd)),
         Liveness::Zombie => {}
     }
-    let status = procfs::zombie_status(pidfd);
+    // Through the descriptor, as /proc may belong to another pid namespace than ours, where the
+    // same number means another process.
+    let status = procfs::pid_of_pidfd(pidfd).and_then(procfs::zombie_status);
     match pidfd::liveness(pidfd)? {
         Liveness::Reaped => Ok(reaped(pidfd)),
         _ => Ok(State::Exited {
@@ -132,4 +177,8 @@ fn reaped(pidfd: BorrowedFd<'_>) -> State {
         status: pidfd::reaped_status(pidfd),
         reaped: true,
     }
+}
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }

@@ -7,9 +7,10 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Status;
+use super::{Status, errno, task};
 
 /// What `poll(2)` tells of the process behind a pidfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,9 @@ pub(super) enum Liveness {
 
 /// Opens a pidfd, close-on-exec. The error is the errno.
 ///
+/// The last descriptor below the limit is not taken (EMFILE): without one, `/proc` could not be
+/// read, and the processes that have no pidfd could not be looked at.
+///
 /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
 pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     let flags: libc::c_uint = 0;
@@ -33,7 +37,31 @@ pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
         return Err(errno());
     }
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    if is_the_last(fd.as_fd()) {
+        Err(libc::EMFILE)
+    } else {
+        Ok(fd)
+    }
+}
+
+/// Whether a new descriptor, the lowest that was free, is the last below the limit.
+fn is_the_last(fd: BorrowedFd<'_>) -> bool {
+    // Read again only when it seems to be reached, which spares most waits the system call.
+    static LIMIT: AtomicU64 = AtomicU64::new(0);
+    let next = fd.as_raw_fd() as u64 + 1;
+    if next < LIMIT.load(Ordering::Relaxed) {
+        return false;
+    }
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is writable.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    let soft: u64 = limit.rlim_cur as _;
+    LIMIT.store(soft, Ordering::Relaxed);
+    result == 0 && next >= soft
 }
 
 /// Looks whether the process has exited, without blocking.
@@ -78,34 +106,9 @@ fn signal_0(pidfd: BorrowedFd<'_>) -> Result<(), i32> {
     if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
-/// The exit status of our own child (or of one that we trace), left in place for its owner.
-///
-/// `None`: not ours, or not waitable yet (it is running, or another tracer has first claim).
+/// As [`task::child_status`], of the process behind a pidfd.
 pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
-    let info = waitid(pidfd).ok()?;
-    // Success with no child's pid: `waitid` has no news, and wrote nothing.
-    // SAFETY: the siginfo is a child's, or the zeroes that `waitid` was given.
-    let pid = unsafe { info.si_pid() };
-    if pid == 0 {
-        return None;
-    }
-    // SAFETY: as above.
-    let status = unsafe { info.si_status() };
-    Status::from_siginfo(info.si_code, status)
-}
-
-/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html) without blocking (`WNOHANG`)
-/// or reaping (`WNOWAIT`). The error is the errno.
-fn waitid(pidfd: BorrowedFd<'_>) -> Result<libc::siginfo_t, i32> {
-    // Without __WALL a child whose exit signal is not SIGCHLD would not count as ours.
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
-    // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
-    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
-    let id = pidfd.as_raw_fd() as libc::id_t;
-    // Never interrupted, because of WNOHANG.
-    // SAFETY: `info` is writable and of the type that the call expects.
-    let result = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, options) };
-    if result < 0 { Err(errno()) } else { Ok(info) }
+    task::child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)
 }
 
 /// The exit status of a process that has been reaped, whosever it was.
@@ -141,11 +144,25 @@ fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<libc::pidfd_inf
     (result >= 0).then_some(info)
 }
 
+/// Whether pidfds are files of their own file system, Linux 6.9. From that version on, their
+/// readiness also tells of the reap: include/uapi/linux/magic.h, `PID_FS_MAGIC`.
+pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
+    const PID_FS_MAGIC: libc::c_long = 0x5049_4446;
+    // SAFETY: a `statfs` is all integers, for which all zeroes is a valid value.
+    let mut stat: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: `stat` is writable.
+    let result = unsafe { libc::fstatfs(pidfd.as_raw_fd(), &raw mut stat) };
+    result == 0 && stat.f_type as libc::c_long == PID_FS_MAGIC
+}
+
 /// Refuses whatever is not the pidfd of a process.
 pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     // `waitid` tells a pidfd by the file's own operations. `pidfd_send_signal` would not do: it
     // takes a /proc/<pid> directory too.
-    if matches!(waitid(fd), Err(libc::EBADF)) {
+    if matches!(
+        task::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+        Err(libc::EBADF)
+    ) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("descriptor {} is not a pidfd", fd.as_raw_fd()),
@@ -165,8 +182,4 @@ pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
         ));
     }
     Ok(())
-}
-
-fn errno() -> i32 {
-    io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }

@@ -6,53 +6,31 @@ use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::str;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use super::Status;
 
-/// What a number means to the kernel.
-pub(super) enum Task {
-    /// Nothing.
-    None,
-    /// A process: the thread that leads a thread group.
-    Process,
-    /// A thread that leads none.
-    Thread { process: Option<u32> },
-}
-
-/// Finds out what the number `pid` means.
-pub(super) fn task(pid: libc::pid_t) -> Task {
-    let mut buffer: Buffer = [0; 4096];
-    let process = match read(pid, "status", &mut buffer) {
-        Ok(text) if numbers_as_we_do() => number_after(text, b"\nTgid:\t"),
-        _ => None,
-    };
-    match process {
-        Some(process) if process == i64::from(pid) => Task::Process,
-        Some(process) => Task::Thread {
-            process: u32::try_from(process).ok(),
-        },
-        // No /proc, or it hides this one. The caller has learned that it is no process, so if it
-        // is anything, it is a thread.
-        None if exists(pid) => Task::Thread { process: None },
-        None => Task::None,
+/// The process that a thread belongs to.
+pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
+    if !numbers_as_we_do() {
+        return None;
     }
+    let mut buffer: Buffer = [0; 4096];
+    let process = number_after(
+        read(tid.unsigned_abs(), "status", &mut buffer).ok()?,
+        b"\nTgid:\t",
+    )?;
+    u32::try_from(process).ok()
 }
 
 /// Whether this `/proc` belongs to our pid namespace. One of an outer namespace (`unshare --pid`
 /// without `--mount-proc`) shows other processes under the numbers that we know.
-fn numbers_as_we_do() -> bool {
+pub(super) fn numbers_as_we_do() -> bool {
     fs::read_link("/proc/self")
         .is_ok_and(|me| me.as_os_str() == std::process::id().to_string().as_str())
-}
-
-/// Whether there is a task with this number, zombies included.
-fn exists(pid: libc::pid_t) -> bool {
-    // SAFETY: takes two integers; signal 0 sends nothing. `pid` is positive, so it is no group.
-    let result = unsafe { libc::kill(pid, 0) };
-    // EPERM: it is there, and not ours to signal.
-    result == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 /// The pid of the process behind a pidfd, as this `/proc` numbers it. `None`: it has none.
@@ -65,25 +43,30 @@ pub(super) fn pid_of_pidfd(pidfd: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(pid).ok().filter(|&pid| pid != 0)
 }
 
-/// The exit status of the zombie behind a pidfd, where the kernel shows it to us.
+/// The exit status of the zombie with this pid, where the kernel shows it to us.
 ///
-/// It is that process's only if the zombie turns out to be unreaped after this call.
-pub(super) fn zombie_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
+/// It is the status of the process that is meant if that turns out to be unreaped after this call.
+pub(super) fn zombie_status(pid: u32) -> Option<Status> {
     if !*STAT_HAS_THE_GROUP_STATUS {
         return None;
     }
-    // Through the descriptor, as /proc may belong to another pid namespace than ours, where the
-    // same number means another process.
-    let pid = pid_of_pidfd(pidfd)? as libc::pid_t;
-    let mut buffer: Buffer = [0; 4096];
-    let stat = Stat::parse(read(pid, "stat", &mut buffer).ok()?)?;
-    if !stat.exited() {
-        return None;
-    }
+    let stat = Stat::read(pid).filter(Stat::exited)?;
     // Readers without ptrace rights are shown 0, which is also success. The link below is read
     // with the same rights (PTRACE_MODE_READ_FSCREDS), so it proves that the 0 is real.
     let real = stat.exit_code != 0 || fs::read_link(format!("/proc/{pid}/ns/user")).is_ok();
     real.then_some(Status(stat.exit_code))
+}
+
+/// The inode of the process's directory. Takes no descriptor.
+pub(super) fn inode(pid: u32) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}"))
+        .ok()
+        .map(|directory| directory.ino())
+}
+
+/// A time since boot in the unit of `stat`: USER_HZ, which is 100 on all but the Alpha.
+pub(super) fn ticks(since_boot: Duration) -> u64 {
+    since_boot.as_millis() as u64 / 10
 }
 
 /// Whether the exit code in `stat` is the process's. Older kernels show that of its leading
@@ -107,13 +90,21 @@ fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
 
 /// The fields of `/proc/<pid>/stat` that matter here.
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
+pub(super) struct Stat {
     state: u8,
     num_threads: u32,
+    /// When the process started, in ticks since boot.
+    pub(super) start_time: u64,
     exit_code: i32,
 }
 
 impl Stat {
+    /// `None`: no such process, or `/proc` does not show it.
+    pub(super) fn read(pid: u32) -> Option<Stat> {
+        let mut buffer: Buffer = [0; 4096];
+        Stat::parse(read(pid, "stat", &mut buffer).ok()?)
+    }
+
     fn parse(text: &[u8]) -> Option<Stat> {
         // The second field is the name in parentheses. It may hold anything, spaces, newlines and
         // parentheses too, so the fields are counted from the last parenthesis.
@@ -123,17 +114,19 @@ impl Stat {
             .split_ascii_whitespace();
         let state = fields.next()?;
         let num_threads = fields.nth(16)?;
-        let exit_code = fields.nth(31)?;
+        let start_time = fields.nth(1)?;
+        let exit_code = fields.nth(29)?;
         Some(Stat {
             state: *state.as_bytes().first()?,
             num_threads: num_threads.parse().ok()?,
+            start_time: start_time.parse().ok()?,
             exit_code: exit_code.parse().ok()?,
         })
     }
 
     /// Whether the whole process has exited. A leading thread that has exited before the others
     /// is shown as a zombie too, with their number.
-    fn exited(&self) -> bool {
+    pub(super) fn exited(&self) -> bool {
         matches!(self.state, b'Z' | b'X') && self.num_threads <= 1
     }
 }
@@ -141,7 +134,7 @@ impl Stat {
 /// Room for the files read here: the longest line of `stat` is about 1,100 bytes.
 type Buffer = [u8; 4096];
 
-fn read<'a>(pid: libc::pid_t, file: &str, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
+fn read<'a>(pid: u32, file: &str, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
     read_path(format_args!("{pid}/{file}"), buffer)
 }
 
@@ -173,8 +166,8 @@ mod tests {
 
     fn stat(name: &str, state: char, num_threads: u32, exit_code: i32) -> Vec<u8> {
         let zeroes = |n| vec!["0"; n].join(" ");
-        let (before, after) = (zeroes(16), zeroes(31));
-        format!("42 ({name}) {state} {before} {num_threads} {after} {exit_code}\n").into_bytes()
+        let (a, b, c) = (zeroes(16), zeroes(1), zeroes(29));
+        format!("42 ({name}) {state} {a} {num_threads} {b} 33 {c} {exit_code}\n").into_bytes()
     }
 
     #[test]
@@ -183,6 +176,7 @@ mod tests {
             let expected = Stat {
                 state: b'Z',
                 num_threads: 1,
+                start_time: 33,
                 exit_code: 1792,
             };
             assert_eq!(
@@ -221,13 +215,20 @@ mod tests {
     }
 
     #[test]
-    fn our_own_stat_and_threads_read_as_they_are() {
-        let me = std::process::id() as libc::pid_t;
-        let mut buffer: Buffer = [0; 4096];
-        let stat = Stat::parse(read(me, "stat", &mut buffer).unwrap()).unwrap();
+    fn our_own_process_reads_as_it_is() {
+        let me = std::process::id();
+        assert!(numbers_as_we_do());
+        let stat = Stat::read(me).unwrap();
         assert!(!stat.exited());
-        assert!(matches!(task(me), Task::Process));
-        assert!(matches!(task(i32::MAX), Task::None));
+        // We have started by now, but not long ago by any measure.
+        let now = ticks(super::super::task::time_since_boot());
+        assert!(
+            stat.start_time <= now && now - stat.start_time < 100 * 3600,
+            "{stat:?} {now}"
+        );
+        assert_eq!(inode(me), inode(me));
+        assert!(Stat::read(i32::MAX as u32).is_none());
+        assert!(zombie_status(me).is_none());
     }
 
     #[test]

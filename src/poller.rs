@@ -1,0 +1,389 @@
+//! The fallback: looking again and again at the processes that the kernel gives no events for.
+//!
+//! One [`Poller`] per runtime looks at all of them, on a thread of the runtime's blocking pool. It
+//! works in turns: after [`TURN`] at the latest it gives the thread back and queues up again, so
+//! that it holds up neither other blocking work nor the shutdown of the runtime. It ends when
+//! there is nothing left to look at.
+//!
+//! A [`Watch`] is one process being looked at. What is seen goes to an [`Inbox`], where a task
+//! waits for it.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::io;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{self, Handle};
+
+use crate::exit::{Progress, Until};
+use crate::sys::{self, Probe, Reopened, State};
+
+/// Between two looks at one process: at first and, doubled after each look, at last.
+const SHORTEST: Duration = Duration::from_micros(100);
+const LONGEST: Duration = Duration::from_millis(40);
+
+/// How long the poller may hold a thread of the blocking pool.
+const TURN: Duration = Duration::from_millis(40);
+
+/// The poller rests this many times as long as it has worked. So it takes 4 % of one core at most,
+/// and the intervals stretch as far as that needs.
+const REST: u32 = 24;
+
+/// How many processes are looked at before the work is counted.
+const BATCH: usize = 16;
+
+/// Between two tries whether there are free descriptors again.
+const REOPEN: Duration = Duration::from_millis(100);
+
+/// What a poller has to say of a process. It looks at it no longer.
+pub(crate) enum News {
+    /// What was waited for has come.
+    Exited(State),
+    /// There is an event source for it again.
+    Reopened(sys::Process),
+    /// It could not be looked at.
+    Failed(io::Error),
+    /// The runtime has shut down, and the poller with it.
+    Closed,
+}
+
+/// Where news arrives, each with the token of its [`Watch`].
+#[derive(Default)]
+pub(crate) struct Inbox {
+    contents: Mutex<Contents>,
+}
+
+#[derive(Default)]
+struct Contents {
+    news: VecDeque<(u64, News)>,
+    waker: Option<Waker>,
+}
+
+impl Inbox {
+    pub(crate) fn poll_news(&self, cx: &mut Context<'_>) -> Poll<(u64, News)> {
+        // Wakers run foreign code when cloned and dropped, so neither is done under the lock.
+        let mut waker = Some(cx.waker().clone());
+        let mut contents = lock(&self.contents);
+        if let Some(news) = contents.news.pop_front() {
+            return Poll::Ready(news);
+        }
+        mem::swap(&mut contents.waker, &mut waker);
+        drop(contents);
+        Poll::Pending
+    }
+
+    fn deliver(&self, token: u64, news: News) {
+        let mut contents = lock(&self.contents);
+        contents.news.push_back((token, news));
+        let waker = contents.waker.take();
+        drop(contents);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A process being looked at, until this is dropped.
+pub(crate) struct Watch {
+    poller: Arc<Poller>,
+    key: u64,
+}
+
+impl Watch {
+    /// Has the current runtime's poller look at a process.
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime.
+    pub(crate) fn new(probe: &Arc<Probe>, until: Until, inbox: &Arc<Inbox>, token: u64) -> Watch {
+        let handle = Handle::current();
+        loop {
+            let (poller, is_new) = Poller::of(handle.id());
+            let key = poller.add(Watched {
+                probe: probe.clone(),
+                progress: Progress::new(until),
+                interval: SHORTEST,
+                inbox: inbox.clone(),
+                token,
+            });
+            if is_new {
+                Turn {
+                    poller: poller.clone(),
+                    handle: handle.clone(),
+                }
+                .queue();
+            }
+            if let Some(key) = key {
+                return Watch { poller, key };
+            }
+        }
+    }
+
+    /// Whether it is the poller of this runtime that looks at it.
+    pub(crate) fn is_in(&self, runtime: runtime::Id) -> bool {
+        self.poller.runtime == runtime
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.poller.remove(self.key);
+    }
+}
+
+/// Looks at all the processes that are polled in one runtime.
+struct Poller {
+    runtime: runtime::Id,
+    schedule: Mutex<Schedule>,
+    /// Something is due earlier than the poller thinks, or nothing is left to do.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Schedule {
+    watched: HashMap<u64, Watched>,
+    /// When to look at which, soonest first. Keys that are not `watched` any more are skipped.
+    due: BinaryHeap<Reverse<(Instant, u64)>>,
+    next_key: u64,
+    /// Until when the poller sleeps.
+    asleep_until: Option<Instant>,
+    /// Not to look before.
+    rested: Option<Instant>,
+    /// Not to try for event sources before.
+    reopen: Option<Instant>,
+    /// It has ended, and takes nothing more.
+    closed: bool,
+}
+
+struct Watched {
+    probe: Arc<Probe>,
+    progress: Progress,
+    interval: Duration,
+    inbox: Arc<Inbox>,
+    token: u64,
+}
+
+/// The pollers that have not closed.
+static POLLERS: LazyLock<Mutex<HashMap<runtime::Id, Arc<Poller>>>> = LazyLock::new(Mutex::default);
+
+impl Poller {
+    /// The poller of a runtime, and whether it has been made just now.
+    fn of(runtime: runtime::Id) -> (Arc<Poller>, bool) {
+        let mut pollers = lock(&POLLERS);
+        let mut is_new = false;
+        let poller = pollers.entry(runtime).or_insert_with(|| {
+            is_new = true;
+            let (schedule, changed) = (Mutex::default(), Condvar::new());
+            Arc::new(Poller {
+                runtime,
+                schedule,
+                changed,
+            })
+        });
+        (poller.clone(), is_new)
+    }
+
+    /// `None` if the poller has closed meanwhile.
+    fn add(&self, watched: Watched) -> Option<u64> {
+        let mut schedule = lock(&self.schedule);
+        if schedule.closed {
+            return None;
+        }
+        let key = schedule.next_key;
+        schedule.next_key += 1;
+        schedule.watched.insert(key, watched);
+        // It was looked at just now.
+        let due = Instant::now() + SHORTEST;
+        schedule.due.push(Reverse((due, key)));
+        let wake_at = schedule.rested.map_or(due, |rested| rested.max(due));
+        if schedule.asleep_until.is_some_and(|until| wake_at < until) {
+            self.changed.notify_one();
+        }
+        Some(key)
+    }
+
+    fn remove(&self, key: u64) {
+        let mut schedule = lock(&self.schedule);
+        let removed = schedule.watched.remove(&key);
+        if schedule.watched.is_empty() {
+            self.changed.notify_one();
+        }
+        drop(schedule);
+        // Not under the lock, as it may close a descriptor.
+        drop(removed);
+    }
+
+    /// Looks at what is due, and sleeps in between. Returns whether another turn is needed.
+    fn turn(&self) -> bool {
+        let end = Instant::now() + TURN;
+        let mut worked = sys::thread_cpu_time();
+        let mut schedule = lock(&self.schedule);
+        while !schedule.watched.is_empty() {
+            let now = Instant::now();
+            let due = schedule.due.peek().map_or(now, |Reverse((due, _))| *due);
+            let wake_at = schedule.rested.map_or(due, |rested| rested.max(due));
+            if wake_at > now {
+                if now >= end {
+                    return true;
+                }
+                schedule.asleep_until = Some(wake_at);
+                let nap = wake_at.min(end) - now;
+                let woken = self.changed.wait_timeout(schedule, nap);
+                schedule = woken.unwrap_or_else(PoisonError::into_inner).0;
+                schedule.asleep_until = None;
+                continue;
+            }
+
+            let batch = schedule.take_due(now);
+            let may_reopen = schedule.reopen.is_none_or(|reopen| reopen <= now);
+            // Nobody is to wait for the lock while we look.
+            drop(schedule);
+            let (seen, may_reopen) = look_at(batch, may_reopen);
+            schedule = lock(&self.schedule);
+
+            let now = Instant::now();
+            if !may_reopen && schedule.reopen.is_none_or(|reopen| reopen <= now) {
+                schedule.reopen = Some(now + REOPEN);
+            }
+            let news = schedule.take_in(seen, now);
+            let before = mem::replace(&mut worked, sys::thread_cpu_time());
+            schedule.rested = Some(now + worked.saturating_sub(before) * REST);
+            if !news.is_empty() {
+                drop(schedule);
+                for (watched, news) in news {
+                    watched.inbox.deliver(watched.token, news);
+                }
+                schedule = lock(&self.schedule);
+            }
+        }
+        schedule.closed = true;
+        false
+    }
+
+    /// Ends for good, and says so to everybody who waits.
+    fn close(self: &Arc<Self>) {
+        let mut schedule = lock(&self.schedule);
+        schedule.closed = true;
+        let watched = mem::take(&mut schedule.watched);
+        drop(schedule);
+
+        let mut pollers = lock(&POLLERS);
+        if pollers
+            .get(&self.runtime)
+            .is_some_and(|poller| Arc::ptr_eq(poller, self))
+        {
+            pollers.remove(&self.runtime);
+        }
+        drop(pollers);
+
+        for watched in watched.into_values() {
+            watched.inbox.deliver(watched.token, News::Closed);
+        }
+    }
+}
+
+impl Schedule {
+    fn take_due(&mut self, now: Instant) -> Vec<(u64, Arc<Probe>)> {
+        let mut batch = Vec::with_capacity(BATCH);
+        while batch.len() < BATCH {
+            match self.due.peek() {
+                Some(&Reverse((due, key))) if due <= now => {
+                    self.due.pop();
+                    if let Some(watched) = self.watched.get(&key) {
+                        batch.push((key, watched.probe.clone()));
+                    }
+                }
+                _ => break,
+            }
+        }
+        batch
+    }
+
+    /// Takes in what was seen, and returns what is news.
+    fn take_in(&mut self, seen: Vec<(u64, Seen)>, now: Instant) -> Vec<(Watched, News)> {
+        let mut all_news = Vec::new();
+        for (key, seen) in seen {
+            let Some(watched) = self.watched.get_mut(&key) else {
+                continue;
+            };
+            let news = match seen {
+                Seen::State(state) => match watched.progress.advance(state) {
+                    Some(state) => News::Exited(state),
+                    None => {
+                        watched.interval = LONGEST.min(watched.interval * 2);
+                        self.due.push(Reverse((now + watched.interval, key)));
+                        continue;
+                    }
+                },
+                Seen::Process(process) => News::Reopened(process),
+                Seen::Error(error) => News::Failed(error),
+            };
+            all_news.extend(self.watched.remove(&key).map(|watched| (watched, news)));
+        }
+        all_news
+    }
+}
+
+/// What a look has shown.
+enum Seen {
+    State(State),
+    Process(sys::Process),
+    Error(io::Error),
+}
+
+/// Looks at each, and tries for event sources as long as they are granted. Returns also whether
+/// that is still so.
+fn look_at(batch: Vec<(u64, Arc<Probe>)>, mut may_reopen: bool) -> (Vec<(u64, Seen)>, bool) {
+    let seen = batch.into_iter().map(|(key, probe)| {
+        let seen = match probe.state() {
+            Ok(State::Running) if may_reopen => match probe.reopen() {
+                Reopened::Process(process) => Seen::Process(process),
+                Reopened::Later => {
+                    may_reopen = false;
+                    Seen::State(State::Running)
+                }
+                Reopened::Never => Seen::State(State::Running),
+            },
+            Ok(state) => Seen::State(state),
+            Err(error) => Seen::Error(error),
+        };
+        (key, seen)
+    });
+    (seen.collect(), may_reopen)
+}
+
+/// The poller's place on the blocking pool. Dropped there, be it by the shutdown of the runtime,
+/// it ends the poller.
+struct Turn {
+    poller: Arc<Poller>,
+    handle: Handle,
+}
+
+impl Turn {
+    fn queue(self) {
+        let handle = self.handle.clone();
+        let run = move || {
+            if self.poller.turn() {
+                self.queue();
+            }
+        };
+        // It panics if it cannot start the pool's first thread. That ends the poller as a shutdown
+        // does, and whoever waits is told.
+        let _ = catch_unwind(AssertUnwindSafe(|| handle.spawn_blocking(run)));
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.poller.close();
+    }
+}
+
+/// A panic while a lock was held has left nothing half done: what is locked here is only assigned.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,189 @@
+//! Looking at a process that the kernel gives no events for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::procfs::{self, Stat};
+use super::{Liveness, Process, State, is_exhaustion, look, open_unless_denied, pidfd, task};
+
+/// What is left to look at a process by.
+pub(crate) enum Probe {
+    /// A pidfd that the reactor would not take.
+    PidFd(OwnedFd),
+    /// No pidfd.
+    Pid(PidProbe),
+}
+
+/// What came of another try for an event source.
+pub(crate) enum Reopened {
+    Process(Process),
+    /// Another try may succeed.
+    Later,
+    Never,
+}
+
+impl Probe {
+    pub(super) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Probe::PidFd(pidfd) => Some(pidfd.as_fd()),
+            Probe::Pid(_) => None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> io::Result<State> {
+        match self {
+            Probe::PidFd(pidfd) => look(pidfd.as_fd()),
+            Probe::Pid(probe) => Ok(probe.state()),
+        }
+    }
+
+    /// Tries again for an event source, if what was refused may be granted by now.
+    pub(crate) fn reopen(&self) -> Reopened {
+        match self {
+            Probe::Pid(probe) if probe.may_reopen => probe.reopen(),
+            _ => Reopened::Never,
+        }
+    }
+}
+
+/// A process known by its pid, and by what `/proc` told of it when it was opened.
+pub(crate) struct PidProbe {
+    pid: libc::pid_t,
+    may_reopen: bool,
+    /// Whether `/proc` is there, and numbers processes as we do.
+    proc: bool,
+    /// Of its directory in `/proc`.
+    inode: Option<u64>,
+    /// In ticks since boot. [`UNKNOWN`] until it could be read.
+    start_time: AtomicU64,
+    /// When this was made, by the same clock.
+    opened: u64,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+/// Whether the process that has the pid now is the one that was opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    Certain,
+    /// Unless the pid went to another process within one tick of the start, and of the opening.
+    Likely,
+    Other,
+    /// `/proc` does not tell.
+    Unknown,
+}
+
+impl PidProbe {
+    pub(super) fn new(pid: libc::pid_t, may_reopen: bool) -> PidProbe {
+        let mut probe = PidProbe {
+            pid,
+            may_reopen,
+            proc: procfs::numbers_as_we_do(),
+            inode: None,
+            start_time: UNKNOWN.into(),
+            opened: 0,
+        };
+        probe.inode = probe.inode_now();
+        if let Some(stat) = probe.stat() {
+            probe.start_time = stat.start_time.into();
+        }
+        probe.opened = procfs::ticks(task::time_since_boot());
+        probe
+    }
+
+    fn state(&self) -> State {
+        let gone = State::Exited {
+            status: None,
+            reaped: true,
+        };
+        // The identity is checked after each look, so that the look was at the process itself:
+        // a pid that has gone to another process does not come back.
+        let child = task::child_status(libc::P_PID, self.pid.unsigned_abs());
+        let stat = self.stat();
+        let identity = self.identity(stat.as_ref());
+        let exited = child.is_some() || stat.as_ref().is_some_and(Stat::exited);
+        match identity {
+            Identity::Other => gone,
+            Identity::Unknown if !exited && !task::exists(self.pid) => gone,
+            _ if !exited => State::Running,
+            Identity::Certain => {
+                let status = child.or_else(|| {
+                    let status = procfs::zombie_status(self.pid.unsigned_abs())?;
+                    let identity = self.identity(self.stat().as_ref());
+                    (identity == Identity::Certain).then_some(status)
+                });
+                State::Exited {
+                    status,
+                    reaped: false,
+                }
+            }
+            Identity::Likely | Identity::Unknown => State::Exited {
+                status: None,
+                reaped: false,
+            },
+        }
+    }
+
+    fn identity(&self, stat: Option<&Stat>) -> Identity {
+        // The directory's inode belongs to the process, and never to another one. But under memory
+        // pressure the kernel drops it, and makes a new one.
+        if self.inode.is_some() && self.inode_now() == self.inode {
+            return Identity::Certain;
+        }
+        let Some(&Stat { start_time, .. }) = stat else {
+            return Identity::Unknown;
+        };
+        match self.start_time.load(Ordering::Relaxed) {
+            // With no descriptor left, `stat` could not be read at the opening. But one that had
+            // started by then is the one that had the pid then, as no other could have it.
+            UNKNOWN if start_time <= self.opened => {
+                self.start_time.store(start_time, Ordering::Relaxed);
+            }
+            known if start_time == known => {}
+            _ => return Identity::Other,
+        }
+        // A later owner of the pid has started no earlier than in the tick of the opening.
+        if start_time < self.opened {
+            Identity::Certain
+        } else {
+            Identity::Likely
+        }
+    }
+
+    fn stat(&self) -> Option<Stat> {
+        if self.proc {
+            Stat::read(self.pid.unsigned_abs())
+        } else {
+            None
+        }
+    }
+
+    fn inode_now(&self) -> Option<u64> {
+        if self.proc {
+            procfs::inode(self.pid.unsigned_abs())
+        } else {
+            None
+        }
+    }
+
+    fn reopen(&self) -> Reopened {
+        let is_certain = || self.identity(self.stat().as_ref()) == Identity::Certain;
+        // The pidfd is that process's if the pid was its own before and after.
+        if !is_certain() {
+            return Reopened::Later;
+        }
+        match open_unless_denied(self.pid) {
+            Ok(fd) => match pidfd::liveness(fd.as_fd()) {
+                Ok(Liveness::Running | Liveness::Zombie) if is_certain() => {
+                    Reopened::Process(Process::new(fd))
+                }
+                _ => Reopened::Later,
+            },
+            Err(errno) if is_exhaustion(errno) => Reopened::Later,
+            // It is being reaped: the next look will tell.
+            Err(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Reopened::Later,
+            Err(_) => Reopened::Never,
+        }
+    }
+}
