@@ -140,11 +140,7 @@ async fn a_recycled_pid_is_never_mistaken_for_the_process() {
     still_pending(&mut exit).await;
     first.reap();
 
-    // The kernel is asked to go on from here, and does unless another process comes in between.
-    let recycled = (0..100).find_map(|_| {
-        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
-        Some(Child::spawn(2)).filter(|child| child.id() == pid)
-    });
+    let recycled = linux::recycle(pid, || Child::spawn(2), Child::id);
     let Some(mut second) = recycled else {
         return support::skip("pids cannot be chosen (not root)");
     };

@@ -38,7 +38,7 @@ impl Grandchild {
             read_byte(reap_fd);
             reap_raw(grandchild);
             write_bytes(report_fd, &[1]);
-            forever()
+            0
         });
         let mut id = [0; 4];
         report
@@ -89,6 +89,8 @@ impl Grandchild {
 impl Drop for Grandchild {
     fn drop(&mut self) {
         if !self.reaped {
+            // Either may be refused, after a change of user or once it has exited.
+            let _ = self.exit.write_all(&[0]);
             kill(self.id, libc::SIGKILL);
             self.reap();
         }
@@ -365,9 +367,31 @@ pub fn holds_pidfd_of(pid: u32, except: u32) -> bool {
 
 /// Of all threads of this process so far.
 pub fn voluntary_context_switches() -> i64 {
+    usage().ru_nvcsw
+}
+
+/// Makes a process that has this free pid. `None` where pids cannot be chosen.
+pub fn recycle<T>(pid: u32, spawn: impl Fn() -> T, id: impl Fn(&T) -> u32) -> Option<T> {
+    // The kernel goes on from here, unless another process comes in between.
+    (0..100).find_map(|_| {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
+        Some(spawn()).filter(|process| id(process) == pid)
+    })
+}
+
+/// Of all threads of this process so far.
+pub fn cpu_time() -> std::time::Duration {
+    let usage = usage();
+    [usage.ru_utime, usage.ru_stime]
+        .map(|time| std::time::Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000))
+        .iter()
+        .sum()
+}
+
+fn usage() -> libc::rusage {
     // SAFETY: a `rusage` is all integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: `usage` is writable.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
-    usage.ru_nvcsw
+    usage
 }

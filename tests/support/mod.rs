@@ -7,6 +7,7 @@
 )]
 
 use std::future::Future;
+use std::io::Write;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -54,7 +55,6 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Says that a test, or a part of it, cannot run here.
 pub fn skip(why: &str) {
     // Straight to the terminal, past the capture of the test harness.
-    use std::io::Write;
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
 }
@@ -69,7 +69,7 @@ impl Child {
         Child::spawn_command(Command::new("sh").args(["-c", &script]))
     }
 
-    /// A child that exits at the end of its standard input.
+    /// A child that exits by itself, or at a line on its standard input.
     pub fn spawn_command(command: &mut Command) -> Child {
         Child(command.stdin(Stdio::piped()).spawn().expect("sh starts"))
     }
@@ -89,7 +89,10 @@ impl Child {
 
     /// Tells it to exit.
     pub fn end(&mut self) {
-        drop(self.0.stdin.take());
+        // A line rather than the end of the pipe, which a fork of this process would hold up.
+        if let Some(mut stdin) = self.0.stdin.take() {
+            let _ = stdin.write_all(b"\n");
+        }
     }
 
     pub fn kill(&mut self) {

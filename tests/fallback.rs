@@ -1,0 +1,640 @@
+//! Promise: where the kernel refuses events the wait still works, and says so to whoever asks.
+//!
+//! The refusals are real: seccomp filters, resource limits and mount namespaces, each in a process
+//! of its own.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
+use support::linux::{self, Forked, Grandchild};
+use support::{Child, deadline, skip, still_pending};
+use tokio::runtime::{Builder, Runtime};
+use tokio_process_exit::{Mechanism, ProcessExit, exit_of};
+
+/// Runs the rest of the test in a process of its own, once for each role.
+macro_rules! in_a_process_of_its_own {
+    ($test:ident, $roles:expr) => {
+        match linux::role() {
+            Some(role) => role,
+            None => {
+                for role in $roles {
+                    linux::assert_passed(&linux::rerun(stringify!($test), role, |_| {}));
+                }
+                return;
+            }
+        }
+    };
+}
+
+const DENIALS: [(&str, i32); 3] = [
+    ("EPERM", libc::EPERM),
+    ("EACCES", libc::EACCES),
+    ("ENOSYS", libc::ENOSYS),
+];
+
+/// From now on a system call of this thread, and of those that it starts, fails.
+fn deny(call: libc::c_long, errno: i32) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(call, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        std::env::consts::ARCH
+            .try_into()
+            .expect("an architecture with seccomp"),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    apply_filter(&program).unwrap();
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// All that a wait promises, with whatever mechanism there is.
+async fn every_promise() {
+    // Our own child.
+    let mut child = Child::spawn(7);
+    let mut exit = exit_of(child.id());
+    still_pending(&mut exit).await;
+    child.end();
+    assert_eq!(
+        deadline(&mut exit).await.unwrap().status().unwrap().code(),
+        Some(7)
+    );
+    assert_eq!(child.reap().code(), Some(7));
+    assert_eq!(
+        deadline(exit.reaped())
+            .await
+            .unwrap()
+            .status()
+            .unwrap()
+            .code(),
+        Some(7)
+    );
+
+    // Another's child that is not reaped.
+    let mut grandchild = Grandchild::spawn();
+    let mut exit = exit_of(grandchild.id());
+    let mut reaped = exit_of(grandchild.id()).reaped();
+    still_pending(&mut exit).await;
+    grandchild.end(8);
+    let status = deadline(exit).await.unwrap().status();
+    if linux::stat_tells_the_status() {
+        assert_eq!(status.unwrap().code(), Some(8));
+    }
+    still_pending(&mut reaped).await;
+    grandchild.reap();
+    assert_eq!(deadline(reaped).await.unwrap().status(), status);
+
+    // Ourselves, and pid 1.
+    still_pending(exit_of(std::process::id())).await;
+    still_pending(exit_of(1)).await;
+
+    // Bad input.
+    let error = ProcessExit::open(grandchild.id()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(
+        error.to_string(),
+        format!("no process with pid {}", grandchild.id())
+    );
+    let thread = std::thread::spawn(|| {
+        // SAFETY: takes nothing.
+        let tid = unsafe { libc::gettid() } as u32;
+        ProcessExit::open(tid).unwrap_err()
+    });
+    let error = thread.join().unwrap();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(
+        error.to_string().contains(&std::process::id().to_string()),
+        "{error}"
+    );
+    for pid in [0, u32::MAX] {
+        assert_eq!(
+            ProcessExit::open(pid).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+    }
+}
+
+#[test]
+fn a_denied_pidfd_is_replaced_by_polling() {
+    let role = in_a_process_of_its_own!(
+        a_denied_pidfd_is_replaced_by_polling,
+        DENIALS.map(|(name, _)| name)
+    );
+    let errno = DENIALS
+        .into_iter()
+        .find(|(name, _)| *name == role)
+        .unwrap()
+        .1;
+    deny(libc::SYS_pidfd_open, errno);
+    let exit = exit_of(std::process::id());
+    assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+    assert!(exit.as_pidfd().is_none());
+    if !support::poll_forced() {
+        assert_eq!(exit.fallback_reason().unwrap().raw_os_error(), Some(errno));
+    }
+    runtime().block_on(every_promise());
+}
+
+#[test]
+fn a_denial_is_remembered_and_not_asked_again() {
+    let _ = in_a_process_of_its_own!(a_denial_is_remembered_and_not_asked_again, ["1"]);
+    if support::poll_forced() {
+        return skip("polling is forced, so nothing is asked");
+    }
+    assert_eq!(exit_of(1).mechanism(), Some(Mechanism::PidFd));
+    let denied = std::thread::spawn(|| {
+        deny(libc::SYS_pidfd_open, libc::EPERM);
+        exit_of(1).mechanism()
+    });
+    assert_eq!(denied.join().unwrap(), Some(Mechanism::Polling));
+    // This thread has no filter, so the kernel would grant it.
+    let exit = exit_of(1);
+    assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+    assert_eq!(
+        exit.fallback_reason().unwrap().raw_os_error(),
+        Some(libc::EPERM)
+    );
+}
+
+#[test]
+fn a_refused_registration_is_replaced_by_polling_the_pidfd() {
+    const REFUSALS: [(&str, i32); 3] = [
+        ("ENOSPC", libc::ENOSPC),
+        ("ENOMEM", libc::ENOMEM),
+        ("EPERM", libc::EPERM),
+    ];
+    let role = in_a_process_of_its_own!(
+        a_refused_registration_is_replaced_by_polling_the_pidfd,
+        REFUSALS.map(|(name, _)| name)
+    );
+    if support::poll_forced() {
+        return skip("polling is forced, so nothing is registered");
+    }
+    let errno = REFUSALS
+        .into_iter()
+        .find(|(name, _)| *name == role)
+        .unwrap()
+        .1;
+    // The runtime needs it to start.
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    deny(libc::SYS_epoll_ctl, errno);
+    runtime.block_on(async {
+        let mut grandchild = Grandchild::spawn();
+        let mut exit = exit_of(grandchild.id());
+        assert_eq!(exit.mechanism(), Some(Mechanism::PidFd));
+        still_pending(&mut exit).await;
+        assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+        assert_eq!(exit.fallback_reason().unwrap().raw_os_error(), Some(errno));
+        assert!(exit.as_pidfd().is_some());
+        let mut exit = exit.reaped();
+        grandchild.end(9);
+        still_pending(&mut exit).await;
+        grandchild.reap();
+        let exit = deadline(exit).await.unwrap();
+        assert_eq!(exit.status().unwrap().code(), Some(9));
+        every_promise().await;
+    });
+}
+
+/// Sets the soft limit of descriptors, and returns what it was.
+fn limit_descriptors(soft: u64) -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is writable.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    let before = std::mem::replace(&mut limit.rlim_cur, soft);
+    // SAFETY: `limit` is readable.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    before
+}
+
+/// Opens descriptors until there are none left.
+fn exhaust_descriptors() -> Vec<std::fs::File> {
+    let mut files = Vec::new();
+    loop {
+        match std::fs::File::open("/dev/null") {
+            Ok(file) => files.push(file),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+                return files;
+            }
+        }
+    }
+}
+
+#[test]
+fn without_descriptors_it_polls_and_goes_back_to_events_when_there_are_some() {
+    let _ = in_a_process_of_its_own!(
+        without_descriptors_it_polls_and_goes_back_to_events_when_there_are_some,
+        ["1"]
+    );
+    if support::poll_forced() {
+        return skip("polling is forced, so it never goes back");
+    }
+    runtime().block_on(async {
+        let mut child = Child::spawn(7);
+        let (mut one, mut two, mut three) = (
+            Grandchild::spawn(),
+            Grandchild::spawn(),
+            Grandchild::spawn(),
+        );
+        let limit = limit_descriptors(64);
+        let files = exhaust_descriptors();
+
+        let of_child = exit_of(child.id());
+        let mut of_one = exit_of(one.id());
+        let mut of_two = exit_of(two.id());
+        let mut of_three = exit_of(three.id()).reaped();
+        for exit in [&of_child, &of_one, &of_two, &of_three] {
+            assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+            let reason = exit.fallback_reason().unwrap();
+            assert_eq!(reason.raw_os_error(), Some(libc::EMFILE));
+        }
+        still_pending(&mut of_one).await;
+        still_pending(&mut of_two).await;
+        still_pending(&mut of_three).await;
+
+        // With nothing left, not even /proc can be read. But our children are told us, and
+        // everybody's reap.
+        child.end();
+        assert_eq!(
+            deadline(of_child).await.unwrap().status().unwrap().code(),
+            Some(7)
+        );
+        one.end(8);
+        one.reap();
+        deadline(of_one).await.unwrap();
+        assert_eq!(of_two.mechanism(), Some(Mechanism::Polling));
+
+        drop(files);
+        limit_descriptors(limit);
+        for exit in [&mut of_two, &mut of_three] {
+            deadline(async {
+                while exit.mechanism() != Some(Mechanism::PidFd) {
+                    still_pending(&mut *exit).await;
+                }
+            })
+            .await;
+            assert!(exit.fallback_reason().is_none());
+        }
+        two.end(9);
+        assert_eq!(
+            deadline(of_two).await.unwrap().status().unwrap().code(),
+            Some(9)
+        );
+        three.end(10);
+        still_pending(&mut of_three).await;
+        three.reap();
+        deadline(of_three).await.unwrap();
+    });
+}
+
+#[test]
+fn the_last_descriptor_is_left_to_look_at_zombies_with() {
+    let _ = in_a_process_of_its_own!(the_last_descriptor_is_left_to_look_at_zombies_with, ["1"]);
+    runtime().block_on(async {
+        let mut grandchild = Grandchild::spawn();
+        let limit = limit_descriptors(64);
+        let mut files = exhaust_descriptors();
+        files.pop();
+        let mut exit = exit_of(grandchild.id());
+        assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+        still_pending(&mut exit).await;
+        grandchild.end(8);
+        assert_eq!(
+            deadline(exit).await.unwrap().status().unwrap().code(),
+            Some(8)
+        );
+        drop(files);
+        limit_descriptors(limit);
+    });
+}
+
+#[test]
+fn a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor() {
+    let _ = in_a_process_of_its_own!(
+        a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor,
+        ["1"]
+    );
+    let mut first = Child::spawn(1);
+    let pid = first.id();
+    // Spawning takes descriptors too.
+    let limit = limit_descriptors(64);
+    let files = exhaust_descriptors();
+    let mut exit = exit_of(pid);
+    assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+    assert_eq!(exit.try_exit().unwrap(), None);
+    drop(files);
+    limit_descriptors(limit);
+    first.reap();
+
+    // Later than the tick in which the first was opened, so that they can be told apart.
+    std::thread::sleep(Duration::from_millis(30));
+    let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
+        return skip("pids cannot be chosen (not root)");
+    };
+    let seen = exit.try_exit().unwrap().expect("the first has exited");
+    assert_eq!(seen.status(), None, "and its status is not known any more");
+    assert_eq!(second.reap().code(), Some(2));
+}
+
+/// Children that cost next to nothing.
+fn herd(size: usize) -> Vec<Forked> {
+    (0..size)
+        .map(|_| linux::fork(|| linux::forever()))
+        .collect()
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+#[test]
+fn thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_others() {
+    let _ = in_a_process_of_its_own!(
+        thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_others,
+        ["1"]
+    );
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    for blocking in [1, 512] {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(blocking)
+            .build()
+            .unwrap();
+        let before = threads();
+        let herd = herd(2000);
+        let mut exits: FuturesUnordered<ProcessExit> =
+            herd.iter().map(|process| exit_of(process.id())).collect();
+        runtime.block_on(async {
+            still_pending(exits.next()).await;
+            // One that looks, and the next one in the queue.
+            assert!(threads() - before <= 2, "{} threads", threads() - before);
+
+            // Others get their turn meanwhile.
+            for _ in 0..5 {
+                deadline(tokio::fs::metadata("/")).await.unwrap();
+                deadline(tokio::task::spawn_blocking(|| ())).await.unwrap();
+            }
+            let killed = herd.iter().map(Forked::id);
+            killed.for_each(|pid| linux::kill(pid, libc::SIGKILL));
+            let mut resolved = 0;
+            while let Some(exit) = deadline(exits.next()).await {
+                use std::os::unix::process::ExitStatusExt;
+                assert_eq!(
+                    exit.unwrap().status().unwrap().signal(),
+                    Some(libc::SIGKILL)
+                );
+                resolved += 1;
+            }
+            assert_eq!(resolved, 2000);
+        });
+    }
+}
+
+#[test]
+fn the_poller_takes_little_of_one_core_however_many_it_polls() {
+    let _ = in_a_process_of_its_own!(
+        the_poller_takes_little_of_one_core_however_many_it_polls,
+        ["1"]
+    );
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    for size in [1, 100, 2000] {
+        let herd = herd(size);
+        let mut exits: FuturesUnordered<ProcessExit> =
+            herd.iter().map(|process| exit_of(process.id())).collect();
+        runtime.block_on(async {
+            still_pending(exits.next()).await;
+            let (before, start) = (linux::cpu_time(), Instant::now());
+            let _ = tokio::time::timeout(Duration::from_secs(2), exits.next()).await;
+            let share = (linux::cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+            println!("{size} polled: {:.2} % of one core", share * 100.0);
+            assert!(
+                share < 0.05,
+                "{size} polled: {:.2} % of one core",
+                share * 100.0
+            );
+        });
+    }
+}
+
+#[test]
+fn a_runtime_shuts_down_within_100_ms_while_it_polls() {
+    let _ = in_a_process_of_its_own!(a_runtime_shuts_down_within_100_ms_while_it_polls, ["1"]);
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    let herd = herd(500);
+    // The machine may be busy with something else, but not each time.
+    let fastest = (0..5).map(|_| {
+        let runtime = runtime();
+        let mut outside = exit_of(herd[0].id());
+        let exits: Vec<ProcessExit> = herd.iter().map(|process| exit_of(process.id())).collect();
+        runtime.block_on(async {
+            tokio::spawn(join_all(exits));
+            still_pending(&mut outside).await;
+        });
+        let start = Instant::now();
+        drop(runtime);
+        let took = start.elapsed();
+        // It outlives its runtime, and goes on in the next.
+        let next = Builder::new_current_thread().enable_all().build().unwrap();
+        next.block_on(still_pending(&mut outside));
+        took
+    });
+    let fastest = fastest.min().unwrap();
+    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+}
+
+#[test]
+fn a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang() {
+    let _ = in_a_process_of_its_own!(
+        a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang,
+        ["events", "polling"]
+    );
+    if linux::role().as_deref() == Some("polling") {
+        deny(libc::SYS_pidfd_open, libc::EPERM);
+    }
+    let runtime = runtime();
+    let handle = runtime.handle().clone();
+    let mut exit = exit_of(std::process::id());
+    runtime.block_on(still_pending(&mut exit));
+    drop(runtime);
+    for _ in 0..3 {
+        handle.block_on(&mut exit).unwrap_err();
+    }
+    assert_eq!(exit.try_exit().unwrap(), None);
+}
+
+#[test]
+fn polling_ends_with_the_last_wait() {
+    let _ = in_a_process_of_its_own!(polling_ends_with_the_last_wait, ["1"]);
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        still_pending(exit_of(1)).await;
+        // Gives the poller time to notice that it is alone.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let before = linux::voluntary_context_switches();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let switches = linux::voluntary_context_switches() - before;
+        assert!(
+            switches < 10,
+            "{switches} context switches with nothing to wait for"
+        );
+    });
+}
+
+/// Runs a test again with its own mounts, as `nobody`, after `mount` has run as root.
+fn rerun_with_mounts(test: &str, role: &str, mount: fn() -> io::Result<()>) {
+    let prepare = |command: &mut Command| {
+        command.current_dir("/");
+        let enter = move || {
+            // SAFETY: takes an integer.
+            check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+            mount_call(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"")?;
+            mount()
+        };
+        // SAFETY: `enter` makes system calls only.
+        unsafe { command.pre_exec(enter) };
+    };
+    linux::assert_passed(&linux::rerun(test, role, prepare));
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+use std::ffi::CStr;
+
+fn mount_call(
+    source: &CStr,
+    target: &CStr,
+    kind: &CStr,
+    flags: libc::c_ulong,
+    data: &CStr,
+) -> io::Result<()> {
+    let (source, target, kind) = (source.as_ptr(), target.as_ptr(), kind.as_ptr());
+    // SAFETY: null-terminated strings.
+    check(unsafe { libc::mount(source, target, kind, flags, data.as_ptr().cast()) })
+}
+
+#[test]
+fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
+    const TEST: &str = "without_proc_only_the_reap_counts_and_no_status_is_made_up";
+    let Some(role) = linux::role() else {
+        if !linux::is_root() {
+            return skip("not root, so there is no mounting over /proc");
+        }
+        for role in ["events", "polling"] {
+            rerun_with_mounts(TEST, role, || {
+                mount_call(c"none", c"/proc", c"tmpfs", 0, c"")
+            });
+        }
+        return;
+    };
+    assert!(
+        std::fs::read_dir("/proc").unwrap().next().is_none(),
+        "no /proc"
+    );
+    if role == "polling" {
+        deny(libc::SYS_pidfd_open, libc::EPERM);
+    }
+    let runtime = runtime();
+    runtime.block_on(async {
+        let mut grandchild = Grandchild::spawn();
+        let mut exit = exit_of(grandchild.id());
+        still_pending(&mut exit).await;
+        grandchild.end(0);
+        if exit.mechanism() == Some(Mechanism::PidFd) {
+            assert_eq!(deadline(exit).await.unwrap().status(), None);
+            grandchild.reap();
+        } else {
+            still_pending(&mut exit).await;
+            grandchild.reap();
+            assert_eq!(deadline(exit).await.unwrap().status(), None);
+        }
+
+        let mut child = Child::spawn(7);
+        let mut exit = exit_of(child.id());
+        still_pending(&mut exit).await;
+        child.end();
+        let exit = deadline(exit).await.unwrap();
+        // With polling alone it could be the status of a later child with that pid.
+        assert!(exit.status().is_none_or(|status| status.code() == Some(7)));
+
+        let error = ProcessExit::open(grandchild.id()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let thread = std::thread::spawn(|| {
+            // SAFETY: takes nothing.
+            ProcessExit::open(unsafe { libc::gettid() } as u32).unwrap_err()
+        });
+        assert_eq!(thread.join().unwrap().kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status() {
+    const TEST: &str = "under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status";
+    let Some(role) = linux::role() else {
+        if !linux::is_root() {
+            return skip("not root, so there is no mounting over /proc");
+        }
+        for role in ["events", "polling"] {
+            rerun_with_mounts(TEST, role, || {
+                mount_call(c"proc", c"/proc", c"proc", 0, c"hidepid=2")
+            });
+        }
+        return;
+    };
+    if role == "polling" {
+        deny(libc::SYS_pidfd_open, libc::EPERM);
+    }
+    // Root's process, made before this one becomes nobody's.
+    let mut grandchild = Grandchild::spawn();
+    // SAFETY: takes an integer, as do the next.
+    check(unsafe { libc::setgid(65534) }).unwrap();
+    // SAFETY: as above.
+    check(unsafe { libc::setuid(65534) }).unwrap();
+    assert!(
+        std::fs::metadata(format!("/proc/{}", grandchild.id())).is_err(),
+        "it is hidden"
+    );
+
+    let runtime = runtime();
+    runtime.block_on(async {
+        let mut exit = exit_of(grandchild.id());
+        still_pending(&mut exit).await;
+        grandchild.end(0);
+        if exit.mechanism() == Some(Mechanism::PidFd) {
+            assert_eq!(deadline(exit).await.unwrap().status(), None);
+            grandchild.reap();
+        } else {
+            still_pending(&mut exit).await;
+            grandchild.reap();
+            assert_eq!(deadline(exit).await.unwrap().status(), None);
+        }
+        still_pending(exit_of(1)).await;
+    });
+}
