@@ -98,7 +98,23 @@ pub(crate) struct Progress {
     status: Option<sys::Status>,
 }
 
+/// What a [`ProcessExit`] is made of.
+pub(crate) struct Parts {
+    pub(crate) id: u32,
+    pub(crate) progress: Progress,
+    pub(crate) source: Source,
+}
+
 impl Progress {
+    pub(crate) fn until(&self) -> Until {
+        self.until
+    }
+
+    /// The exit status as far as it is known, once what is waited for has come.
+    pub(crate) fn exited(&self) -> Option<Option<sys::Status>> {
+        self.resolved.then_some(self.status)
+    }
+
     pub(crate) fn new(until: Until) -> Progress {
         Progress {
             until,
@@ -124,7 +140,7 @@ impl Progress {
 }
 
 /// Where a [`ProcessExit`] learns of the exit.
-enum Source {
+pub(crate) enum Source {
     /// Nowhere: opening failed.
     Failed(OpenError),
     /// The kernel wakes the reactor.
@@ -134,7 +150,7 @@ enum Source {
 }
 
 /// A process that is polled.
-struct Polled {
+pub(crate) struct Polled {
     probe: Arc<Probe>,
     /// While it is waited for.
     watch: Option<(Watch, Arc<Inbox>)>,
@@ -149,6 +165,14 @@ impl Polled {
             watch: None,
             reason,
         })
+    }
+
+    pub(crate) fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    pub(crate) fn into_probe(self) -> Arc<Probe> {
+        self.probe
     }
 
     fn poll_news(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<io::Result<News>> {
@@ -196,6 +220,14 @@ impl ProcessExit {
 
     pub(crate) fn adopted(process: sys::Process, id: u32) -> ProcessExit {
         ProcessExit::new(id, Source::Event(process))
+    }
+
+    pub(crate) fn into_parts(self) -> Parts {
+        Parts {
+            id: self.id,
+            progress: self.progress,
+            source: self.source,
+        }
     }
 
     pub(crate) fn process(&self) -> Option<&sys::Process> {
@@ -355,10 +387,9 @@ impl ProcessExit {
 
     /// What has come to be known, if it is what is waited for.
     fn exit(&self) -> Option<Exit> {
-        self.progress.resolved.then_some(Exit {
-            id: self.id,
-            status: self.progress.status,
-        })
+        self.progress
+            .exited()
+            .map(|status| Exit::new(self.id, status))
     }
 
     /// Takes in what was seen of the process.
@@ -501,6 +532,10 @@ pub struct Exit {
 }
 
 impl Exit {
+    pub(crate) fn new(id: u32, status: Option<sys::Status>) -> Exit {
+        Exit { id, status }
+    }
+
     /// The pid that the process had, as [`ProcessExit::id`].
     pub fn id(&self) -> u32 {
         self.id

@@ -65,6 +65,8 @@
 mod error;
 mod exit;
 mod poller;
+mod set;
 mod sys;
 
 pub use exit::{Exit, Mechanism, ProcessExit, exit_of};
+pub use set::ExitSet;

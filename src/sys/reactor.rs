@@ -33,7 +33,8 @@ impl Watched {
 
     /// Waits until the reactor says that the descriptor is readable, and looks.
     ///
-    /// A look that succeeds consumes the readiness: the next call waits for the next event.
+    /// The look returns also whether there was nothing more to see. That consumes the readiness:
+    /// the next call waits for the next event.
     ///
     /// # Errors
     ///
@@ -46,7 +47,7 @@ impl Watched {
     pub(crate) fn poll_readable<T>(
         &mut self,
         cx: &mut Context<'_>,
-        look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+        look: impl FnOnce(BorrowedFd<'_>) -> io::Result<(T, bool)>,
     ) -> Poll<Result<T, EventError>> {
         // A runtime that is not being driven delivers nothing, so a future that was first polled
         // in one runtime and goes on in another moves over. Outside any runtime it stays put.
@@ -62,8 +63,10 @@ impl Watched {
             // newer than the guard and survives `clear_ready`.
             match ready!(registration.fd.poll_read_ready(cx)) {
                 Ok(mut guard) => {
-                    let seen = look(self.fd.as_fd()).map_err(EventError::Other)?;
-                    guard.clear_ready();
+                    let (seen, all) = look(self.fd.as_fd()).map_err(EventError::Other)?;
+                    if all {
+                        guard.clear_ready();
+                    }
                     return Poll::Ready(Ok(seen));
                 }
                 // That runtime has shut down. Registering again succeeds in a live one and gives
@@ -71,6 +74,10 @@ impl Watched {
                 Err(_) => self.registration = None,
             }
         }
+    }
+
+    pub(crate) fn is_armed(&self) -> bool {
+        self.registration.is_some()
     }
 
     /// Takes the descriptor out of the reactor.

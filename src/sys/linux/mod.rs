@@ -1,6 +1,7 @@
 //! Linux and Android: a pidfd in tokio's reactor, and `/proc` where there is none to be had.
 
 mod api;
+mod group;
 mod pidfd;
 mod probe;
 mod procfs;
@@ -11,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll};
 
+pub(crate) use self::group::{Event, Group, Member};
 use self::pidfd::Liveness;
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
@@ -86,7 +88,8 @@ impl Process {
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
-        self.pidfd.poll_readable(cx, look)
+        self.pidfd
+            .poll_readable(cx, |pidfd| Ok((look(pidfd)?, true)))
     }
 
     pub(crate) fn disarm(&mut self) {
@@ -96,6 +99,11 @@ impl Process {
     /// Whether an event will tell of the reap too.
     pub(crate) fn tells_the_reap(&self) -> bool {
         pidfd::is_on_pidfs(self.as_fd())
+    }
+
+    /// Whether its pid is free for another process.
+    pub(crate) fn is_reaped(&self) -> bool {
+        is_reaped(self.as_fd())
     }
 
     pub(crate) fn into_probe(self) -> Probe {
@@ -170,6 +178,15 @@ fn look(pidfd: BorrowedFd<'_>) -> io::Result<State> {
             reaped: false,
         }),
     }
+}
+
+fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
+    matches!(pidfd::liveness(pidfd), Ok(Liveness::Reaped))
+}
+
+/// How many descriptors may be kept open for no other reason than that closing them takes time.
+pub(crate) fn most_idle_descriptors() -> usize {
+    usize::try_from(pidfd::descriptor_limit() / 2).unwrap_or(0)
 }
 
 fn reaped(pidfd: BorrowedFd<'_>) -> State {

@@ -8,7 +8,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::{Status, errno, task};
 
@@ -48,20 +48,29 @@ pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
 /// Whether a new descriptor, the lowest that was free, is the last below the limit.
 fn is_the_last(fd: BorrowedFd<'_>) -> bool {
     // Read again only when it seems to be reached, which spares most waits the system call.
-    static LIMIT: AtomicU64 = AtomicU64::new(0);
-    let next = fd.as_raw_fd() as u64 + 1;
+    static LIMIT: AtomicI32 = AtomicI32::new(0);
+    let next = fd.as_raw_fd() + 1;
     if next < LIMIT.load(Ordering::Relaxed) {
         return false;
     }
+    let limit = descriptor_limit();
+    LIMIT.store(limit, Ordering::Relaxed);
+    next >= limit
+}
+
+/// How many descriptors this process may have.
+pub(super) fn descriptor_limit() -> i32 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `limit` is writable.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    let soft: u64 = limit.rlim_cur as _;
-    LIMIT.store(soft, Ordering::Relaxed);
-    result == 0 && next >= soft
+    if result == 0 {
+        i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX)
+    } else {
+        i32::MAX
+    }
 }
 
 /// Looks whether the process has exited, without blocking.
@@ -153,6 +162,18 @@ pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     // SAFETY: `stat` is writable.
     let result = unsafe { libc::fstatfs(pidfd.as_raw_fd(), &raw mut stat) };
     result == 0 && stat.f_type as libc::c_long == PID_FS_MAGIC
+}
+
+/// What no other process ever has. `None` before Linux 6.9, where all pidfds share one inode.
+pub(super) fn identity(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    if !is_on_pidfs(pidfd) {
+        return None;
+    }
+    // SAFETY: a `stat` is all integers, for which all zeroes is a valid value.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: `stat` is writable.
+    let result = unsafe { libc::fstat(pidfd.as_raw_fd(), &raw mut stat) };
+    (result == 0).then_some(stat.st_ino as _)
 }
 
 /// Refuses whatever is not the pidfd of a process.

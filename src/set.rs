@@ -1,0 +1,908 @@
+//! Waiting for many processes at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tokio::runtime::{self, Handle};
+use tokio::task::coop;
+
+use crate::error::OpenError;
+use crate::exit::{Parts, Progress, Source, Until};
+use crate::poller::{Inbox, News, Watch};
+use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, State};
+use crate::{Exit, ProcessExit};
+
+/// Any number of processes, yielded as they exit.
+///
+/// The cost of an exit does not grow with the size of the set. On Linux all processes share one
+/// registration with the reactor; each costs its pidfd and some 50 bytes. Each process is yielded
+/// exactly once, in the order in which the kernel tells of the exits, and has left the set then.
+///
+/// Where descriptors run out midway, the remaining processes are polled (see
+/// [`ProcessExit::fallback_reason`]) until there are descriptors again.
+///
+/// The set is also a [`Stream`], which ends whenever the set is empty, and goes on after the next
+/// insertion.
+///
+/// # Examples
+///
+/// Stop them all, kill those that do not obey:
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tokio_process_exit::ExitSet;
+///
+/// # async fn stop(pids: Vec<u32>, send_signal: fn(u32, &str)) -> std::io::Result<()> {
+/// let mut set = ExitSet::new();
+/// for pid in pids {
+///     set.insert(pid)?;
+/// }
+/// set.pids().for_each(|pid| send_signal(pid, "TERM"));
+/// for exit in set.exits_within(Duration::from_secs(3)).await? {
+///     println!("{exit}");
+/// }
+/// set.pids().for_each(|pid| send_signal(pid, "KILL"));
+/// while let Some(exit) = set.next_exit().await {
+///     println!("{} (killed)", exit?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Beside other work:
+///
+/// ```no_run
+/// # use tokio_process_exit::ExitSet;
+/// # async fn supervise(mut set: ExitSet, mut orders: tokio::sync::mpsc::Receiver<u32>) -> std::io::Result<()> {
+/// loop {
+///     tokio::select! {
+///         Some(exit) = set.next_exit() => println!("{}", exit?),
+///         Some(pid) = orders.recv() => { set.insert(pid)?; }
+///         else => return Ok(()), // nothing is left, and no orders will come
+///     }
+/// }
+/// # }
+/// ```
+///
+/// As a stream:
+///
+/// ```no_run
+/// use futures::StreamExt;
+/// # use tokio_process_exit::ExitSet;
+///
+/// # async fn report(set: ExitSet) {
+/// set.for_each(|exit| async move {
+///     match exit {
+///         Ok(exit) => println!("{exit}"),
+///         Err(error) => eprintln!("{error}"),
+///     }
+/// })
+/// .await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// As [`ProcessExit`], when polled outside a tokio runtime or in one with I/O disabled.
+#[derive(Default)]
+pub struct ExitSet {
+    group: Group,
+    slots: Slots,
+    /// The process that was inserted last with this pid, while it is in the set.
+    by_pid: HashMap<u32, Key>,
+    /// What the kernel has told and nobody has looked at.
+    events: VecDeque<Event>,
+    /// Those that have exited and have not been yielded, in order.
+    exited: VecDeque<Key>,
+    polling: Polling,
+    /// Processes that have been yielded. Closing a pidfd takes the kernel longer than all the rest,
+    /// so it is put off until no exit is ready.
+    leaving: Vec<Member>,
+}
+
+/// The polled part of a set.
+#[derive(Default)]
+struct Polling {
+    /// How many there are.
+    count: usize,
+    /// Those that no poller looks at, yet or any more.
+    unwatched: Vec<Key>,
+    /// Where the pollers' news arrives.
+    inbox: Arc<Inbox>,
+    /// The runtime whose poller looks at them.
+    runtime: Option<runtime::Id>,
+}
+
+/// A process in the set, or a free slot.
+enum Slot {
+    Free {
+        next: u32,
+    },
+    /// The group will tell of its exit.
+    Event(Member),
+    /// The group will tell of its exit, and then of its reap.
+    EventUntilReap(Box<(Member, Progress)>),
+    Polled(Box<Polled>),
+    /// It has exited.
+    Exited {
+        member: Option<Member>,
+        status: Option<sys::Status>,
+    },
+    /// It could not be opened, or not be looked at any more.
+    Failed(Box<io::Error>),
+}
+
+struct Polled {
+    probe: Arc<Probe>,
+    watch: Option<Watch>,
+    until: Until,
+}
+
+/// A place among the slots, and which of its occupants is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    index: u32,
+    generation: u32,
+}
+
+impl Key {
+    fn to_u64(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    fn from_u64(key: u64) -> Key {
+        Key {
+            index: key as u32,
+            generation: (key >> 32) as u32,
+        }
+    }
+}
+
+/// A slab. A key that has been given back never finds a later occupant of its place.
+#[derive(Default)]
+struct Slots {
+    entries: Vec<Entry>,
+    /// The first free one; as many as there are entries if there is none.
+    free: u32,
+    len: usize,
+}
+
+struct Entry {
+    generation: u32,
+    pid: u32,
+    slot: Slot,
+}
+
+impl Entry {
+    fn is(&self, key: Key) -> bool {
+        self.generation == key.generation && !matches!(self.slot, Slot::Free { .. })
+    }
+}
+
+impl Slots {
+    fn insert(&mut self, pid: u32, slot: Slot) -> Key {
+        let index = self.free;
+        self.len += 1;
+        match self.entries.get_mut(index as usize) {
+            Some(entry) => {
+                if let Slot::Free { next } = entry.slot {
+                    self.free = next;
+                }
+                (entry.pid, entry.slot) = (pid, slot);
+                Key {
+                    index,
+                    generation: entry.generation,
+                }
+            }
+            None => {
+                self.entries.push(Entry {
+                    generation: 0,
+                    pid,
+                    slot,
+                });
+                self.free = index + 1;
+                Key {
+                    index,
+                    generation: 0,
+                }
+            }
+        }
+    }
+
+    fn get(&self, key: Key) -> Option<&Entry> {
+        let entry = self.entries.get(key.index as usize)?;
+        entry.is(key).then_some(entry)
+    }
+
+    fn get_mut(&mut self, key: Key) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(key.index as usize)?;
+        entry.is(key).then_some(entry)
+    }
+
+    fn remove(&mut self, key: Key) -> Option<(u32, Slot)> {
+        let next = self.free;
+        let entry = self.get_mut(key)?;
+        entry.generation = entry.generation.wrapping_add(1);
+        let removed = (
+            entry.pid,
+            mem::replace(&mut entry.slot, Slot::Free { next }),
+        );
+        self.free = key.index;
+        self.len -= 1;
+        Some(removed)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = (Key, &Entry)> + '_ {
+        self.entries
+            .iter()
+            .zip(0..)
+            .filter(|(entry, _)| !matches!(entry.slot, Slot::Free { .. }))
+            .map(|(entry, index)| {
+                (
+                    Key {
+                        index,
+                        generation: entry.generation,
+                    },
+                    entry,
+                )
+            })
+    }
+}
+
+impl ExitSet {
+    /// An empty set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let set = tokio_process_exit::ExitSet::new();
+    /// assert!(set.is_empty());
+    /// ```
+    pub fn new() -> ExitSet {
+        ExitSet::default()
+    }
+
+    /// An empty set with room for so many processes.
+    ///
+    /// On Linux this also makes room in the process's descriptor table, within its limit. In a
+    /// process with several threads that makes inserting many processes a good deal faster.
+    pub fn with_capacity(capacity: usize) -> ExitSet {
+        let mut set = ExitSet::default();
+        set.slots.entries.reserve(capacity);
+        set.by_pid.reserve(capacity);
+        set.group.reserve(capacity);
+        set
+    }
+
+    /// Opens the process `pid` and adds it. `false` if that very process is in the set already.
+    ///
+    /// A process that has got the pid of an earlier one is another process. Both are yielded, even
+    /// if the earlier one's exit has not been.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ProcessExit::open`]. The set is left as it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut set = tokio_process_exit::ExitSet::new();
+    /// let me = std::process::id();
+    /// assert!(set.insert(me)?);
+    /// assert!(!set.insert(me)?);
+    /// assert_eq!(set.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn insert(&mut self, pid: u32) -> io::Result<bool> {
+        if self
+            .by_pid
+            .get(&pid)
+            .is_some_and(|&key| !self.is_reaped(key))
+        {
+            // It has the pid, so nobody else has.
+            return Ok(false);
+        }
+        let opened = match sys::Process::open(pid) {
+            // Those that are about to be closed may be what it takes.
+            Ok(Opened::Refused(..)) if !self.leaving.is_empty() => {
+                self.leaving.clear();
+                sys::Process::open(pid)
+            }
+            opened => opened,
+        };
+        match opened {
+            Ok(Opened::Process(process)) => {
+                self.add_process(pid, process, Progress::new(Until::Exit))
+            }
+            Ok(Opened::Refused(probe, _)) => self.add_polled(pid, Arc::new(probe), Until::Exit),
+            Err(error) => return Err(OpenError::to_io_error(error, pid)),
+        };
+        Ok(true)
+    }
+
+    /// Adds a process that has been opened or adopted. `false` if that very process is in the set
+    /// already; `exit` is dropped then.
+    ///
+    /// What it waits for stays the same: after [`reaped`](ProcessExit::reaped) it is yielded at the
+    /// reap. If it could not be opened, the set yields the error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_process_exit::{ExitSet, exit_of};
+    ///
+    /// let mut set = ExitSet::new();
+    /// assert!(set.insert_exit(exit_of(std::process::id())));
+    /// assert!(!set.insert_exit(exit_of(std::process::id())));
+    /// ```
+    pub fn insert_exit(&mut self, exit: ProcessExit) -> bool {
+        let Parts {
+            id,
+            progress,
+            source,
+        } = exit.into_parts();
+        if let Some(&key) = self.by_pid.get(&id) {
+            if self.is_same(key, &source) {
+                return false;
+            }
+        }
+        match (progress.exited(), source) {
+            (_, Source::Failed(error)) => {
+                let key = self.add(id, Slot::Failed(Box::new(error.to_io_error(id))));
+                self.exited.push_back(key);
+            }
+            (Some(status), _) => {
+                let key = self.add(
+                    id,
+                    Slot::Exited {
+                        member: None,
+                        status,
+                    },
+                );
+                self.exited.push_back(key);
+            }
+            (None, Source::Event(process)) => self.add_process(id, process, progress),
+            (None, Source::Polled(polled)) => {
+                self.add_polled(id, polled.into_probe(), progress.until());
+            }
+        }
+        true
+    }
+
+    /// Takes a process out of the set. `false` if it was not in it.
+    ///
+    /// Of several processes that have had this pid one after the other, it is the last.
+    pub fn remove(&mut self, pid: u32) -> bool {
+        let Some(key) = self.by_pid.remove(&pid) else {
+            return false;
+        };
+        match self.slots.remove(key) {
+            Some((_, Slot::Event(member))) => self.group.remove(member),
+            Some((_, Slot::EventUntilReap(waiting))) => self.group.remove(waiting.0),
+            Some((_, Slot::Polled(_))) => self.polling.count -= 1,
+            _ => self.exited.retain(|&exited| exited != key),
+        }
+        true
+    }
+
+    /// Whether the process that was last inserted with this pid is in the set.
+    pub fn contains(&self, pid: u32) -> bool {
+        self.by_pid.contains_key(&pid)
+    }
+
+    /// How many processes have not been yielded.
+    pub fn len(&self) -> usize {
+        self.slots.len
+    }
+
+    /// Whether all processes have been yielded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The pids of the processes that have not been yielded: those still running, as far as this
+    /// set has told.
+    pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.keys().map(|(_, entry)| entry.pid)
+    }
+
+    /// How many of the processes are polled, as the system refuses an event source for them.
+    pub fn polled(&self) -> usize {
+        self.polling.count
+    }
+
+    /// Waits for the next exit. `None`: the set is empty.
+    ///
+    /// # Errors
+    ///
+    /// Yields an error, once, for a process that was inserted though it could not be opened
+    /// ([`insert_exit`](ExitSet::insert_exit)), or that cannot be looked at any more. Yields one
+    /// also when the runtime shuts down; then no process is lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next_exit(&mut self) -> Option<io::Result<Exit>> {
+        poll_fn(|cx| self.poll_next_exit(cx)).await
+    }
+
+    /// As [`next_exit`](ExitSet::next_exit), to be polled.
+    pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Exit>>> {
+        let coop = ready!(coop::poll_proceed(cx));
+        let result = match self.poll_exited(0, cx) {
+            Poll::Ready(Ok(())) => self.pop_exited(),
+            Poll::Ready(Err(error)) => Some(Err(error)),
+            Poll::Pending => {
+                self.close_leaving(cx);
+                return Poll::Pending;
+            }
+        };
+        if result.is_none() && self.close_leaving(cx) {
+            return Poll::Pending;
+        }
+        coop.made_progress();
+        Poll::Ready(result)
+    }
+
+    /// The next exit that has happened by now. `None`: none has.
+    ///
+    /// Does not block, and works outside a runtime. It looks at every process that is
+    /// [`polled`](ExitSet::polled).
+    ///
+    /// # Errors
+    ///
+    /// As [`next_exit`](ExitSet::next_exit).
+    pub fn try_next_exit(&mut self) -> Option<io::Result<Exit>> {
+        loop {
+            if let Some(exit) = self.pop_exited() {
+                return Some(exit);
+            }
+            if let Err(error) = self.try_exited() {
+                return Some(Err(error));
+            }
+            if self.exited.is_empty() {
+                self.close_some();
+                return None;
+            }
+        }
+    }
+
+    /// Waits until all processes have exited, but no longer than `timeout`. Returns those that
+    /// have; [`pids`](ExitSet::pids) are those that have not.
+    ///
+    /// An exit that has happened by the end of `timeout` is among them. A `timeout` of zero waits
+    /// for nothing, and returns what has exited by now.
+    ///
+    /// # Errors
+    ///
+    /// As [`next_exit`](ExitSet::next_exit). Nothing is lost: what has exited before the error is
+    /// returned, and the error by the next call.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime has no time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn exits_within(&mut self, timeout: Duration) -> io::Result<Vec<Exit>> {
+        let mut elapsed = pin!(tokio::time::sleep(timeout));
+        let waited = poll_fn(|cx| {
+            while self.exited.len() < self.len() {
+                let coop = ready!(coop::poll_proceed(cx));
+                if let Poll::Ready(result) = self.poll_exited(self.exited.len(), cx) {
+                    coop.made_progress();
+                    result?;
+                    continue;
+                }
+                drop(coop);
+                // Nothing was ready, or so much that it is the turn of others for a while.
+                if !coop::has_budget_remaining() {
+                    return Poll::Pending;
+                }
+                ready!(Future::poll(elapsed.as_mut(), cx));
+                // The reactor may not have told yet.
+                let before = self.exited.len();
+                self.try_exited()?;
+                if self.exited.len() == before {
+                    break;
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await;
+        let mut exits = Vec::with_capacity(self.exited.len());
+        while let Some(&key) = self.exited.front() {
+            // The first error is for the next call, unless it comes first.
+            let failed = self
+                .slots
+                .get(key)
+                .is_some_and(|entry| matches!(entry.slot, Slot::Failed(_)));
+            if failed && !exits.is_empty() {
+                return Ok(exits);
+            }
+            match self.pop_exited() {
+                Some(exit) => exits.push(exit?),
+                None => break,
+            }
+        }
+        match waited {
+            Err(error) if exits.is_empty() => Err(error),
+            _ => Ok(exits),
+        }
+    }
+}
+
+/// How processes come in.
+impl ExitSet {
+    fn add(&mut self, pid: u32, slot: Slot) -> Key {
+        let key = self.slots.insert(pid, slot);
+        // An adopted process may have no pid here.
+        if pid != 0 {
+            self.by_pid.insert(pid, key);
+        }
+        key
+    }
+
+    fn add_process(&mut self, pid: u32, process: sys::Process, progress: Progress) {
+        // The slot comes first, as the group tells of it by its key.
+        let key = self.add(pid, Slot::Free { next: 0 });
+        let slot = self.enter(key, process, progress);
+        self.slots.entries[key.index as usize].slot = slot;
+    }
+
+    /// Adds a process to the group, or has it polled if the system refuses that.
+    fn enter(&mut self, key: Key, process: sys::Process, progress: Progress) -> Slot {
+        match self.group.add(process, key.to_u64()) {
+            Ok(member) if progress.until() == Until::Exit => Slot::Event(member),
+            Ok(member) => Slot::EventUntilReap(Box::new((member, progress))),
+            Err(process) => self.polled_slot(key, Arc::new(process.into_probe()), progress.until()),
+        }
+    }
+
+    fn add_polled(&mut self, pid: u32, probe: Arc<Probe>, until: Until) {
+        let key = self.add(pid, Slot::Free { next: 0 });
+        let slot = self.polled_slot(key, probe, until);
+        self.slots.entries[key.index as usize].slot = slot;
+    }
+
+    fn polled_slot(&mut self, key: Key, probe: Arc<Probe>, until: Until) -> Slot {
+        self.polling.count += 1;
+        self.polling.unwatched.push(key);
+        Slot::Polled(Box::new(Polled {
+            probe,
+            watch: None,
+            until,
+        }))
+    }
+
+    /// Whether the pid of a process in the set is free for another.
+    fn is_reaped(&self, key: Key) -> bool {
+        let Some(entry) = self.slots.get(key) else {
+            return true;
+        };
+        match &entry.slot {
+            Slot::Event(member)
+            | Slot::Exited {
+                member: Some(member),
+                ..
+            } => member.is_reaped(),
+            Slot::EventUntilReap(waiting) => waiting.0.is_reaped(),
+            Slot::Polled(polled) => is_reaped(&polled.probe),
+            Slot::Exited { member: None, .. } | Slot::Failed(_) | Slot::Free { .. } => true,
+        }
+    }
+
+    /// Whether a process in the set is the one that this source, of the same pid, tells of.
+    fn is_same(&self, key: Key, source: &Source) -> bool {
+        let Some(entry) = self.slots.get(key) else {
+            return false;
+        };
+        match (&entry.slot, source) {
+            (
+                Slot::Event(member)
+                | Slot::Exited {
+                    member: Some(member),
+                    ..
+                },
+                Source::Event(process),
+            ) => member.is(process),
+            (Slot::EventUntilReap(waiting), Source::Event(process)) => waiting.0.is(process),
+            // No two have the pid at one time.
+            (_, Source::Event(process)) => !self.is_reaped(key) && !process.is_reaped(),
+            (_, Source::Polled(polled)) => !self.is_reaped(key) && !is_reaped(polled.probe()),
+            (_, Source::Failed(_)) => false,
+        }
+    }
+}
+
+/// How exits become known.
+impl ExitSet {
+    /// Waits until more than so many exits are known, or there is no other to come.
+    fn poll_exited(&mut self, known: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut watched_anew = false;
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                self.look_after(&event);
+                if self.exited.len() > known {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if self.exited.len() > known || self.exited.len() == self.len() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.polling.count > 0 {
+                watched_anew |= self.watch();
+                if let Poll::Ready((key, news)) = self.polling.inbox.poll_news(cx) {
+                    let closed = matches!(news, News::Closed);
+                    self.take_in(Key::from_u64(key), news);
+                    if closed && watched_anew {
+                        let message = "cannot wait in a runtime that is being shut down";
+                        return Poll::Ready(Err(io::Error::other(message)));
+                    }
+                    continue;
+                }
+            }
+            match ready!(self.group.poll_events(cx, &mut self.events)) {
+                Ok(()) => {}
+                Err(EventError::Refused(reason)) => self.fall_back(&reason),
+                Err(EventError::Other(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Finds some of the exits that have happened, without waiting.
+    fn try_exited(&mut self) -> io::Result<()> {
+        let known = self.exited.len();
+        while self.exited.len() == known {
+            if self.events.is_empty() {
+                self.group.try_events(&mut self.events)?;
+            }
+            match self.events.pop_front() {
+                Some(event) => self.look_after(&event),
+                None => break,
+            }
+        }
+        if self.exited.len() > known || self.polling.count == 0 {
+            return Ok(());
+        }
+        let polled = self
+            .slots
+            .keys()
+            .filter(|(_, entry)| matches!(entry.slot, Slot::Polled(_)));
+        let polled: Vec<Key> = polled.map(|(key, _)| key).collect();
+        for key in polled {
+            let Some(Entry {
+                slot: Slot::Polled(polled),
+                ..
+            }) = self.slots.get(key)
+            else {
+                continue;
+            };
+            match polled.probe.state() {
+                Ok(state) => {
+                    if let Some(state) = Progress::new(polled.until).advance(state) {
+                        self.take_in(key, News::Exited(state));
+                    }
+                }
+                Err(error) => self.take_in(key, News::Failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a process that something has happened to.
+    fn look_after(&mut self, event: &Event) {
+        let key = Key::from_u64(event.key);
+        // A process that has been removed may still have had an event.
+        let Some(entry) = self.slots.get_mut(key) else {
+            return;
+        };
+        let mut plain = Progress::new(Until::Exit);
+        let (member, progress) = match &mut entry.slot {
+            Slot::Event(member) => (&*member, &mut plain),
+            Slot::EventUntilReap(waiting) => (&waiting.0, &mut waiting.1),
+            _ => return,
+        };
+        let state = match member.state_after(event) {
+            Ok(state) => state,
+            Err(error) => return self.fail(key, error),
+        };
+        match progress.advance(state) {
+            Some(State::Exited { status, .. }) => self.set_exited(key, status),
+            // Nothing that we wait for has happened yet, and it will tell once more.
+            _ if state == State::Running || member.tells_the_reap() => {
+                if let Err(error) = self.group.rearm(member, event.key, state) {
+                    self.fail(key, error);
+                }
+            }
+            _ => self.poll_instead(key),
+        }
+    }
+
+    /// Has a poller of the current runtime look at each polled process. Returns whether that was
+    /// news to any.
+    fn watch(&mut self) -> bool {
+        let here = Handle::current().id();
+        if self.polling.runtime != Some(here) {
+            // A new inbox, so that nothing arrives from another runtime's poller any more.
+            self.polling.runtime = Some(here);
+            self.polling.inbox = Arc::default();
+            let polled = self
+                .slots
+                .keys()
+                .filter(|(_, entry)| matches!(entry.slot, Slot::Polled(_)));
+            self.polling.unwatched = polled.map(|(key, _)| key).collect();
+        }
+        let unwatched = mem::take(&mut self.polling.unwatched);
+        for &key in &unwatched {
+            if let Some(Entry {
+                slot: Slot::Polled(polled),
+                ..
+            }) = self.slots.get_mut(key)
+            {
+                let inbox = &self.polling.inbox;
+                polled.watch = Some(Watch::new(&polled.probe, polled.until, inbox, key.to_u64()));
+            }
+        }
+        !unwatched.is_empty()
+    }
+
+    /// Takes in what a poller has told.
+    fn take_in(&mut self, key: Key, news: News) {
+        // It may have been told of a process that has been removed since.
+        let Some(Entry {
+            slot: Slot::Polled(polled),
+            ..
+        }) = self.slots.get_mut(key)
+        else {
+            return;
+        };
+        polled.watch = None;
+        match news {
+            News::Exited(State::Exited { status, .. }) => {
+                self.polling.count -= 1;
+                self.set_exited(key, status);
+            }
+            News::Reopened(process) => {
+                let progress = Progress::new(polled.until);
+                self.polling.count -= 1;
+                let slot = self.enter(key, process, progress);
+                self.slots.entries[key.index as usize].slot = slot;
+            }
+            News::Failed(error) => {
+                self.polling.count -= 1;
+                self.fail(key, error);
+            }
+            News::Exited(State::Running) | News::Closed => self.polling.unwatched.push(key),
+        }
+    }
+
+    /// Has all processes polled, as the reactor refuses the group.
+    #[cold]
+    fn fall_back(&mut self, _reason: &io::Error) {
+        let keys: Vec<Key> = self.slots.keys().map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.poll_instead(key));
+        self.events.clear();
+        self.group = Group::default();
+    }
+
+    /// Has a member of the group polled.
+    fn poll_instead(&mut self, key: Key) {
+        let Some(entry) = self.slots.get_mut(key) else {
+            return;
+        };
+        let (member, until) = match mem::replace(&mut entry.slot, Slot::Free { next: 0 }) {
+            Slot::Event(member) => (member, Until::Exit),
+            Slot::EventUntilReap(waiting) => (waiting.0, waiting.1.until()),
+            slot => {
+                entry.slot = slot;
+                return;
+            }
+        };
+        let slot = self.polled_slot(key, Arc::new(member.into_probe()), until);
+        self.slots.entries[key.index as usize].slot = slot;
+    }
+
+    fn set_exited(&mut self, key: Key, status: Option<sys::Status>) {
+        self.end(key, |member| Slot::Exited { member, status });
+    }
+
+    fn fail(&mut self, key: Key, error: io::Error) {
+        self.end(key, |_| Slot::Failed(Box::new(error)));
+    }
+
+    fn end(&mut self, key: Key, slot: impl FnOnce(Option<Member>) -> Slot) {
+        let Some(entry) = self.slots.get_mut(key) else {
+            return;
+        };
+        let member = match mem::replace(&mut entry.slot, Slot::Free { next: 0 }) {
+            Slot::Event(member) => Some(member),
+            Slot::EventUntilReap(waiting) => Some(waiting.0),
+            _ => None,
+        };
+        entry.slot = slot(member);
+        self.exited.push_back(key);
+    }
+}
+
+/// How processes leave.
+impl ExitSet {
+    fn pop_exited(&mut self) -> Option<io::Result<Exit>> {
+        let key = self.exited.pop_front()?;
+        let (pid, slot) = self.slots.remove(key)?;
+        if self.by_pid.get(&pid) == Some(&key) {
+            self.by_pid.remove(&pid);
+        }
+        match slot {
+            Slot::Exited { member, status } => {
+                self.leaving.extend(member);
+                // Now and then, so that asking for the limit costs nothing.
+                let many = self.leaving.len() % 64 == 0;
+                if many && self.leaving.len() > sys::most_idle_descriptors() {
+                    self.close_some();
+                }
+                Some(Ok(Exit::new(pid, status)))
+            }
+            Slot::Failed(error) => Some(Err(*error)),
+            _ => None,
+        }
+    }
+
+    /// Closes a batch, and sees to it that the rest follows when others have had their turn.
+    /// Returns whether there is a rest.
+    fn close_leaving(&mut self, cx: &mut Context<'_>) -> bool {
+        self.close_some();
+        if self.leaving.is_empty() {
+            return false;
+        }
+        cx.waker().wake_by_ref();
+        true
+    }
+
+    fn close_some(&mut self) {
+        const BATCH: usize = 64;
+        let rest = self.leaving.len().saturating_sub(BATCH);
+        self.leaving.truncate(rest);
+        if rest == 0 {
+            // A set that goes on need not keep the memory of its largest burst.
+            self.leaving = Vec::new();
+        }
+    }
+}
+
+impl Stream for ExitSet {
+    type Item = io::Result<Exit>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_next_exit(cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len(), Some(self.len()))
+    }
+}
+
+impl fmt::Debug for ExitSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExitSet")
+            .field("len", &self.len())
+            .field("polled", &self.polled())
+            .field("exited", &self.exited.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_reaped(probe: &Probe) -> bool {
+    matches!(probe.state(), Ok(State::Exited { reaped: true, .. }))
+}

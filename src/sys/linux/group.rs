@@ -1,0 +1,236 @@
+//! Many processes behind one registration with the reactor: their pidfds in an epoll of our own.
+//!
+//! [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html)
+//!
+//! # Safety
+//!
+//! Each block is one system call. Descriptors are borrowed, so they are open for the call; every
+//! pointer is to a local of the type that the call expects.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::task::{Context, Poll, ready};
+
+use super::{EventError, Probe, Process, State, Watched, is_reaped, look, pidfd, reaped};
+
+/// An event source for any number of processes.
+#[derive(Default)]
+pub(crate) struct Group {
+    /// Made for the first process.
+    epoll: Option<Watched>,
+}
+
+/// A process in a [`Group`]. It leaves when this is dropped.
+pub(crate) struct Member(OwnedFd);
+
+/// Something has happened to the member that was added with this key.
+pub(crate) struct Event {
+    pub(crate) key: u64,
+    /// The kernel said so with the event.
+    reaped: bool,
+}
+
+impl Group {
+    /// Adds a process, or gives it back if the system refuses. Its first event, and no other until it is rearmed, will have this key.
+    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Process> {
+        let result = self.epoll().and_then(|epoll| {
+            control(
+                epoll,
+                libc::EPOLL_CTL_ADD,
+                process.as_fd(),
+                libc::EPOLLIN,
+                key,
+            )
+        });
+        match result {
+            Ok(()) => Ok(Member(process.pidfd.into_inner())),
+            Err(_) => Err(process),
+        }
+    }
+
+    /// Has a member tell of its reap, after it has told of its exit; or of its exit, after an
+    /// event that was none.
+    pub(crate) fn rearm(&self, member: &Member, key: u64, state: State) -> io::Result<()> {
+        let Some(epoll) = &self.epoll else {
+            return Ok(());
+        };
+        // A zombie stays readable. POLLHUP is always told.
+        let events = if state == State::Running {
+            libc::EPOLLIN
+        } else {
+            0
+        };
+        control(
+            epoll.as_fd(),
+            libc::EPOLL_CTL_MOD,
+            member.0.as_fd(),
+            events,
+            key,
+        )
+    }
+
+    /// Takes out a member that has not told of its exit.
+    pub(crate) fn remove(&self, member: Member) {
+        // Closing would do, unless the descriptor has a duplicate: it was adopted, or this process
+        // has forked.
+        if let Some(epoll) = &self.epoll {
+            let _ = control(epoll.as_fd(), libc::EPOLL_CTL_DEL, member.0.as_fd(), 0, 0);
+        }
+    }
+
+    /// Waits for events, and appends some of them in the order in which they came.
+    pub(crate) fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        events: &mut VecDeque<Event>,
+    ) -> Poll<Result<(), EventError>> {
+        let Some(epoll) = &mut self.epoll else {
+            return Poll::Pending;
+        };
+        if !epoll.is_armed() {
+            // Those that have exited already need not wait for the reactor.
+            take_events(epoll.as_fd(), events).map_err(EventError::Other)?;
+            if !events.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        loop {
+            ready!(epoll.poll_readable(cx, |epoll| Ok(((), take_events(epoll, events)?))))?;
+            if !events.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Appends some of the events that there are, without waiting.
+    pub(crate) fn try_events(&self, events: &mut VecDeque<Event>) -> io::Result<()> {
+        match &self.epoll {
+            Some(epoll) => take_events(epoll.as_fd(), events).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room for `more` descriptors in the process's table.
+    ///
+    /// In a process with several threads each growth of the table waits for all of them, which
+    /// makes opening several times slower. One descriptor with a high number grows it at once.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        let Ok(epoll) = self.epoll() else { return };
+        // The epoll has a low number, as the lowest that is free is always taken.
+        let last = i32::try_from(more)
+            .unwrap_or(i32::MAX)
+            .saturating_add(epoll.as_raw_fd());
+        let last = last.min(pidfd::descriptor_limit().saturating_sub(1));
+        // SAFETY: takes integers.
+        let fd = unsafe { libc::fcntl(epoll.as_raw_fd(), libc::F_DUPFD_CLOEXEC, last) };
+        if fd >= 0 {
+            // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+
+    fn epoll(&mut self) -> io::Result<BorrowedFd<'_>> {
+        if self.epoll.is_none() {
+            // SAFETY: takes an integer.
+            let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+            self.epoll = Some(Watched::new(unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+        self.epoll
+            .as_ref()
+            .map(Watched::as_fd)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Member {
+    /// Looks at the process after an event.
+    pub(crate) fn state_after(&self, event: &Event) -> io::Result<State> {
+        if event.reaped {
+            Ok(reaped(self.0.as_fd()))
+        } else {
+            look(self.0.as_fd())
+        }
+    }
+
+    /// Whether its pid is free for another process.
+    pub(crate) fn is_reaped(&self) -> bool {
+        is_reaped(self.0.as_fd())
+    }
+
+    /// Whether `process` is this very process, given that it has the same pid.
+    pub(crate) fn is(&self, process: &Process) -> bool {
+        match (
+            pidfd::identity(self.0.as_fd()),
+            pidfd::identity(process.as_fd()),
+        ) {
+            (Some(this), Some(other)) => this == other,
+            // No two have the pid at one time.
+            _ => !self.is_reaped() && !process.is_reaped(),
+        }
+    }
+
+    pub(crate) fn tells_the_reap(&self) -> bool {
+        pidfd::is_on_pidfs(self.0.as_fd())
+    }
+
+    pub(crate) fn into_probe(self) -> Probe {
+        Probe::PidFd(self.0)
+    }
+}
+
+fn control(
+    epoll: BorrowedFd<'_>,
+    operation: libc::c_int,
+    fd: BorrowedFd<'_>,
+    events: libc::c_int,
+    key: u64,
+) -> io::Result<()> {
+    // One event each, so that a process which has exited does not come up again and again until
+    // its descriptor is closed.
+    let events = (events | libc::EPOLLONESHOT) as u32;
+    let mut event = libc::epoll_event { events, u64: key };
+    let (epoll, fd) = (epoll.as_raw_fd(), fd.as_raw_fd());
+    // SAFETY: `event` is readable.
+    let result = unsafe { libc::epoll_ctl(epoll, operation, fd, ptr::from_mut(&mut event)) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Appends the events that there are, up to a number. Returns whether those were all.
+fn take_events(epoll: BorrowedFd<'_>, events: &mut VecDeque<Event>) -> io::Result<bool> {
+    const BATCH: usize = 128;
+    let mut batch = [MaybeUninit::<libc::epoll_event>::uninit(); BATCH];
+    let count = loop {
+        let (buffer, size) = (batch.as_mut_ptr().cast(), BATCH as libc::c_int);
+        // SAFETY: `batch` has room for that many events.
+        let count = unsafe { libc::epoll_wait(epoll.as_raw_fd(), buffer, size, 0) };
+        match usize::try_from(count) {
+            Ok(count) => break count,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    };
+    events.extend(batch[..count].iter().map(|event| {
+        // SAFETY: the kernel has written the first `count`.
+        let libc::epoll_event { events, u64: key } = unsafe { event.assume_init() };
+        Event {
+            key,
+            reaped: events & libc::EPOLLHUP as u32 != 0,
+        }
+    }));
+    Ok(count < BATCH)
+}

@@ -1,0 +1,452 @@
+//! Promise: a set yields each of its processes exactly once, as they exit.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt, Stream, StreamExt};
+use support::linux::{self, Forked, Grandchild};
+use support::{Child, deadline, skip, still_pending};
+use tokio_process_exit::{Exit, ExitSet, ProcessExit, exit_of};
+
+async fn next(set: &mut ExitSet) -> Exit {
+    deadline(set.next_exit())
+        .await
+        .expect("not empty")
+        .expect("no error")
+}
+
+fn herd(size: usize) -> Vec<Forked> {
+    (0..size)
+        .map(|_| linux::fork(|| linux::forever()))
+        .collect()
+}
+
+fn set_of(herd: &[Forked]) -> ExitSet {
+    let mut set = ExitSet::new();
+    for process in herd {
+        assert!(set.insert(process.id()).unwrap());
+    }
+    set
+}
+
+fn kill(herd: &[Forked]) {
+    herd.iter()
+        .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
+    herd.iter().for_each(|process| {
+        support::until("a zombie", || linux::state_of(process.id()) == Some('Z'));
+    });
+}
+
+#[tokio::test]
+async fn an_empty_set_has_nothing_to_wait_for() {
+    let mut set = ExitSet::new();
+    assert!(set.is_empty());
+    assert!(deadline(set.next_exit()).await.is_none());
+    assert!(set.try_next_exit().is_none());
+    assert_eq!(deadline(set.exits_within(Duration::MAX)).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn each_exit_is_yielded_once_with_its_status_in_order() {
+    let mut children: Vec<Child> = (0..20).map(Child::spawn).collect();
+    let mut set = ExitSet::new();
+    for child in &children {
+        assert!(set.insert(child.id()).unwrap());
+    }
+    still_pending(set.next_exit()).await;
+    let order = [7, 3, 19, 0, 11];
+    for n in order {
+        children[n].end();
+        support::until("a zombie", || {
+            linux::state_of(children[n].id()) == Some('Z')
+        });
+        if support::poll_forced() {
+            // A poller does not see the order of what happens between two looks.
+            assert_eq!(next(&mut set).await.id(), children[n].id());
+        }
+    }
+    if !support::poll_forced() {
+        for n in order {
+            let exit = next(&mut set).await;
+            assert_eq!(exit.id(), children[n].id());
+            assert_eq!(exit.status().unwrap().code(), Some(n as i32));
+        }
+    }
+    assert_eq!(set.len(), 15);
+    still_pending(set.next_exit()).await;
+    let alive: HashSet<u32> = set.pids().collect();
+    for (n, child) in children.iter().enumerate() {
+        assert_eq!(alive.contains(&child.id()), !order.contains(&n));
+        assert_eq!(set.contains(child.id()), !order.contains(&n));
+    }
+}
+
+#[tokio::test]
+async fn children_and_others_zombies_and_reaped_are_all_yielded() {
+    let (mut child, zombie) = (Child::spawn(1), Child::zombie(2));
+    let (mut grandchild, other_zombie) = (Grandchild::spawn(), Grandchild::zombie(4));
+    let mut reaped = Grandchild::spawn();
+    let mut set = ExitSet::new();
+    for id in [
+        child.id(),
+        zombie.id(),
+        grandchild.id(),
+        other_zombie.id(),
+        reaped.id(),
+    ] {
+        assert!(set.insert(id).unwrap());
+    }
+    child.end();
+    grandchild.end(3);
+    reaped.end(5);
+    reaped.reap();
+    let mut codes = HashSet::new();
+    while let Some(exit) = deadline(set.next_exit()).await {
+        codes.extend(exit.unwrap().status().and_then(|status| status.code()));
+    }
+    let expected = [1, 2, 3, 4, 5].into_iter().filter(|&code| match code {
+        3 | 4 => linux::stat_tells_the_status(),
+        5 => linux::pidfd_tells_the_status(),
+        _ => true,
+    });
+    assert_eq!(codes, expected.collect());
+}
+
+#[tokio::test]
+async fn the_same_process_is_in_it_once() {
+    let mut child = Child::spawn(0);
+    let mut set = ExitSet::new();
+    assert!(set.insert(child.id()).unwrap());
+    assert!(!set.insert(child.id()).unwrap());
+    assert!(!set.insert_exit(exit_of(child.id())));
+    child.end();
+    support::until("a zombie", || linux::state_of(child.id()) == Some('Z'));
+    // Also as a zombie, known or not.
+    assert!(!set.insert(child.id()).unwrap());
+    assert!(!set.insert_exit(exit_of(child.id())));
+    assert_eq!(set.len(), 1);
+    next(&mut set).await;
+    assert!(set.is_empty());
+    // Once yielded, it may come in again as long as it is there.
+    assert!(set.insert(child.id()).unwrap());
+    next(&mut set).await;
+    assert!(deadline(set.next_exit()).await.is_none());
+}
+
+#[tokio::test]
+async fn a_recycled_pid_is_another_process_and_both_are_yielded() {
+    let mut first = Child::spawn(1);
+    let pid = first.id();
+    let mut set = ExitSet::new();
+    set.insert(pid).unwrap();
+    first.reap();
+    std::thread::sleep(Duration::from_millis(30));
+    let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
+        return skip("pids cannot be chosen (not root)");
+    };
+    assert!(set.insert(pid).unwrap());
+    assert!(!set.insert(pid).unwrap());
+    assert_eq!(set.len(), 2);
+    let exit = next(&mut set).await;
+    if linux::pidfd_tells_the_status() {
+        assert_eq!(exit.status().unwrap().code(), Some(1));
+    }
+    assert!(set.contains(pid));
+    assert_eq!(set.pids().collect::<Vec<_>>(), [pid]);
+    second.end();
+    assert_eq!(next(&mut set).await.status().unwrap().code(), Some(2));
+    assert!(!set.contains(pid));
+    assert!(set.is_empty());
+}
+
+#[tokio::test]
+async fn a_process_that_was_removed_is_not_yielded() {
+    let mut herd = herd(3);
+    let mut set = set_of(&herd);
+    assert!(set.remove(herd[0].id()));
+    assert!(!set.remove(herd[0].id()));
+    assert!(!set.remove(1));
+    assert!(!set.contains(herd[0].id()));
+    still_pending(set.next_exit()).await;
+    // Also after its exit, known or not.
+    kill(&herd);
+    assert!(set.remove(herd[1].id()));
+    assert_eq!(set.len(), 1);
+    assert_eq!(next(&mut set).await.id(), herd[2].id());
+    assert!(deadline(set.next_exit()).await.is_none());
+
+    // A new one does not get the old one's events.
+    for _ in 0..20 {
+        let alive = linux::fork(|| linux::forever());
+        set.insert(herd[0].id()).unwrap();
+        set.remove(herd[0].id());
+        set.insert(alive.id()).unwrap();
+        assert!(set.next_exit().now_or_never().is_none());
+        set.remove(alive.id());
+    }
+    herd.clear();
+}
+
+#[tokio::test]
+async fn errors_leave_the_set_as_it_was() {
+    let mut child = Child::spawn(0);
+    child.reap();
+    let mut set = ExitSet::new();
+    assert_eq!(set.insert(0).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(
+        set.insert(u32::MAX).unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    let error = set.insert(child.id()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(
+        error.to_string(),
+        format!("no process with pid {}", child.id())
+    );
+    assert!(set.is_empty());
+    assert_eq!(set.pids().count(), 0);
+}
+
+#[tokio::test]
+async fn opened_resolved_reaped_and_failed_waits_can_be_inserted() {
+    let mut grandchild = Grandchild::spawn();
+    let zombie = Child::zombie(3);
+    let mut resolved = exit_of(zombie.id());
+    let exit = deadline(&mut resolved).await.unwrap();
+
+    let mut set = ExitSet::new();
+    assert!(set.insert_exit(ProcessExit::open(grandchild.id()).unwrap().reaped()));
+    assert!(set.insert_exit(resolved));
+    assert!(set.insert_exit(exit_of(0)));
+    assert_eq!(set.len(), 3);
+    assert_eq!(next(&mut set).await, exit);
+    let error = deadline(set.next_exit()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+
+    grandchild.end(8);
+    still_pending(set.next_exit()).await;
+    assert!(set.try_next_exit().is_none());
+    grandchild.reap();
+    assert_eq!(next(&mut set).await.status().unwrap().code(), Some(8));
+    assert!(set.is_empty());
+}
+
+#[tokio::test]
+async fn adopted_processes_can_be_inserted_and_told_apart() {
+    if support::poll_forced() {
+        return skip("polling is forced, and pidfds are adopted");
+    }
+    let mut grandchild = Grandchild::spawn();
+    let pidfds = [0, 0, 0].map(|flags| linux::pidfd_open(grandchild.id(), flags));
+    let duplicate = pidfds[0].try_clone().unwrap();
+    grandchild.end(8);
+    grandchild.reap();
+    let mut set = ExitSet::new();
+    for pidfd in pidfds {
+        // It has no pid any more, so it is not known to be the same one.
+        assert!(set.insert_exit(ProcessExit::try_from(pidfd).unwrap()));
+    }
+    for _ in 0..3 {
+        let exit = next(&mut set).await;
+        assert_eq!(exit.id(), 0);
+        if linux::pidfd_tells_the_status() {
+            assert_eq!(exit.status().unwrap().code(), Some(8));
+        }
+    }
+    assert!(set.is_empty());
+    drop(duplicate);
+}
+
+#[test]
+fn it_can_be_looked_at_without_a_runtime() {
+    let herd = herd(300);
+    let mut set = set_of(&herd);
+    assert!(set.try_next_exit().is_none());
+    kill(&herd);
+    let mut ids = HashSet::new();
+    while let Some(exit) = set.try_next_exit() {
+        assert!(ids.insert(exit.unwrap().id()));
+    }
+    assert_eq!(ids, herd.iter().map(Forked::id).collect());
+    assert!(set.is_empty());
+}
+
+#[tokio::test]
+async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
+    let herd = herd(400);
+    let mut set = set_of(&herd);
+    assert_eq!(set.exits_within(Duration::ZERO).await.unwrap(), []);
+    let start = Instant::now();
+    assert_eq!(
+        set.exits_within(Duration::from_millis(50)).await.unwrap(),
+        []
+    );
+    assert!(start.elapsed() >= Duration::from_millis(50));
+
+    let (gone, alive) = herd.split_at(300);
+    kill(gone);
+    // No time at all is enough to see all who are gone.
+    let exits = deadline(set.exits_within(Duration::ZERO)).await.unwrap();
+    let ids: HashSet<u32> = exits.iter().map(Exit::id).collect();
+    assert_eq!(exits.len(), 300);
+    assert_eq!(ids, gone.iter().map(Forked::id).collect());
+    assert_eq!(
+        set.pids().collect::<HashSet<_>>(),
+        alive.iter().map(Forked::id).collect()
+    );
+
+    // It does not wait for the end of the time when all are gone.
+    kill(alive);
+    assert_eq!(
+        deadline(set.exits_within(Duration::MAX))
+            .await
+            .unwrap()
+            .len(),
+        100
+    );
+    assert!(set.is_empty());
+}
+
+#[tokio::test]
+async fn exits_within_loses_nothing_when_cancelled_or_failing() {
+    let herd = herd(3);
+    let mut set = set_of(&herd);
+    kill(&herd[..2]);
+    still_pending(set.exits_within(Duration::MAX)).await;
+    assert_eq!(set.len(), 3);
+    assert!(set.contains(herd[0].id()) && set.contains(herd[1].id()));
+    set.insert_exit(exit_of(0));
+    let exits = deadline(set.exits_within(Duration::ZERO)).await.unwrap();
+    assert_eq!(exits.len(), 2);
+    assert_eq!(
+        deadline(set.exits_within(Duration::ZERO))
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::InvalidInput
+    );
+    assert_eq!(set.pids().collect::<Vec<_>>(), [herd[2].id()]);
+}
+
+#[tokio::test]
+async fn cancelling_at_any_point_loses_nothing() {
+    let herd = herd(200);
+    let mut set = set_of(&herd);
+    let mut ids = HashSet::new();
+    for process in &herd {
+        linux::kill(process.id(), libc::SIGKILL);
+        let next = tokio::time::timeout(Duration::from_micros(50), set.next_exit());
+        if let Ok(exit) = next.await {
+            assert!(ids.insert(exit.unwrap().unwrap().id()));
+        }
+        ids.extend(
+            set.next_exit()
+                .now_or_never()
+                .flatten()
+                .map(|exit| exit.unwrap().id()),
+        );
+    }
+    while let Some(exit) = deadline(set.next_exit()).await {
+        assert!(ids.insert(exit.unwrap().id()));
+    }
+    assert_eq!(ids, herd.iter().map(Forked::id).collect());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_moves_between_tasks_and_runtimes_with_all_its_processes() {
+    let herd = herd(100);
+    let mut set = set_of(&herd);
+    let mut ids = HashSet::new();
+    for (n, process) in herd.iter().enumerate() {
+        linux::kill(process.id(), libc::SIGKILL);
+        let (exit, moved) = if n % 10 == 0 {
+            let runtime = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                (runtime.block_on(next(&mut set)), set)
+            });
+            runtime.join().unwrap()
+        } else {
+            tokio::spawn(async move { (next(&mut set).await, set) })
+                .await
+                .unwrap()
+        };
+        set = moved;
+        assert_eq!(exit.id(), process.id());
+        assert!(ids.insert(exit.id()));
+    }
+    assert!(set.is_empty());
+}
+
+#[tokio::test]
+async fn others_have_their_turn_during_a_mass_exit() {
+    let herd = herd(2000);
+    let mut set = set_of(&herd);
+    kill(&herd);
+    let ticks = std::rc::Rc::new(std::cell::Cell::new(0));
+    let local = tokio::task::LocalSet::new();
+    let ticker = ticks.clone();
+    local.spawn_local(async move {
+        loop {
+            tokio::task::yield_now().await;
+            ticker.set(ticker.get() + 1);
+        }
+    });
+    let yielded = local
+        .run_until(async {
+            let mut yielded = 0;
+            while let Some(exit) = deadline(set.next_exit()).await {
+                exit.unwrap();
+                yielded += 1;
+            }
+            yielded
+        })
+        .await;
+    assert_eq!(yielded, 2000);
+    // The budget of a task is 128 operations.
+    assert!(
+        ticks.get() >= 2000 / 128,
+        "{} turns of the other task",
+        ticks.get()
+    );
+}
+
+#[tokio::test]
+async fn it_is_a_stream_that_goes_on_after_its_end() {
+    let mut first = Child::spawn(1);
+    let mut set = ExitSet::new();
+    set.insert(first.id()).unwrap();
+    assert_eq!(set.size_hint(), (1, Some(1)));
+    first.end();
+    assert_eq!(
+        deadline(StreamExt::next(&mut set))
+            .await
+            .unwrap()
+            .unwrap()
+            .id(),
+        first.id()
+    );
+    assert_eq!(set.size_hint(), (0, Some(0)));
+    assert!(deadline(StreamExt::next(&mut set)).await.is_none());
+    let mut second = Child::spawn(2);
+    set.insert(second.id()).unwrap();
+    second.end();
+    let exits: Vec<_> = deadline(set.collect()).await;
+    assert_eq!(exits.len(), 1);
+}
+
+#[tokio::test]
+async fn a_debug_line_says_what_is_in_it() {
+    let set = ExitSet::with_capacity(100);
+    assert_eq!(
+        format!("{set:?}"),
+        "ExitSet { len: 0, polled: 0, exited: 0, .. }"
+    );
+}
