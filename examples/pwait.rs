@@ -15,11 +15,9 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::{runtime, time};
-use tokio_process_exit::{Exit, ProcessExit};
+use tokio_process_exit::{Exit, ExitSet};
 
 /// Wait for processes to exit: any processes, not only your own children.
 #[derive(Parser)]
@@ -93,14 +91,14 @@ fn main() -> ExitCode {
 
 /// Opens the processes, and waits until `wanted` of them have exited or the time is over.
 async fn pwait(args: &Args, mut wanted: usize, report: &mut Report) {
-    let exits = FuturesUnordered::new();
+    let mut set = ExitSet::new();
     for &pid in &args.pids {
         if pid == std::process::id() {
             report.problem(format_args!("{pid} is pwait itself: it would wait forever"));
             continue;
         }
-        match ProcessExit::open(pid) {
-            Ok(exit) => exits.push(exit),
+        match set.insert(pid) {
+            Ok(_) => {}
             Err(error) if args.exited && error.kind() == io::ErrorKind::NotFound => {
                 wanted = wanted.saturating_sub(1);
                 report.news(format_args!("{pid}: not running."));
@@ -114,17 +112,17 @@ async fn pwait(args: &Args, mut wanted: usize, report: &mut Report) {
     let time_over = time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::select! {
         biased; // an exit goes before the end of the time
-        () = wait(exits, wanted, report) => {}
+        () = wait(set, wanted, report) => {}
         () = time_over => report.timeout(),
     }
 }
 
 /// Waits until `wanted` of the processes have exited, or there are none left.
-async fn wait(mut exits: FuturesUnordered<ProcessExit>, mut wanted: usize, report: &mut Report) {
+async fn wait(mut set: ExitSet, mut wanted: usize, report: &mut Report) {
     report.start_progress();
-    while wanted > 0 && !exits.is_empty() {
-        report.progress(wanted.min(exits.len()), exits.len());
-        match exits.next().await {
+    while wanted > 0 && !set.is_empty() {
+        report.progress(wanted.min(set.len()), set.len());
+        match set.next_exit().await {
             Some(Ok(exit)) => {
                 wanted -= 1;
                 report.news(describe(&exit));

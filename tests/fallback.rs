@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -18,7 +18,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use support::linux::{self, Forked, Grandchild};
 use support::{Child, deadline, skip, still_pending};
 use tokio::runtime::{Builder, Runtime};
-use tokio_process_exit::{Mechanism, ProcessExit, exit_of};
+use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
 /// Runs the rest of the test in a process of its own, once for each role.
 macro_rules! in_a_process_of_its_own {
@@ -500,6 +500,113 @@ fn polling_ends_with_the_last_wait() {
             "{switches} context switches with nothing to wait for"
         );
     });
+}
+
+async fn yields_all(set: &mut ExitSet, herd: &[Forked]) {
+    use std::os::unix::process::ExitStatusExt;
+    let mut ids = HashSet::new();
+    while let Some(exit) = deadline(set.next_exit()).await {
+        let exit = exit.unwrap();
+        assert_eq!(exit.status().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(ids.insert(exit.id()), "{exit} was yielded twice");
+    }
+    assert_eq!(ids, herd.iter().map(Forked::id).collect());
+}
+
+#[test]
+fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
+    let _ = in_a_process_of_its_own!(
+        a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some,
+        ["1"]
+    );
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let herd = herd(300);
+    let limit = limit_descriptors(128);
+    let mut set = ExitSet::new();
+    for process in &herd {
+        assert!(set.insert(process.id()).unwrap());
+        assert!(!set.insert(process.id()).unwrap());
+    }
+    assert!(set.polled() > 300 - 128, "{} polled", set.polled());
+    runtime.block_on(async {
+        still_pending(set.next_exit()).await;
+        // Those that were inserted last are polled.
+        for process in [&herd[299], &herd[0], &herd[298]] {
+            linux::kill(process.id(), libc::SIGKILL);
+            let exit = deadline(set.next_exit()).await.unwrap().unwrap();
+            assert_eq!(exit.id(), process.id());
+        }
+        if !support::poll_forced() {
+            limit_descriptors(limit);
+            deadline(async {
+                while set.polled() > 0 {
+                    still_pending(set.next_exit()).await;
+                }
+            })
+            .await;
+        }
+        let rest = &herd[1..298];
+        rest.iter()
+            .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
+        yields_all(&mut set, rest).await;
+    });
+}
+
+#[test]
+fn a_set_whose_events_are_refused_polls_them_all() {
+    let role = in_a_process_of_its_own!(
+        a_set_whose_events_are_refused_polls_them_all,
+        [
+            "pidfd_open",
+            "epoll_create1",
+            "epoll_ctl",
+            "epoll_ctl of the reactor"
+        ]
+    );
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    match &*role {
+        "pidfd_open" => deny(libc::SYS_pidfd_open, libc::ENOSYS),
+        "epoll_create1" => deny(libc::SYS_epoll_create1, libc::EMFILE),
+        "epoll_ctl" => deny(libc::SYS_epoll_ctl, libc::ENOSPC),
+        _ => {}
+    }
+    let herd = herd(300);
+    let mut set = ExitSet::new();
+    for process in &herd {
+        set.insert(process.id()).unwrap();
+    }
+    if role == "epoll_ctl of the reactor" {
+        deny(libc::SYS_epoll_ctl, libc::ENOSPC);
+    }
+    runtime.block_on(async {
+        still_pending(set.next_exit()).await;
+        assert_eq!(set.polled(), 300);
+        herd.iter()
+            .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
+        yields_all(&mut set, &herd).await;
+    });
+}
+
+#[test]
+fn a_polled_set_goes_on_in_another_runtime() {
+    let _ = in_a_process_of_its_own!(a_polled_set_goes_on_in_another_runtime, ["1"]);
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    let herd = herd(50);
+    let mut set = ExitSet::new();
+    for process in &herd {
+        set.insert(process.id()).unwrap();
+    }
+    let (first, second) = (runtime(), runtime());
+    let handle = first.handle().clone();
+    first.block_on(still_pending(set.next_exit()));
+    second.block_on(still_pending(set.next_exit()));
+    first.block_on(still_pending(set.next_exit()));
+    drop(first);
+    handle.block_on(set.next_exit()).unwrap().unwrap_err();
+    assert_eq!(set.len(), 50);
+    herd.iter()
+        .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
+    second.block_on(yields_all(&mut set, &herd));
 }
 
 /// Runs a test again with its own mounts, as `nobody`, after `mount` has run as root.

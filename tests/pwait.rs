@@ -2,11 +2,12 @@
 
 #![cfg(target_os = "linux")]
 
+mod support;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -172,7 +173,7 @@ fn does_not_wait_for_itself() {
     let mut command = Command::new("sh");
     command
         .args(["-c", "exec \"$0\" $$"])
-        .arg(pwait_executable());
+        .arg(support::example("pwait"));
     let end = Pwait::spawn(command.stdin(Stdio::null())).end();
     assert_eq!(end.code, 1, "{end:?}");
     assert!(end.stderr.contains("is pwait itself"), "{end:?}");
@@ -424,22 +425,9 @@ impl End {
 }
 
 fn pwait_command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(pwait_executable());
+    let mut command = Command::new(support::example("pwait"));
     command.args(arguments).stdin(Stdio::null());
     command
-}
-
-/// The example that cargo has built along with this test.
-fn pwait_executable() -> PathBuf {
-    let test = std::env::current_exe().unwrap(); // target/debug/deps/pwait-0123456789abcdef
-    let profile = test.ancestors().nth(2).unwrap();
-    let pwait = profile.join("examples/pwait");
-    assert!(
-        pwait.exists(),
-        "{} has not been built: `cargo test` does, and `cargo build --example pwait`",
-        pwait.display()
-    );
-    pwait
 }
 
 /// What a process prints, read in the background so that waiting for it can have a deadline.

@@ -116,3 +116,15 @@ impl Drop for Child {
 pub fn poll_forced() -> bool {
     cfg!(tokio_process_exit_force_poll)
 }
+
+/// An example that cargo has built along with the tests.
+pub fn example(name: &str) -> std::path::PathBuf {
+    let test = std::env::current_exe().unwrap(); // target/debug/deps/pwait-0123456789abcdef
+    let example = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(
+        example.exists(),
+        "{} has not been built: `cargo test` does, and `cargo build --example {name}`",
+        example.display()
+    );
+    example
+}
