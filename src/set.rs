@@ -114,7 +114,7 @@ struct Polling {
     /// How many there are.
     count: usize,
     /// Those that no poller looks at, yet or any more.
-    unwatched: Vec<Key>,
+    unwatched: VecDeque<Key>,
     /// Where the pollers' news arrives.
     inbox: Arc<Inbox>,
     /// The runtime whose poller looks at them.
@@ -144,6 +144,16 @@ struct Polled {
     probe: Arc<Probe>,
     watch: Option<Watch>,
     until: Until,
+}
+
+impl Polled {
+    /// Looks once. `None`: there is no news.
+    fn look(&self) -> Option<News> {
+        match self.probe.state() {
+            Ok(state) => Progress::new(self.until).advance(state).map(News::Exited),
+            Err(error) => Some(News::Failed(error)),
+        }
+    }
 }
 
 /// A place among the slots, and which of its occupants is meant.
@@ -438,19 +448,20 @@ impl ExitSet {
 
     /// As [`next_exit`](ExitSet::next_exit), to be polled.
     pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Exit>>> {
-        let coop = ready!(coop::poll_proceed(cx));
         let result = match self.poll_exited(0, cx) {
             Poll::Ready(Ok(())) => self.pop_exited(),
             Poll::Ready(Err(error)) => Some(Err(error)),
             Poll::Pending => {
-                self.close_leaving(cx);
+                // Not when there may be more exits, and it is only the turn of others.
+                if self.events.is_empty() && coop::has_budget_remaining() {
+                    self.close_leaving(cx);
+                }
                 return Poll::Pending;
             }
         };
         if result.is_none() && self.close_leaving(cx) {
             return Poll::Pending;
         }
-        coop.made_progress();
         Poll::Ready(result)
     }
 
@@ -499,13 +510,10 @@ impl ExitSet {
         let mut elapsed = pin!(tokio::time::sleep(timeout));
         let waited = poll_fn(|cx| {
             while self.exited.len() < self.len() {
-                let coop = ready!(coop::poll_proceed(cx));
                 if let Poll::Ready(result) = self.poll_exited(self.exited.len(), cx) {
-                    coop.made_progress();
                     result?;
                     continue;
                 }
-                drop(coop);
                 // Nothing was ready, or so much that it is the turn of others for a while.
                 if !coop::has_budget_remaining() {
                     return Poll::Pending;
@@ -578,7 +586,7 @@ impl ExitSet {
 
     fn polled_slot(&mut self, key: Key, probe: Arc<Probe>, until: Until) -> Slot {
         self.polling.count += 1;
-        self.polling.unwatched.push(key);
+        self.polling.unwatched.push_back(key);
         Slot::Polled(Box::new(Polled {
             probe,
             watch: None,
@@ -632,18 +640,26 @@ impl ExitSet {
     fn poll_exited(&mut self, known: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut watched_anew = false;
         loop {
-            while let Some(event) = self.events.pop_front() {
-                self.look_after(&event);
-                if self.exited.len() > known {
-                    return Poll::Ready(Ok(()));
-                }
-            }
             if self.exited.len() > known || self.exited.len() == self.len() {
                 return Poll::Ready(Ok(()));
             }
+            if !self.events.is_empty() {
+                let coop = ready!(coop::poll_proceed(cx));
+                coop.made_progress();
+                if let Some(event) = self.events.pop_front() {
+                    self.look_after(&event);
+                }
+                continue;
+            }
             if self.polling.count > 0 {
-                watched_anew |= self.watch();
+                watched_anew |= !self.polling.unwatched.is_empty();
+                if let Some((key, news)) = ready!(self.poll_watch(cx)) {
+                    self.take_in(key, news);
+                    continue;
+                }
+                let coop = ready!(coop::poll_proceed(cx));
                 if let Poll::Ready((key, news)) = self.polling.inbox.poll_news(cx) {
+                    coop.made_progress();
                     let closed = matches!(news, News::Closed);
                     self.take_in(Key::from_u64(key), news);
                     if closed && watched_anew {
@@ -689,13 +705,8 @@ impl ExitSet {
             else {
                 continue;
             };
-            match polled.probe.state() {
-                Ok(state) => {
-                    if let Some(state) = Progress::new(polled.until).advance(state) {
-                        self.take_in(key, News::Exited(state));
-                    }
-                }
-                Err(error) => self.take_in(key, News::Failed(error)),
+            if let Some(news) = polled.look() {
+                self.take_in(key, news);
             }
         }
         Ok(())
@@ -730,9 +741,10 @@ impl ExitSet {
         }
     }
 
-    /// Has a poller of the current runtime look at each polled process. Returns whether that was
-    /// news to any.
-    fn watch(&mut self) -> bool {
+    /// Has the current runtime's poller look at each polled process that none looks at, unless a
+    /// first look shows that it has exited. Ready with one that has, or with `None` when all are
+    /// watched.
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Key, News)>> {
         let here = Handle::current().id();
         if self.polling.runtime != Some(here) {
             // A new inbox, so that nothing arrives from another runtime's poller any more.
@@ -744,18 +756,24 @@ impl ExitSet {
                 .filter(|(_, entry)| matches!(entry.slot, Slot::Polled(_)));
             self.polling.unwatched = polled.map(|(key, _)| key).collect();
         }
-        let unwatched = mem::take(&mut self.polling.unwatched);
-        for &key in &unwatched {
-            if let Some(Entry {
+        while let Some(&key) = self.polling.unwatched.front() {
+            let coop = ready!(coop::poll_proceed(cx));
+            self.polling.unwatched.pop_front();
+            coop.made_progress();
+            let Some(Entry {
                 slot: Slot::Polled(polled),
                 ..
             }) = self.slots.get_mut(key)
-            {
-                let inbox = &self.polling.inbox;
-                polled.watch = Some(Watch::new(&polled.probe, polled.until, inbox, key.to_u64()));
+            else {
+                continue;
+            };
+            if let Some(news) = polled.look() {
+                return Poll::Ready(Some((key, news)));
             }
+            let inbox = &self.polling.inbox;
+            polled.watch = Some(Watch::new(&polled.probe, polled.until, inbox, key.to_u64()));
         }
-        !unwatched.is_empty()
+        Poll::Ready(None)
     }
 
     /// Takes in what a poller has told.
@@ -784,7 +802,7 @@ impl ExitSet {
                 self.polling.count -= 1;
                 self.fail(key, error);
             }
-            News::Exited(State::Running) | News::Closed => self.polling.unwatched.push(key),
+            News::Exited(State::Running) | News::Closed => self.polling.unwatched.push_back(key),
         }
     }
 
