@@ -44,24 +44,43 @@ async fn main() -> io::Result<()> {
         }
     }
 
-    set.pids().for_each(|pid| send(libc::SIGTERM, pid));
+    set.pids().for_each(|pid| send(Signal::Term, pid));
     for exit in set.exits_within(GRACE).await? {
         println!("{exit}");
     }
-    set.pids().for_each(|pid| send(libc::SIGKILL, pid));
+    set.pids().for_each(|pid| send(Signal::Kill, pid));
     while let Some(exit) = set.next_exit().await {
         println!("{}, as it did not obey", exit?);
     }
     Ok(())
 }
 
-fn send(signal: i32, pid: u32) {
+enum Signal {
+    Term,
+    Kill,
+}
+
+#[cfg(unix)]
+fn send(signal: Signal, pid: u32) {
+    let signal = match signal {
+        Signal::Term => libc::SIGTERM,
+        Signal::Kill => libc::SIGKILL,
+    };
     // A pid names a process only as long as that has not been reaped. Whoever is not the parent
     // and must be certain sends signals through a pidfd: `ProcessExit::as_pidfd`.
     // SAFETY: takes two integers. `ExitSet` has no pid 0, which would be a group.
     if unsafe { libc::kill(pid as libc::pid_t, signal) } != 0 {
         eprintln!("process {pid}: {}", io::Error::last_os_error());
     }
+}
+
+#[cfg(not(unix))]
+fn send(signal: Signal, pid: u32) {
+    let name = match signal {
+        Signal::Term => "terminate",
+        Signal::Kill => "kill",
+    };
+    eprintln!("process {pid}: this example can only {name} where there are signals");
 }
 
 struct Shells(Vec<Child>);

@@ -13,7 +13,7 @@ pub(crate) enum OpenError {
         process: Option<u32>,
     },
     /// No backend for this system.
-    #[allow(dead_code, reason = "on systems that have one")]
+    #[allow(dead_code, reason = "most systems have one")]
     Unsupported,
 }
 

@@ -21,6 +21,17 @@
 //!   that very process too, as far as the system lets us see.
 //!   - `state(&self) -> io::Result<State>` as above.
 //!   - `reopen(&self) -> Reopened` tries again for an event source.
+//! - `Group`: an event source for any number of processes, for [`ExitSet`](crate::ExitSet).
+//!   - `add(&mut self, Process, key) -> Result<Member, Process>`; `remove(&self, Member)`.
+//!   - `poll_events(&mut self, cx, &mut events)` as above, for as many as come; `try_events` looks
+//!     without waiting. An `Event` has the `key` of its member, and is the only one until
+//!     `rearm(&self, &member, key, state)`.
+//!   - `reserve(&mut self, more)` prepares for so many.
+//! - `Member`: a process in a group. Dropping it takes it out, but for duplicates.
+//!   - `state_after(&self, &event) -> io::Result<State>` looks.
+//!   - `is_reaped(&self)`, as `Process` and `Probe` have it too, and `is(&self, &process)`: whether
+//!     those two, of the same pid, are the same process.
+//! - `most_idle_descriptors() -> usize`: so many may be left open until there is time to close them.
 //! - `thread_cpu_time() -> Duration`: the processor time that this thread has taken.
 //!
 //! # Safety
@@ -32,18 +43,26 @@
 use std::io;
 
 #[cfg(unix)]
-mod reactor;
-#[cfg(unix)]
 mod wait_status;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
 #[cfg(any(target_os = "linux", target_os = "android"))]
+mod reactor;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::*;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod no_events;
+
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+mod unix;
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+pub(crate) use unix::*;
+
+#[cfg(not(unix))]
 mod unsupported;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(unix))]
 pub(crate) use unsupported::*;
 
 /// How far a process has come.

@@ -1,12 +1,12 @@
-//! A system with no event source known to us.
+//! A system that this crate cannot look at processes on.
 
+use std::convert::Infallible;
 use std::io;
 use std::process::ExitStatus;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{EventError, Opened, State};
-use crate::Mechanism;
+pub(crate) use super::no_events::*;
+use super::{Opened, State};
 use crate::error::OpenError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,52 +18,22 @@ impl Status {
     }
 }
 
-/// No process can be opened, so none exists.
-pub(crate) enum Process {}
-
 impl Process {
-    pub(crate) const MECHANISM: Mechanism = Mechanism::Polling;
-
     pub(crate) fn open(_pid: u32) -> Result<Opened, OpenError> {
         Err(OpenError::Unsupported)
     }
-
-    pub(crate) fn state(&self) -> io::Result<State> {
-        match *self {}
-    }
-
-    pub(crate) fn poll_event(&mut self, _cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
-        match *self {}
-    }
-
-    pub(crate) fn disarm(&mut self) {
-        match *self {}
-    }
-
-    pub(crate) fn tells_the_reap(&self) -> bool {
-        match *self {}
-    }
-
-    pub(crate) fn into_probe(self) -> Probe {
-        match self {}
-    }
 }
 
-pub(crate) enum Probe {}
-
-pub(crate) enum Reopened {
-    Process(Process),
-    Later,
-    Never,
-}
+/// No process can be opened, so there is none to look at.
+pub(crate) struct Probe(Infallible);
 
 impl Probe {
     pub(crate) fn state(&self) -> io::Result<State> {
-        match *self {}
+        match self.0 {}
     }
 
     pub(crate) fn reopen(&self) -> Reopened {
-        match *self {}
+        match self.0 {}
     }
 }
 

@@ -12,6 +12,28 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::{Status, errno, task};
 
+#[cfg(not(target_os = "android"))]
+use libc as uapi;
+
+/// What the libc crate does not have for Android: include/uapi/linux/pidfd.h.
+#[cfg(target_os = "android")]
+#[allow(non_camel_case_types)]
+mod uapi {
+    pub(super) const PIDFD_THREAD: libc::c_uint = libc::O_EXCL as libc::c_uint;
+    pub(super) const PIDFD_INFO_PID: libc::c_uint = 1 << 0;
+    pub(super) const PIDFD_INFO_EXIT: libc::c_uint = 1 << 3;
+    pub(super) const PIDFD_GET_INFO: libc::c_uint = 0xc040_ff0b;
+
+    #[repr(C)]
+    pub(super) struct pidfd_info {
+        pub(super) mask: u64,
+        cgroupid: u64,
+        pub(super) pid: u32,
+        rest: [u32; 10],
+        pub(super) exit_code: i32,
+    }
+}
+
 /// What `poll(2)` tells of the process behind a pidfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
@@ -126,15 +148,15 @@ pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
 ///
 /// Only to be asked once [`Liveness::Reaped`] was seen: before that it may fail in passing.
 pub(super) fn reaped_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
-    let info = get_info(pidfd, libc::PIDFD_INFO_EXIT)?;
+    let info = get_info(pidfd, uapi::PIDFD_INFO_EXIT)?;
     // Without the bit `exit_code` is 0 and means nothing.
-    (info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0).then_some(Status(info.exit_code))
+    (info.mask & u64::from(uapi::PIDFD_INFO_EXIT) != 0).then_some(Status(info.exit_code))
 }
 
 /// The pid of the process in our pid namespace. `None`: a kernel before 6.13, or it has no pid
 /// here, as it has been reaped or lives outside.
 pub(super) fn pid(pidfd: BorrowedFd<'_>) -> Option<u32> {
-    get_info(pidfd, libc::PIDFD_INFO_PID)
+    get_info(pidfd, uapi::PIDFD_INFO_PID)
         .map(|info| info.pid)
         .filter(|&pid| pid != 0)
 }
@@ -143,11 +165,11 @@ pub(super) fn pid(pidfd: BorrowedFd<'_>) -> Option<u32> {
 ///
 /// Errors all mean that it cannot be had: ENOTTY (no such ioctl), EINVAL (older than 6.13), ESRCH
 /// (reaped, before 6.15), EREMOTE (outside the pid namespace).
-fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<libc::pidfd_info> {
+fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<uapi::pidfd_info> {
     // SAFETY: a `pidfd_info` is all integers, for which all zeroes is a valid value.
-    let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
+    let mut info: uapi::pidfd_info = unsafe { mem::zeroed() };
     info.mask = want.into();
-    let request = libc::PIDFD_GET_INFO as _;
+    let request = uapi::PIDFD_GET_INFO as _;
     // SAFETY: the request carries the size of `pidfd_info`, and the kernel writes no more.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), request, &raw mut info) };
     (result >= 0).then_some(info)
@@ -192,7 +214,7 @@ pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_GETFL takes no third argument.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
     // PIDFD_THREAD (Linux 6.9) is kept among the file's flags.
-    if flags >= 0 && flags & libc::PIDFD_THREAD as i32 != 0 {
+    if flags >= 0 && flags & uapi::PIDFD_THREAD as i32 != 0 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(

@@ -99,10 +99,7 @@ fn clock(clock: libc::clockid_t) -> Duration {
     // Both clocks exist since Linux 2.6.39, so there is no error to handle.
     // SAFETY: `time` is writable.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        time.tv_nsec.unsigned_abs() as u32,
-    )
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Whether the mere attempt to open a pidfd would kill this process.

@@ -1,0 +1,110 @@
+//! A system whose events for processes are not known to this crate: everything is polled.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::task::{Context, Poll};
+
+use super::{EventError, Probe, State};
+use crate::Mechanism;
+
+/// No process is ever held by an event source.
+pub(crate) struct Process(pub(super) Infallible);
+
+impl Process {
+    pub(crate) const MECHANISM: Mechanism = Mechanism::Polling;
+
+    pub(crate) fn state(&self) -> io::Result<State> {
+        match self.0 {}
+    }
+
+    pub(crate) fn poll_event(&mut self, _cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
+        match self.0 {}
+    }
+
+    pub(crate) fn disarm(&mut self) {
+        match self.0 {}
+    }
+
+    pub(crate) fn tells_the_reap(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn is_reaped(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn into_probe(self) -> Probe {
+        match self.0 {}
+    }
+}
+
+pub(crate) enum Reopened {
+    Process(Process),
+    Later,
+    Never,
+}
+
+/// No process is ever in a group.
+#[derive(Default)]
+pub(crate) struct Group(());
+
+pub(crate) struct Member(Infallible);
+
+pub(crate) struct Event {
+    pub(crate) key: u64,
+}
+
+impl Group {
+    pub(crate) fn add(&mut self, process: Process, _key: u64) -> Result<Member, Process> {
+        match process.0 {}
+    }
+
+    pub(crate) fn rearm(&self, member: &Member, _key: u64, _state: State) -> io::Result<()> {
+        match member.0 {}
+    }
+
+    pub(crate) fn remove(&self, member: Member) {
+        match member.0 {}
+    }
+
+    pub(crate) fn poll_events(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _events: &mut VecDeque<Event>,
+    ) -> Poll<Result<(), EventError>> {
+        Poll::Pending
+    }
+
+    pub(crate) fn try_events(&self, _events: &mut VecDeque<Event>) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn reserve(&mut self, _more: usize) {}
+}
+
+impl Member {
+    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
+        match self.0 {}
+    }
+
+    pub(crate) fn is_reaped(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn is(&self, _process: &Process) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn tells_the_reap(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn into_probe(self) -> Probe {
+        match self.0 {}
+    }
+}
+
+pub(crate) fn most_idle_descriptors() -> usize {
+    0
+}
