@@ -45,7 +45,7 @@ const DENIALS: [(&str, i32); 3] = [
 fn deny(call: libc::c_long, errno: i32) {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
     let filter = SeccompFilter::new(
-        BTreeMap::from([(call, Vec::new())]),
+        BTreeMap::from([(call as _, Vec::new())]),
         SeccompAction::Allow,
         SeccompAction::Errno(errno as u32),
         std::env::consts::ARCH
@@ -220,10 +220,10 @@ fn limit_descriptors(soft: u64) -> u64 {
     };
     // SAFETY: `limit` is writable.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    let before = std::mem::replace(&mut limit.rlim_cur, soft);
+    let before = std::mem::replace(&mut limit.rlim_cur, soft as _);
     // SAFETY: `limit` is readable.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
-    before
+    before as _
 }
 
 /// Opens descriptors until there are none left.

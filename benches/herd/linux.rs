@@ -332,7 +332,7 @@ fn idle(pids: &[u32]) -> i64 {
             .await
             .expect("no error");
         assert!(exits.is_empty());
-        usage().ru_nvcsw - before
+        (usage().ru_nvcsw - before) as _
     })
 }
 

@@ -367,7 +367,7 @@ pub fn holds_pidfd_of(pid: u32, except: u32) -> bool {
 
 /// Of all threads of this process so far.
 pub fn voluntary_context_switches() -> i64 {
-    usage().ru_nvcsw
+    usage().ru_nvcsw as _
 }
 
 /// Makes a process that has this free pid. `None` where pids cannot be chosen.
