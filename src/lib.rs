@@ -19,7 +19,9 @@
 //! | platform | mechanism | exit status of a child | of another process |
 //! |---|---|---|---|
 //! | Linux 5.3 and later | a pidfd in tokio's reactor | yes | see [below](#the-exit-status) |
-//! | macOS, the BSDs, Windows | planned | | |
+//! | Linux where that is refused | [polling](#where-events-are-refused) | yes | see [below](#the-exit-status) |
+//! | other Unix | polling | no | no |
+//! | Windows | not yet | | |
 //!
 //! # What "exited" means
 //!
@@ -38,9 +40,28 @@
 //! - once it has been reaped, to everybody: Linux 6.15 and later, inside one pid namespace.
 //!   [`ProcessExit::reaped`] waits for that.
 //!
+//! # Where events are refused
+//!
+//! Containers deny `pidfd_open` with old seccomp profiles, old kernels do not have it, and
+//! descriptors run out. Then the wait works all the same: one poller per runtime looks at all such
+//! processes in turn, on a thread of the blocking pool that it gives back at least every 40 ms. It
+//! looks at each process after 0.1 ms at first, after 40 ms at last, and less often where all of
+//! them would take more than 4 % of one core. [`ProcessExit::mechanism`] and
+//! [`ProcessExit::fallback_reason`] tell. Once there are descriptors again, the wait goes back to
+//! events.
+//!
+//! Exited means the same then, and no status is false, but some are not known: that of a process
+//! which was reaped between two looks, say. Without a readable `/proc` a process counts as exited
+//! only when it is our own child or has been reaped, and a pid that went to another process between
+//! two looks is taken for the old one. That is also so for a pid that changed hands within 10 ms of
+//! the opening, if the kernel had to drop its caches meanwhile.
+//!
+//! A poller keeps the clock of `tokio::time::pause` from advancing by itself, as all blocking work.
+//!
 //! # Timeouts, many processes
 //!
-//! [`ProcessExit`] is a plain future, so what works for futures works for it:
+//! For many processes there is [`ExitSet`]. [`ProcessExit`] is a plain future, so what works for
+//! futures works for it:
 //!
 //! ```
 //! use std::time::Duration;
