@@ -1,4 +1,4 @@
-//! Why a process could not be opened.
+//! What goes wrong, in words.
 
 use std::io;
 
@@ -52,4 +52,12 @@ impl OpenError {
             ),
         }
     }
+}
+
+/// Says which process the system's error is about.
+pub(crate) fn about(pid: u32, error: &io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("cannot wait for process {pid}: {error}"),
+    )
 }

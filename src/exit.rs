@@ -14,7 +14,7 @@ use futures_core::FusedFuture;
 use tokio::runtime::Handle;
 use tokio::task::coop;
 
-use crate::error::OpenError;
+use crate::error::{OpenError, about};
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, EventError, Opened, Probe, State};
 
@@ -67,6 +67,11 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// Polling panics outside a tokio runtime, and in a runtime with I/O disabled
 /// (see [`Builder::enable_io`](tokio::runtime::Builder::enable_io)), as every tokio resource.
+///
+/// # When it resolves
+///
+/// The runtime's reactor tells of the exit, also of one that lies in the past, so the very first
+/// poll seldom resolves. [`try_exit`](ProcessExit::try_exit) looks now.
 ///
 /// # Cancel safety
 ///
@@ -341,10 +346,10 @@ impl ProcessExit {
         if !self.progress.resolved {
             let state = match &self.source {
                 Source::Failed(error) => return Err(error.to_io_error(self.id)),
-                Source::Event(process) => process.state()?,
-                Source::Polled(polled) => polled.probe.state()?,
+                Source::Event(process) => process.state(),
+                Source::Polled(polled) => polled.probe.state(),
             };
-            self.advance(state);
+            self.advance(state.map_err(|error| about(self.id, &error))?);
         }
         Ok(self.exit())
     }
@@ -445,10 +450,14 @@ impl Future for ProcessExit {
                 Source::Event(process) => match ready!(process.poll_event(cx)) {
                     Ok(state) => this.advance(state),
                     Err(EventError::Refused(reason)) => this.fall_back(reason),
-                    Err(EventError::Other(error)) => return Poll::Ready(Err(error)),
+                    Err(EventError::Other(error)) => {
+                        return Poll::Ready(Err(about(this.id, &error)));
+                    }
                 },
                 Source::Polled(polled) => {
-                    match ready!(polled.poll_news(this.progress.until, cx))? {
+                    match ready!(polled.poll_news(this.progress.until, cx))
+                        .map_err(|error| about(this.id, &error))?
+                    {
                         News::Exited(state) => this.advance(state),
                         News::Reopened(process) => this.source = Source::Event(process),
                         // `poll_news` has dealt with them.

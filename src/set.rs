@@ -14,7 +14,7 @@ use futures_core::Stream;
 use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
-use crate::error::OpenError;
+use crate::error::{OpenError, about};
 use crate::exit::{Parts, Progress, Source, Until};
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, State};
@@ -837,6 +837,10 @@ impl ExitSet {
     }
 
     fn fail(&mut self, key: Key, error: io::Error) {
+        let Some(entry) = self.slots.get(key) else {
+            return;
+        };
+        let error = about(entry.pid, &error);
         self.end(key, |_| Slot::Failed(Box::new(error)));
     }
 
