@@ -115,6 +115,16 @@ impl Progress {
         self.until
     }
 
+    /// The exit status as far as it is known.
+    pub(crate) fn status(&self) -> Option<sys::Status> {
+        self.status
+    }
+
+    /// Takes in a status that was seen elsewhere.
+    pub(crate) fn learn(&mut self, status: Option<sys::Status>) {
+        self.status = status.or(self.status);
+    }
+
     /// The exit status as far as it is known, once what is waited for has come.
     pub(crate) fn exited(&self) -> Option<Option<sys::Status>> {
         self.resolved.then_some(self.status)
@@ -135,7 +145,7 @@ impl Progress {
             return None;
         };
         // The system may tell the status at the exit only, or at the reap only.
-        self.status = status.or(self.status);
+        self.learn(status);
         self.resolved = reaped || self.until == Until::Exit;
         self.resolved.then_some(State::Exited {
             status: self.status,
@@ -180,20 +190,23 @@ impl Polled {
         self.probe
     }
 
-    fn poll_news(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<io::Result<News>> {
+    fn poll_news(&mut self, progress: Progress, cx: &mut Context<'_>) -> Poll<io::Result<News>> {
         let here = Handle::current().id();
         loop {
             let is_watched = matches!(&self.watch, Some((watch, _)) if watch.is_in(here));
             if !is_watched {
                 // Looking once is quick, and spares those that have exited the poller.
                 let coop = ready!(coop::poll_proceed(cx));
-                if let Some(state) = Progress::new(until).advance(self.probe.state()?) {
+                let seen = self.take_back();
+                let mut progress = progress;
+                progress.learn(seen);
+                if let Some(state) = progress.advance(self.probe.state()?) {
                     coop.made_progress();
                     return Poll::Ready(Ok(News::Exited(state)));
                 }
                 // A new inbox, so that nothing arrives from another runtime's poller any more.
                 let inbox = Arc::default();
-                self.watch = Some((Watch::new(&self.probe, until, &inbox, 0), inbox));
+                self.watch = Some((Watch::new(&self.probe, progress, &inbox, 0), inbox));
             }
             let Some((_, inbox)) = &self.watch else {
                 continue;
@@ -204,14 +217,36 @@ impl Polled {
                 News::Failed(error) => return Poll::Ready(Err(error)),
                 // Its runtime has shut down, and we are in a later one.
                 News::Closed if is_watched => {}
-                News::Closed => {
-                    let message = "cannot wait in a runtime that is being shut down";
-                    return Poll::Ready(Err(io::Error::other(message)));
-                }
+                News::Closed => return Poll::Ready(Err(closed())),
                 news => return Poll::Ready(Ok(news)),
             }
         }
     }
+
+    /// What the poller has told and nobody has taken in.
+    fn try_news(&mut self) -> Option<News> {
+        let (_, news) = self
+            .watch
+            .as_ref()
+            .and_then(|(_, inbox)| inbox.try_news())?;
+        self.watch = None;
+        Some(news)
+    }
+
+    /// Ends the watch, and returns the exit status if the poller has seen one.
+    fn take_back(&mut self) -> Option<sys::Status> {
+        let (watch, inbox) = self.watch.take()?;
+        match (watch.end(), inbox.try_news()) {
+            (Some(progress), _) => progress.status(),
+            (None, Some((_, News::Exited(State::Exited { status, .. })))) => status,
+            _ => None,
+        }
+    }
+}
+
+/// No poller can run.
+pub(crate) fn closed() -> io::Error {
+    io::Error::other("the runtime is shutting down, or has no thread to poll on")
 }
 
 impl ProcessExit {
@@ -227,7 +262,8 @@ impl ProcessExit {
         ProcessExit::new(id, Source::Event(process))
     }
 
-    pub(crate) fn into_parts(self) -> Parts {
+    pub(crate) fn into_parts(mut self) -> Parts {
+        self.disarm();
         Parts {
             id: self.id,
             progress: self.progress,
@@ -344,6 +380,16 @@ impl ProcessExit {
     /// ```
     pub fn try_exit(&mut self) -> io::Result<Option<Exit>> {
         if !self.progress.resolved {
+            if let Source::Polled(polled) = &mut self.source {
+                match polled.try_news() {
+                    Some(News::Exited(state)) => self.advance(state),
+                    Some(News::Reopened(process)) => self.source = Source::Event(process),
+                    Some(News::Failed(error)) => return Err(about(self.id, &error)),
+                    Some(News::Closed) | None => {}
+                }
+            }
+        }
+        if !self.progress.resolved {
             let state = match &self.source {
                 Source::Failed(error) => return Err(error.to_io_error(self.id)),
                 Source::Event(process) => process.state(),
@@ -427,7 +473,10 @@ impl ProcessExit {
         match &mut self.source {
             Source::Failed(_) => {}
             Source::Event(process) => process.disarm(),
-            Source::Polled(polled) => polled.watch = None,
+            Source::Polled(polled) => {
+                let seen = polled.take_back();
+                self.progress.learn(seen);
+            }
         }
     }
 }
@@ -455,7 +504,7 @@ impl Future for ProcessExit {
                     }
                 },
                 Source::Polled(polled) => {
-                    match ready!(polled.poll_news(this.progress.until, cx))
+                    match ready!(polled.poll_news(this.progress, cx))
                         .map_err(|error| about(this.id, &error))?
                     {
                         News::Exited(state) => this.advance(state),

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, Handle};
 
-use crate::exit::{Progress, Until};
+use crate::exit::Progress;
 use crate::sys::{self, Probe, Reopened, State};
 
 /// Between two looks at one process: at first and, doubled after each look, at last.
@@ -47,7 +47,7 @@ pub(crate) enum News {
     Reopened(sys::Process),
     /// It could not be looked at.
     Failed(io::Error),
-    /// The runtime has shut down, and the poller with it.
+    /// The poller has ended: the runtime has shut down, or has no thread for it.
     Closed,
 }
 
@@ -76,13 +76,18 @@ impl Inbox {
         Poll::Pending
     }
 
+    pub(crate) fn try_news(&self) -> Option<(u64, News)> {
+        lock(&self.contents).news.pop_front()
+    }
+
     fn deliver(&self, token: u64, news: News) {
         let mut contents = lock(&self.contents);
         contents.news.push_back((token, news));
         let waker = contents.waker.take();
         drop(contents);
         if let Some(waker) = waker {
-            waker.wake();
+            // One that panics must not keep the news from others.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }
 }
@@ -94,18 +99,23 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Has the current runtime's poller look at a process.
+    /// Has the current runtime's poller look at a process, and go on from this progress.
     ///
     /// # Panics
     ///
     /// Outside a runtime.
-    pub(crate) fn new(probe: &Arc<Probe>, until: Until, inbox: &Arc<Inbox>, token: u64) -> Watch {
+    pub(crate) fn new(
+        probe: &Arc<Probe>,
+        progress: Progress,
+        inbox: &Arc<Inbox>,
+        token: u64,
+    ) -> Watch {
         let handle = Handle::current();
         loop {
             let (poller, is_new) = Poller::of(handle.id());
             let key = poller.add(Watched {
                 probe: probe.clone(),
-                progress: Progress::new(until),
+                progress,
                 interval: SHORTEST,
                 inbox: inbox.clone(),
                 token,
@@ -117,10 +127,16 @@ impl Watch {
                 }
                 .queue();
             }
-            if let Some(key) = key {
-                return Watch { poller, key };
+            match key {
+                Some(key) => return Watch { poller, key },
+                None => poller.unlist(),
             }
         }
+    }
+
+    /// Ends it, and returns how far it had come, unless that is news in the inbox by now.
+    pub(crate) fn end(self) -> Option<Progress> {
+        self.poller.remove(self.key).map(|watched| watched.progress)
     }
 
     /// Whether it is the poller of this runtime that looks at it.
@@ -206,15 +222,19 @@ impl Poller {
         Some(key)
     }
 
-    fn remove(&self, key: u64) {
+    fn remove(&self, key: u64) -> Option<Watched> {
         let mut schedule = lock(&self.schedule);
         let removed = schedule.watched.remove(&key);
-        if schedule.watched.is_empty() {
+        let watched = schedule.watched.len();
+        if watched == 0 {
             self.changed.notify_one();
         }
-        drop(schedule);
-        // Not under the lock, as it may close a descriptor.
-        drop(removed);
+        // What has been dropped since the last look does not pile up.
+        if schedule.due.len() > 2 * watched + BATCH {
+            let Schedule { watched, due, .. } = &mut *schedule;
+            due.retain(|Reverse((_, key))| watched.contains_key(key));
+        }
+        removed
     }
 
     /// Looks at what is due, and sleeps in between. Returns whether another turn is needed.
@@ -224,12 +244,12 @@ impl Poller {
         let mut schedule = lock(&self.schedule);
         while !schedule.watched.is_empty() {
             let now = Instant::now();
+            if now >= end {
+                return true;
+            }
             let due = schedule.due.peek().map_or(now, |Reverse((due, _))| *due);
             let wake_at = schedule.rested.map_or(due, |rested| rested.max(due));
             if wake_at > now {
-                if now >= end {
-                    return true;
-                }
                 schedule.asleep_until = Some(wake_at);
                 let nap = wake_at.min(end) - now;
                 let woken = self.changed.wait_timeout(schedule, nap);
@@ -245,18 +265,26 @@ impl Poller {
             let (seen, may_reopen) = look_at(batch, may_reopen);
             schedule = lock(&self.schedule);
 
+            let looked_since = now;
             let now = Instant::now();
             if !may_reopen && schedule.reopen.is_none_or(|reopen| reopen <= now) {
                 schedule.reopen = Some(now + REOPEN);
             }
             let news = schedule.take_in(seen, now);
             let before = mem::replace(&mut worked, sys::thread_cpu_time());
-            schedule.rested = Some(now + worked.saturating_sub(before) * REST);
+            // Where the clock is denied or coarse, the time that has passed will do.
+            let work = match worked.saturating_sub(before) {
+                Duration::ZERO => now - looked_since,
+                work => work,
+            };
+            schedule.rested = Some(now + work * REST);
             if !news.is_empty() {
                 drop(schedule);
                 for (watched, news) in news {
                     watched.inbox.deliver(watched.token, news);
                 }
+                // What wakers do is not our work.
+                worked = sys::thread_cpu_time();
                 schedule = lock(&self.schedule);
             }
         }
@@ -271,17 +299,22 @@ impl Poller {
         let watched = mem::take(&mut schedule.watched);
         drop(schedule);
 
+        self.unlist();
+        for watched in watched.into_values() {
+            watched.inbox.deliver(watched.token, News::Closed);
+        }
+    }
+}
+
+impl Poller {
+    /// Makes room for the runtime's next poller, once this one has closed.
+    fn unlist(self: &Arc<Self>) {
         let mut pollers = lock(&POLLERS);
         if pollers
             .get(&self.runtime)
             .is_some_and(|poller| Arc::ptr_eq(poller, self))
         {
             pollers.remove(&self.runtime);
-        }
-        drop(pollers);
-
-        for watched in watched.into_values() {
-            watched.inbox.deliver(watched.token, News::Closed);
         }
     }
 }
@@ -342,11 +375,11 @@ fn look_at(batch: Vec<(u64, Arc<Probe>)>, mut may_reopen: bool) -> (Vec<(u64, Se
         let seen = match probe.state() {
             Ok(State::Running) if may_reopen => match probe.reopen() {
                 Reopened::Process(process) => Seen::Process(process),
-                Reopened::Later => {
+                Reopened::Exhausted => {
                     may_reopen = false;
                     Seen::State(State::Running)
                 }
-                Reopened::Never => Seen::State(State::Running),
+                Reopened::No => Seen::State(State::Running),
             },
             Ok(state) => Seen::State(state),
             Err(error) => Seen::Error(error),
@@ -365,15 +398,17 @@ struct Turn {
 
 impl Turn {
     fn queue(self) {
-        let handle = self.handle.clone();
+        let (poller, handle) = (self.poller.clone(), self.handle.clone());
         let run = move || {
             if self.poller.turn() {
                 self.queue();
             }
         };
-        // It panics if it cannot start the pool's first thread. That ends the poller as a shutdown
-        // does, and whoever waits is told.
-        let _ = catch_unwind(AssertUnwindSafe(|| handle.spawn_blocking(run)));
+        // It panics if it cannot start the pool's first thread, and leaves the task in the queue.
+        // Whoever waits is told then, and may try again.
+        if catch_unwind(AssertUnwindSafe(|| handle.spawn_blocking(run))).is_err() {
+            poller.close();
+        }
     }
 }
 

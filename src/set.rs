@@ -15,7 +15,7 @@ use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
 use crate::error::{OpenError, about};
-use crate::exit::{Parts, Progress, Source, Until};
+use crate::exit::{Parts, Progress, Source, Until, closed};
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, State};
 use crate::{Exit, ProcessExit};
@@ -143,14 +143,21 @@ enum Slot {
 struct Polled {
     probe: Arc<Probe>,
     watch: Option<Watch>,
-    until: Until,
+    progress: Progress,
 }
 
 impl Polled {
+    /// Ends the watch, and takes over what the poller has seen.
+    fn take_back(&mut self) {
+        if let Some(progress) = self.watch.take().and_then(Watch::end) {
+            self.progress.learn(progress.status());
+        }
+    }
+
     /// Looks once. `None`: there is no news.
-    fn look(&self) -> Option<News> {
+    fn look(&mut self) -> Option<News> {
         match self.probe.state() {
-            Ok(state) => Progress::new(self.until).advance(state).map(News::Exited),
+            Ok(state) => self.progress.advance(state).map(News::Exited),
             Err(error) => Some(News::Failed(error)),
         }
     }
@@ -334,7 +341,9 @@ impl ExitSet {
             Ok(Opened::Process(process)) => {
                 self.add_process(pid, process, Progress::new(Until::Exit))
             }
-            Ok(Opened::Refused(probe, _)) => self.add_polled(pid, Arc::new(probe), Until::Exit),
+            Ok(Opened::Refused(probe, _)) => {
+                self.add_polled(pid, Arc::new(probe), Progress::new(Until::Exit))
+            }
             Err(error) => return Err(OpenError::to_io_error(error, pid)),
         };
         Ok(true)
@@ -383,7 +392,7 @@ impl ExitSet {
             }
             (None, Source::Event(process)) => self.add_process(id, process, progress),
             (None, Source::Polled(polled)) => {
-                self.add_polled(id, polled.into_probe(), progress.until());
+                self.add_polled(id, polled.into_probe(), progress);
             }
         }
         true
@@ -574,23 +583,23 @@ impl ExitSet {
         match self.group.add(process, key.to_u64()) {
             Ok(member) if progress.until() == Until::Exit => Slot::Event(member),
             Ok(member) => Slot::EventUntilReap(Box::new((member, progress))),
-            Err(process) => self.polled_slot(key, Arc::new(process.into_probe()), progress.until()),
+            Err(process) => self.polled_slot(key, Arc::new(process.into_probe()), progress),
         }
     }
 
-    fn add_polled(&mut self, pid: u32, probe: Arc<Probe>, until: Until) {
+    fn add_polled(&mut self, pid: u32, probe: Arc<Probe>, progress: Progress) {
         let key = self.add(pid, Slot::Free { next: 0 });
-        let slot = self.polled_slot(key, probe, until);
+        let slot = self.polled_slot(key, probe, progress);
         self.slots.entries[key.index as usize].slot = slot;
     }
 
-    fn polled_slot(&mut self, key: Key, probe: Arc<Probe>, until: Until) -> Slot {
+    fn polled_slot(&mut self, key: Key, probe: Arc<Probe>, progress: Progress) -> Slot {
         self.polling.count += 1;
         self.polling.unwatched.push_back(key);
         Slot::Polled(Box::new(Polled {
             probe,
             watch: None,
-            until,
+            progress,
         }))
     }
 
@@ -660,11 +669,10 @@ impl ExitSet {
                 let coop = ready!(coop::poll_proceed(cx));
                 if let Poll::Ready((key, news)) = self.polling.inbox.poll_news(cx) {
                     coop.made_progress();
-                    let closed = matches!(news, News::Closed);
+                    let has_closed = matches!(news, News::Closed);
                     self.take_in(Key::from_u64(key), news);
-                    if closed && watched_anew {
-                        let message = "cannot wait in a runtime that is being shut down";
-                        return Poll::Ready(Err(io::Error::other(message)));
+                    if has_closed && watched_anew {
+                        return Poll::Ready(Err(closed()));
                     }
                     continue;
                 }
@@ -689,6 +697,7 @@ impl ExitSet {
                 None => break,
             }
         }
+        self.take_in_news();
         if self.exited.len() > known || self.polling.count == 0 {
             return Ok(());
         }
@@ -701,7 +710,7 @@ impl ExitSet {
             let Some(Entry {
                 slot: Slot::Polled(polled),
                 ..
-            }) = self.slots.get(key)
+            }) = self.slots.get_mut(key)
             else {
                 continue;
             };
@@ -747,6 +756,7 @@ impl ExitSet {
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Key, News)>> {
         let here = Handle::current().id();
         if self.polling.runtime != Some(here) {
+            self.take_in_news();
             // A new inbox, so that nothing arrives from another runtime's poller any more.
             self.polling.runtime = Some(here);
             self.polling.inbox = Arc::default();
@@ -767,13 +777,22 @@ impl ExitSet {
             else {
                 continue;
             };
+            polled.take_back();
             if let Some(news) = polled.look() {
                 return Poll::Ready(Some((key, news)));
             }
             let inbox = &self.polling.inbox;
-            polled.watch = Some(Watch::new(&polled.probe, polled.until, inbox, key.to_u64()));
+            let (probe, token) = (&polled.probe, key.to_u64());
+            polled.watch = Some(Watch::new(probe, polled.progress, inbox, token));
         }
         Poll::Ready(None)
+    }
+
+    /// Takes in what the poller has told by now.
+    fn take_in_news(&mut self) {
+        while let Some((key, news)) = self.polling.inbox.try_news() {
+            self.take_in(Key::from_u64(key), news);
+        }
     }
 
     /// Takes in what a poller has told.
@@ -786,14 +805,15 @@ impl ExitSet {
         else {
             return;
         };
-        polled.watch = None;
+        polled.take_back();
         match news {
             News::Exited(State::Exited { status, .. }) => {
+                let status = status.or(polled.progress.status());
                 self.polling.count -= 1;
                 self.set_exited(key, status);
             }
             News::Reopened(process) => {
-                let progress = Progress::new(polled.until);
+                let progress = polled.progress;
                 self.polling.count -= 1;
                 let slot = self.enter(key, process, progress);
                 self.slots.entries[key.index as usize].slot = slot;
@@ -820,15 +840,15 @@ impl ExitSet {
         let Some(entry) = self.slots.get_mut(key) else {
             return;
         };
-        let (member, until) = match mem::replace(&mut entry.slot, Slot::Free { next: 0 }) {
-            Slot::Event(member) => (member, Until::Exit),
-            Slot::EventUntilReap(waiting) => (waiting.0, waiting.1.until()),
+        let (member, progress) = match mem::replace(&mut entry.slot, Slot::Free { next: 0 }) {
+            Slot::Event(member) => (member, Progress::new(Until::Exit)),
+            Slot::EventUntilReap(waiting) => *waiting,
             slot => {
                 entry.slot = slot;
                 return;
             }
         };
-        let slot = self.polled_slot(key, Arc::new(member.into_probe()), until);
+        let slot = self.polled_slot(key, Arc::new(member.into_probe()), progress);
         self.slots.entries[key.index as usize].slot = slot;
     }
 

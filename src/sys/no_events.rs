@@ -41,8 +41,8 @@ impl Process {
 
 pub(crate) enum Reopened {
     Process(Process),
-    Later,
-    Never,
+    Exhausted,
+    No,
 }
 
 /// No process is ever in a group.

@@ -55,7 +55,7 @@ impl Probe {
     }
 
     pub(crate) fn reopen(&self) -> Reopened {
-        Reopened::Never
+        Reopened::No
     }
 }
 

@@ -8,7 +8,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::{Status, errno, task};
 
@@ -56,29 +56,40 @@ pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     // SAFETY: takes two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
     if fd < 0 {
-        return Err(errno());
+        let errno = errno();
+        if errno == libc::EMFILE {
+            RAN_OUT.store(true, Ordering::Relaxed);
+        }
+        return Err(errno);
     }
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     if is_the_last(fd.as_fd()) {
-        Err(libc::EMFILE)
-    } else {
-        Ok(fd)
+        RAN_OUT.store(true, Ordering::Relaxed);
+        return Err(libc::EMFILE);
     }
+    Ok(fd)
 }
 
-/// Whether a new descriptor, the lowest that was free, is the last below the limit.
+/// Whether no descriptor is left but this new one.
 fn is_the_last(fd: BorrowedFd<'_>) -> bool {
-    // Read again only when it seems to be reached, which spares most waits the system call.
+    // The lowest number that was free is given out, so it is the last if it is the highest. It may
+    // also be a hole in a table that is full, but asking costs two system calls, so that is only
+    // done once descriptors have run out. The limit is read when it seems to be reached.
     static LIMIT: AtomicI32 = AtomicI32::new(0);
     let next = fd.as_raw_fd() + 1;
-    if next < LIMIT.load(Ordering::Relaxed) {
-        return false;
+    if next >= LIMIT.load(Ordering::Relaxed) {
+        let limit = descriptor_limit();
+        LIMIT.store(limit, Ordering::Relaxed);
+        if next >= limit {
+            return true;
+        }
     }
-    let limit = descriptor_limit();
-    LIMIT.store(limit, Ordering::Relaxed);
-    next >= limit
+    RAN_OUT.load(Ordering::Relaxed) && fd.try_clone_to_owned().is_err()
 }
+
+/// Descriptors have run out, now or before.
+static RAN_OUT: AtomicBool = AtomicBool::new(false);
 
 /// How many descriptors this process may have.
 pub(super) fn descriptor_limit() -> i32 {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
-use super::{Liveness, Process, State, is_exhaustion, look, open_unless_denied, pidfd, task};
+use super::{Process, State, is_exhaustion, is_reaped, look, open_unless_denied, task};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -18,9 +18,10 @@ pub(crate) enum Probe {
 /// What came of another try for an event source.
 pub(crate) enum Reopened {
     Process(Process),
-    /// Another try may succeed.
-    Later,
-    Never,
+    /// Refused for want of something that there may be later.
+    Exhausted,
+    /// Not for this process, or not now.
+    No,
 }
 
 impl Probe {
@@ -42,7 +43,7 @@ impl Probe {
     pub(crate) fn reopen(&self) -> Reopened {
         match self {
             Probe::Pid(probe) if probe.may_reopen => probe.reopen(),
-            _ => Reopened::Never,
+            _ => Reopened::No,
         }
     }
 }
@@ -57,8 +58,8 @@ pub(crate) struct PidProbe {
     inode: Option<u64>,
     /// In ticks since boot. [`UNKNOWN`] until it could be read.
     start_time: AtomicU64,
-    /// When this was made, by the same clock.
-    opened: u64,
+    /// By the same clock, when it was last certain that the process has the pid.
+    certain: AtomicU64,
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -67,7 +68,8 @@ const UNKNOWN: u64 = u64::MAX;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Identity {
     Certain,
-    /// Unless the pid went to another process within one tick of the start, and of the opening.
+    /// Unless the pid has gone to another process that started in the same tick as this one, and as
+    /// the last look that was certain.
     Likely,
     Other,
     /// `/proc` does not tell.
@@ -82,13 +84,13 @@ impl PidProbe {
             proc: procfs::numbers_as_we_do(),
             inode: None,
             start_time: UNKNOWN.into(),
-            opened: 0,
+            certain: 0.into(),
         };
         probe.inode = probe.inode_now();
         if let Some(stat) = probe.stat() {
             probe.start_time = stat.start_time.into();
         }
-        probe.opened = procfs::ticks(task::time_since_boot());
+        probe.certain = procfs::ticks(task::time_since_boot()).into();
         probe
     }
 
@@ -128,23 +130,26 @@ impl PidProbe {
     fn identity(&self, stat: Option<&Stat>) -> Identity {
         // The directory's inode belongs to the process, and never to another one. But under memory
         // pressure the kernel drops it, and makes a new one.
+        let now = procfs::ticks(task::time_since_boot());
         if self.inode.is_some() && self.inode_now() == self.inode {
+            self.certain.fetch_max(now, Ordering::Relaxed);
             return Identity::Certain;
         }
         let Some(&Stat { start_time, .. }) = stat else {
             return Identity::Unknown;
         };
+        let certain = self.certain.load(Ordering::Relaxed);
         match self.start_time.load(Ordering::Relaxed) {
             // With no descriptor left, `stat` could not be read at the opening. But one that had
             // started by then is the one that had the pid then, as no other could have it.
-            UNKNOWN if start_time <= self.opened => {
+            UNKNOWN if start_time <= certain => {
                 self.start_time.store(start_time, Ordering::Relaxed);
             }
             known if start_time == known => {}
             _ => return Identity::Other,
         }
-        // A later owner of the pid has started no earlier than in the tick of the opening.
-        if start_time < self.opened {
+        // A later owner of the pid has started no earlier than in that tick.
+        if start_time < certain {
             Identity::Certain
         } else {
             Identity::Likely
@@ -171,19 +176,13 @@ impl PidProbe {
         let is_certain = || self.identity(self.stat().as_ref()) == Identity::Certain;
         // The pidfd is that process's if the pid was its own before and after.
         if !is_certain() {
-            return Reopened::Later;
+            return Reopened::No;
         }
         match open_unless_denied(self.pid) {
-            Ok(fd) => match pidfd::liveness(fd.as_fd()) {
-                Ok(Liveness::Running | Liveness::Zombie) if is_certain() => {
-                    Reopened::Process(Process::new(fd))
-                }
-                _ => Reopened::Later,
-            },
-            Err(errno) if is_exhaustion(errno) => Reopened::Later,
-            // It is being reaped: the next look will tell.
-            Err(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Reopened::Later,
-            Err(_) => Reopened::Never,
+            Ok(fd) if !is_reaped(fd.as_fd()) && is_certain() => Reopened::Process(Process::new(fd)),
+            Err(errno) if is_exhaustion(errno) => Reopened::Exhausted,
+            // If it is being reaped, the next look will tell.
+            _ => Reopened::No,
         }
     }
 }

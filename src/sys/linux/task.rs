@@ -23,14 +23,17 @@ pub(super) enum Kind {
 
 /// Finds out what the number `pid` means.
 pub(super) fn kind(pid: libc::pid_t) -> Kind {
-    if leads(pid) {
-        Kind::Process
-    } else if exists(pid) {
-        Kind::Thread {
-            process: procfs::process_of_thread(pid),
-        }
-    } else {
-        Kind::Nothing
+    // In this order: what leads nothing because it has just been reaped does not exist later on.
+    let leads = leads(pid);
+    if !exists(pid) {
+        return Kind::Nothing;
+    }
+    if leads {
+        return Kind::Process;
+    }
+    match procfs::process_of_thread(pid) {
+        Some(process) if process == pid.unsigned_abs() => Kind::Process,
+        process => Kind::Thread { process },
     }
 }
 
