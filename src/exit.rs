@@ -190,23 +190,25 @@ impl Polled {
         self.probe
     }
 
-    fn poll_news(&mut self, progress: Progress, cx: &mut Context<'_>) -> Poll<io::Result<News>> {
+    fn poll_news(
+        &mut self,
+        progress: &mut Progress,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<News>> {
         let here = Handle::current().id();
         loop {
             let is_watched = matches!(&self.watch, Some((watch, _)) if watch.is_in(here));
             if !is_watched {
                 // Looking once is quick, and spares those that have exited the poller.
                 let coop = ready!(coop::poll_proceed(cx));
-                let seen = self.take_back();
-                let mut progress = progress;
-                progress.learn(seen);
+                progress.learn(self.take_back());
                 if let Some(state) = progress.advance(self.probe.state()?) {
                     coop.made_progress();
                     return Poll::Ready(Ok(News::Exited(state)));
                 }
                 // A new inbox, so that nothing arrives from another runtime's poller any more.
                 let inbox = Arc::default();
-                self.watch = Some((Watch::new(&self.probe, progress, &inbox, 0), inbox));
+                self.watch = Some((Watch::new(&self.probe, *progress, &inbox, 0), inbox));
             }
             let Some((_, inbox)) = &self.watch else {
                 continue;
@@ -216,8 +218,8 @@ impl Polled {
             match news {
                 News::Failed(error) => return Poll::Ready(Err(error)),
                 // Its runtime has shut down, and we are in a later one.
-                News::Closed if is_watched => {}
-                News::Closed => return Poll::Ready(Err(closed())),
+                News::Closed(seen) if is_watched => progress.learn(seen.status()),
+                News::Closed(_) => return Poll::Ready(Err(closed())),
                 news => return Poll::Ready(Ok(news)),
             }
         }
@@ -239,6 +241,7 @@ impl Polled {
         match (watch.end(), inbox.try_news()) {
             (Some(progress), _) => progress.status(),
             (None, Some((_, News::Exited(State::Exited { status, .. })))) => status,
+            (None, Some((_, News::Closed(progress)))) => progress.status(),
             _ => None,
         }
     }
@@ -345,8 +348,8 @@ impl ProcessExit {
     /// Why the process is polled. `None` if it is not.
     ///
     /// That the system refuses us an event source is no error: the wait works all the same, if
-    /// later by up to 40 ms and at the price of a shared poller that takes up to 4 % of one core.
-    /// When it was for want of descriptors, the wait goes back to events once there are some.
+    /// later and at some cost (see [the crate's page](crate#where-events-are-refused)). When it was
+    /// for want of descriptors, the wait goes back to events once there are some.
     ///
     /// # Examples
     ///
@@ -385,7 +388,8 @@ impl ProcessExit {
                     Some(News::Exited(state)) => self.advance(state),
                     Some(News::Reopened(process)) => self.source = Source::Event(process),
                     Some(News::Failed(error)) => return Err(about(self.id, &error)),
-                    Some(News::Closed) | None => {}
+                    Some(News::Closed(seen)) => self.progress.learn(seen.status()),
+                    None => {}
                 }
             }
         }
@@ -474,8 +478,7 @@ impl ProcessExit {
             Source::Failed(_) => {}
             Source::Event(process) => process.disarm(),
             Source::Polled(polled) => {
-                let seen = polled.take_back();
-                self.progress.learn(seen);
+                self.progress.learn(polled.take_back());
             }
         }
     }
@@ -504,13 +507,13 @@ impl Future for ProcessExit {
                     }
                 },
                 Source::Polled(polled) => {
-                    match ready!(polled.poll_news(this.progress, cx))
+                    match ready!(polled.poll_news(&mut this.progress, cx))
                         .map_err(|error| about(this.id, &error))?
                     {
                         News::Exited(state) => this.advance(state),
                         News::Reopened(process) => this.source = Source::Event(process),
                         // `poll_news` has dealt with them.
-                        News::Failed(_) | News::Closed => {}
+                        News::Failed(_) | News::Closed(_) => {}
                     }
                 }
             }

@@ -47,8 +47,8 @@ pub(crate) enum News {
     Reopened(sys::Process),
     /// It could not be looked at.
     Failed(io::Error),
-    /// The poller has ended: the runtime has shut down, or has no thread for it.
-    Closed,
+    /// The poller has ended: the runtime has shut down, or has no thread for it. It had come so far.
+    Closed(Progress),
 }
 
 /// Where news arrives, each with the token of its [`Watch`].
@@ -80,16 +80,17 @@ impl Inbox {
         lock(&self.contents).news.pop_front()
     }
 
-    fn deliver(&self, token: u64, news: News) {
+    /// Puts news in. Returns whom to wake, when no lock is held any more.
+    fn put(&self, token: u64, news: News) -> Option<Waker> {
         let mut contents = lock(&self.contents);
         contents.news.push_back((token, news));
-        let waker = contents.waker.take();
-        drop(contents);
-        if let Some(waker) = waker {
-            // One that panics must not keep the news from others.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-        }
+        contents.waker.take()
     }
+}
+
+fn wake(waker: Waker) {
+    // One that panics must not keep the news from others.
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
 /// A process being looked at, until this is dropped.
@@ -134,7 +135,7 @@ impl Watch {
         }
     }
 
-    /// Ends it, and returns how far it had come, unless that is news in the inbox by now.
+    /// Ends it, and returns how far it had come. `None`: it has ended, and its news has arrived.
     pub(crate) fn end(self) -> Option<Progress> {
         self.poller.remove(self.key).map(|watched| watched.progress)
     }
@@ -270,7 +271,7 @@ impl Poller {
             if !may_reopen && schedule.reopen.is_none_or(|reopen| reopen <= now) {
                 schedule.reopen = Some(now + REOPEN);
             }
-            let news = schedule.take_in(seen, now);
+            let wakers = schedule.take_in(seen, now);
             let before = mem::replace(&mut worked, sys::thread_cpu_time());
             // Where the clock is denied or coarse, the time that has passed will do.
             let work = match worked.saturating_sub(before) {
@@ -278,11 +279,9 @@ impl Poller {
                 work => work,
             };
             schedule.rested = Some(now + work * REST);
-            if !news.is_empty() {
+            if !wakers.is_empty() {
                 drop(schedule);
-                for (watched, news) in news {
-                    watched.inbox.deliver(watched.token, news);
-                }
+                wakers.into_iter().for_each(wake);
                 // What wakers do is not our work.
                 worked = sys::thread_cpu_time();
                 schedule = lock(&self.schedule);
@@ -297,12 +296,15 @@ impl Poller {
         let mut schedule = lock(&self.schedule);
         schedule.closed = true;
         let watched = mem::take(&mut schedule.watched);
+        let put = |watched: &Watched| {
+            watched
+                .inbox
+                .put(watched.token, News::Closed(watched.progress))
+        };
+        let wakers: Vec<Waker> = watched.values().filter_map(put).collect();
         drop(schedule);
-
         self.unlist();
-        for watched in watched.into_values() {
-            watched.inbox.deliver(watched.token, News::Closed);
-        }
+        wakers.into_iter().for_each(wake);
     }
 }
 
@@ -336,9 +338,12 @@ impl Schedule {
         batch
     }
 
-    /// Takes in what was seen, and returns what is news.
-    fn take_in(&mut self, seen: Vec<(u64, Seen)>, now: Instant) -> Vec<(Watched, News)> {
-        let mut all_news = Vec::new();
+    /// Takes in what was seen, puts what is news into the inboxes, and returns whom to wake.
+    ///
+    /// A process leaves `watched` and its news arrives under one lock, so that whoever takes it out
+    /// finds either there.
+    fn take_in(&mut self, seen: Vec<(u64, Seen)>, now: Instant) -> Vec<Waker> {
+        let mut wakers = Vec::new();
         for (key, seen) in seen {
             let Some(watched) = self.watched.get_mut(&key) else {
                 continue;
@@ -355,9 +360,10 @@ impl Schedule {
                 Seen::Process(process) => News::Reopened(process),
                 Seen::Error(error) => News::Failed(error),
             };
-            all_news.extend(self.watched.remove(&key).map(|watched| (watched, news)));
+            wakers.extend(watched.inbox.put(watched.token, news));
+            self.watched.remove(&key);
         }
-        all_news
+        wakers
     }
 }
 

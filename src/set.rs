@@ -669,7 +669,7 @@ impl ExitSet {
                 let coop = ready!(coop::poll_proceed(cx));
                 if let Poll::Ready((key, news)) = self.polling.inbox.poll_news(cx) {
                     coop.made_progress();
-                    let has_closed = matches!(news, News::Closed);
+                    let has_closed = matches!(news, News::Closed(_));
                     self.take_in(Key::from_u64(key), news);
                     if has_closed && watched_anew {
                         return Poll::Ready(Err(closed()));
@@ -715,7 +715,15 @@ impl ExitSet {
                 continue;
             };
             if let Some(news) = polled.look() {
-                self.take_in(key, news);
+                // The poller may have been faster, and may have seen more.
+                match polled.watch.take().map(Watch::end) {
+                    Some(None) => self.take_in_news(),
+                    Some(Some(progress)) => {
+                        polled.progress.learn(progress.status());
+                        self.take_in(key, news);
+                    }
+                    None => self.take_in(key, news),
+                }
             }
         }
         Ok(())
@@ -822,7 +830,12 @@ impl ExitSet {
                 self.polling.count -= 1;
                 self.fail(key, error);
             }
-            News::Exited(State::Running) | News::Closed => self.polling.unwatched.push_back(key),
+            News::Closed(progress) => {
+                polled.progress.learn(progress.status());
+                self.polling.unwatched.push_back(key);
+            }
+            // A poller tells of exits only.
+            News::Exited(State::Running) => self.polling.unwatched.push_back(key),
         }
     }
 

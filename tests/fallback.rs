@@ -329,6 +329,287 @@ fn the_last_descriptor_is_left_to_look_at_zombies_with() {
 }
 
 #[test]
+fn the_last_descriptor_is_left_also_when_it_is_a_hole_in_a_full_table() {
+    let _ = in_a_process_of_its_own!(
+        the_last_descriptor_is_left_also_when_it_is_a_hole_in_a_full_table,
+        ["1"]
+    );
+    runtime().block_on(async {
+        let (mut one, two) = (Grandchild::spawn(), Grandchild::spawn());
+        limit_descriptors(64);
+        let mut files = exhaust_descriptors();
+        let of_one = exit_of(one.id());
+        files.remove(0);
+        let mut of_two = exit_of(two.id());
+        assert_eq!(of_two.mechanism(), Some(Mechanism::Polling));
+        still_pending(&mut of_two).await;
+        one.end(8);
+        assert_eq!(
+            deadline(of_one).await.unwrap().status().unwrap().code(),
+            Some(8)
+        );
+        assert_eq!(of_two.mechanism(), Some(Mechanism::Polling));
+    });
+}
+
+#[test]
+fn a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one() {
+    let _ = in_a_process_of_its_own!(
+        a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one,
+        ["1"]
+    );
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let mut child = Child::spawn(7);
+    let mut exit = exit_of(child.id());
+    let (handle, pid) = (runtime.handle().clone(), child.id());
+    let failed = std::thread::spawn(move || {
+        deny(libc::SYS_clone, libc::EAGAIN);
+        deny(libc::SYS_clone3, libc::EAGAIN);
+        let mut set = ExitSet::new();
+        set.insert(pid).unwrap();
+        handle.block_on(set.next_exit()).unwrap().unwrap_err();
+        handle.block_on(&mut exit).unwrap_err();
+        (exit, set)
+    });
+    let (mut exit, mut set) = failed.join().unwrap();
+    runtime.block_on(async {
+        still_pending(&mut exit).await;
+        still_pending(set.next_exit()).await;
+        child.end();
+        assert_eq!(
+            deadline(exit).await.unwrap().status().unwrap().code(),
+            Some(7)
+        );
+        deadline(set.next_exit()).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_status_that_the_poller_has_seen_is_not_lost_by_the_reap() {
+    let _ = in_a_process_of_its_own!(
+        a_status_that_the_poller_has_seen_is_not_lost_by_the_reap,
+        ["1"]
+    );
+    if !linux::stat_tells_the_status() {
+        return skip("Linux before 6.1 does not tell");
+    }
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    let (first, second) = (runtime(), runtime());
+    let code = |exit: tokio_process_exit::Exit| exit.status().and_then(|status| status.code());
+
+    // It is at hand when the process is looked at, waited for elsewhere, or put into a set.
+    let seen = || {
+        let mut grandchild = Grandchild::spawn();
+        let mut task = tokio_test::task::spawn(exit_of(grandchild.id()));
+        first.block_on(async { assert!(task.poll().is_pending()) });
+        grandchild.end(8);
+        support::until("the poller sees the zombie", || task.is_woken());
+        grandchild.reap();
+        task.into_inner()
+    };
+    assert_eq!(code(seen().try_exit().unwrap().unwrap()), Some(8));
+    assert_eq!(code(second.block_on(deadline(seen())).unwrap()), Some(8));
+    assert_eq!(code(seen().reaped().try_exit().unwrap().unwrap()), Some(8));
+    let mut set = ExitSet::new();
+    assert!(set.insert_exit(seen()));
+    assert_eq!(code(set.try_next_exit().unwrap().unwrap()), Some(8));
+
+    // Also while it still waits for the reap, and in a set.
+    let mut grandchild = Grandchild::spawn();
+    let mut exit = exit_of(grandchild.id()).reaped();
+    let mut set = ExitSet::new();
+    set.insert_exit(exit_of(grandchild.id()).reaped());
+    first.block_on(async {
+        still_pending(&mut exit).await;
+        still_pending(set.next_exit()).await;
+    });
+    grandchild.end(8);
+    support::until("a zombie", || linux::state_of(grandchild.id()) == Some('Z'));
+    second.block_on(async {
+        still_pending(&mut exit).await;
+        still_pending(set.next_exit()).await;
+    });
+    grandchild.reap();
+    assert_eq!(code(exit.try_exit().unwrap().unwrap()), Some(8));
+    assert_eq!(code(set.try_next_exit().unwrap().unwrap()), Some(8));
+}
+
+#[test]
+fn a_waker_that_panics_keeps_no_news_from_others() {
+    struct Bomb;
+    impl std::task::Wake for Bomb {
+        fn wake(self: std::sync::Arc<Self>) {
+            panic!("a waker that panics");
+        }
+    }
+    let _ = in_a_process_of_its_own!(a_waker_that_panics_keeps_no_news_from_others, ["1"]);
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    let runtime = runtime();
+    runtime.block_on(async {
+        let mut children: Vec<Child> = (0..8).map(Child::spawn).collect();
+        let mut exits: Vec<ProcessExit> =
+            children.iter().map(|child| exit_of(child.id())).collect();
+        for (n, exit) in exits.iter_mut().enumerate() {
+            if n % 2 == 0 {
+                let bomb = std::sync::Arc::new(Bomb).into();
+                let mut context = std::task::Context::from_waker(&bomb);
+                assert!(futures::FutureExt::poll_unpin(exit, &mut context).is_pending());
+            }
+        }
+        children.iter_mut().for_each(Child::end);
+        for exit in exits {
+            deadline(exit).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn dropped_caches_cost_neither_the_status_nor_the_way_back_to_events() {
+    let role = in_a_process_of_its_own!(
+        dropped_caches_cost_neither_the_status_nor_the_way_back_to_events,
+        ["denied", "exhausted"]
+    );
+    let drop_caches = || std::fs::write("/proc/sys/vm/drop_caches", "2");
+    if drop_caches().is_err() {
+        return skip("caches cannot be dropped (not root)");
+    }
+    if !linux::stat_tells_the_status() {
+        return skip("Linux before 6.1 does not tell");
+    }
+    let mut child = Child::spawn(7);
+    let mut grandchild = Grandchild::spawn();
+    let mut exhausted = None;
+    if role == "denied" {
+        deny(libc::SYS_pidfd_open, libc::EPERM);
+    } else {
+        exhausted = Some((limit_descriptors(64), exhaust_descriptors()));
+    }
+    let mut exits = [child.id(), grandchild.id()].map(exit_of);
+    let runtime = runtime_in(&mut exhausted);
+    runtime.block_on(async {
+        // Some looks in later ticks than the one in which it was opened.
+        for exit in &mut exits {
+            assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+            still_pending(&mut *exit).await;
+        }
+        drop_caches().unwrap();
+        if exhausted.take().is_some() && !support::poll_forced() {
+            for exit in &mut exits {
+                deadline(async {
+                    while exit.mechanism() != Some(Mechanism::PidFd) {
+                        still_pending(&mut *exit).await;
+                    }
+                })
+                .await;
+            }
+        }
+        child.end();
+        grandchild.end(8);
+        let [of_child, of_grandchild] = exits;
+        assert_eq!(
+            deadline(of_child).await.unwrap().status().unwrap().code(),
+            Some(7)
+        );
+        assert_eq!(
+            deadline(of_grandchild)
+                .await
+                .unwrap()
+                .status()
+                .unwrap()
+                .code(),
+            Some(8)
+        );
+    });
+}
+
+/// A runtime takes descriptors of its own, for which a few are given back; the limit is lifted.
+fn runtime_in(exhausted: &mut Option<(u64, Vec<std::fs::File>)>) -> Runtime {
+    if let Some((limit, files)) = exhausted {
+        limit_descriptors(*limit);
+        files.truncate(files.len() / 2);
+    }
+    runtime()
+}
+
+#[test]
+fn a_recycled_pid_gives_no_status_of_its_new_owner() {
+    let _ = in_a_process_of_its_own!(a_recycled_pid_gives_no_status_of_its_new_owner, ["1"]);
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    for _ in 0..50 {
+        // All in one tick, if the machine is quick enough, so that the start times are the same.
+        let first = linux::fork(|| 1);
+        let pid = first.id();
+        let mut exit = exit_of(pid);
+        first.reap();
+        let Some(second) = linux::recycle(pid, || linux::fork(|| 77), Forked::id) else {
+            return skip("pids cannot be chosen (not root)");
+        };
+        support::until("a zombie", || linux::state_of(pid) == Some('Z'));
+        let seen = exit.try_exit().unwrap();
+        let code = seen
+            .and_then(|exit| exit.status())
+            .and_then(|status| status.code());
+        assert!(
+            code.is_none_or(|code| code == 1),
+            "the status of its successor: {code:?}"
+        );
+        drop(second);
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[test]
+fn a_polled_exit_is_noticed_within_the_interval_and_a_new_wait_at_once() {
+    let _ = in_a_process_of_its_own!(
+        a_polled_exit_is_noticed_within_the_interval_and_a_new_wait_at_once,
+        ["1"]
+    );
+    deny(libc::SYS_pidfd_open, libc::EPERM);
+    runtime().block_on(async {
+        let mut late = Vec::new();
+        for _ in 0..15 {
+            let process = linux::fork(|| linux::forever());
+            let mut exit = exit_of(process.id());
+            still_pending(&mut exit).await;
+            let start = Instant::now();
+            linux::kill(process.id(), libc::SIGKILL);
+            deadline(exit).await.unwrap();
+            late.push(start.elapsed());
+        }
+        let late = median(late);
+        assert!(
+            late < Duration::from_millis(60),
+            "noticed {late:?} late, by the median"
+        );
+
+        // While the poller sleeps for 40 ms because of another.
+        let mut old = exit_of(1);
+        still_pending(&mut old).await;
+        let mut late = Vec::new();
+        for _ in 0..15 {
+            still_pending(&mut old).await;
+            let process = linux::fork(|| linux::forever());
+            let mut exit = exit_of(process.id());
+            assert!(futures::FutureExt::now_or_never(&mut exit).is_none());
+            let start = Instant::now();
+            linux::kill(process.id(), libc::SIGKILL);
+            deadline(exit).await.unwrap();
+            late.push(start.elapsed());
+        }
+        let late = median(late);
+        assert!(
+            late < Duration::from_millis(15),
+            "noticed {late:?} late, by the median"
+        );
+    });
+}
+
+#[test]
 fn a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor() {
     let _ = in_a_process_of_its_own!(
         a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor,
@@ -351,8 +632,10 @@ fn a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor
     let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
         return skip("pids cannot be chosen (not root)");
     };
-    let seen = exit.try_exit().unwrap().expect("the first has exited");
+    // Nor does it go back to events of the second, with descriptors to be had.
+    let seen = runtime().block_on(deadline(&mut exit)).unwrap();
     assert_eq!(seen.status(), None, "and its status is not known any more");
+    assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
     assert_eq!(second.reap().code(), Some(2));
 }
 
