@@ -106,6 +106,10 @@ pub struct ExitSet {
     /// Processes that have been yielded. Closing a pidfd takes the kernel longer than all the rest,
     /// so it is put off until no exit is ready.
     leaving: Vec<Member>,
+    /// How many processes there were at most since `leaving` was empty.
+    peak: usize,
+    /// Descriptors are scarce, so `leaving` is to stay empty.
+    crowded: bool,
 }
 
 /// The polled part of a set.
@@ -133,9 +137,11 @@ enum Slot {
     Polled(Box<Polled>),
     /// It has exited.
     Exited {
+        /// `None` once it has been let go.
         member: Option<Member>,
         status: Option<sys::Status>,
     },
+    ExitedPolled(Box<(Arc<Probe>, Option<sys::Status>)>),
     /// It could not be opened, or not be looked at any more.
     Failed(Box<io::Error>),
 }
@@ -144,6 +150,16 @@ struct Polled {
     probe: Arc<Probe>,
     watch: Option<Watch>,
     progress: Progress,
+}
+
+impl Polling {
+    /// One has left the polled part. Its key may stay behind, but such keys do not pile up.
+    fn forget_one(&mut self) {
+        self.count -= 1;
+        if self.count == 0 {
+            self.unwatched.clear();
+        }
+    }
 }
 
 impl Polled {
@@ -329,6 +345,7 @@ impl ExitSet {
             // It has the pid, so nobody else has.
             return Ok(false);
         }
+        self.group.prepare();
         let opened = match sys::Process::open(pid) {
             // Those that are about to be closed may be what it takes.
             Ok(Opened::Refused(..)) if !self.leaving.is_empty() => {
@@ -375,20 +392,17 @@ impl ExitSet {
                 return false;
             }
         }
+        self.group.prepare();
         match (progress.exited(), source) {
             (_, Source::Failed(error)) => {
                 let key = self.add(id, Slot::Failed(Box::new(error.to_io_error(id))));
                 self.exited.push_back(key);
             }
-            (Some(status), _) => {
-                let key = self.add(
-                    id,
-                    Slot::Exited {
-                        member: None,
-                        status,
-                    },
-                );
-                self.exited.push_back(key);
+            (Some(status), Source::Event(process)) => {
+                self.add_exited(id, Arc::new(process.into_probe()), status);
+            }
+            (Some(status), Source::Polled(polled)) => {
+                self.add_exited(id, polled.into_probe(), status);
             }
             (None, Source::Event(process)) => self.add_process(id, process, progress),
             (None, Source::Polled(polled)) => {
@@ -400,7 +414,8 @@ impl ExitSet {
 
     /// Takes a process out of the set. `false` if it was not in it.
     ///
-    /// Of several processes that have had this pid one after the other, it is the last.
+    /// Of several processes that have had this pid one after the other, it is the one that was
+    /// inserted last. The earlier ones, which have exited, cannot be removed: they are yielded.
     pub fn remove(&mut self, pid: u32) -> bool {
         let Some(key) = self.by_pid.remove(&pid) else {
             return false;
@@ -408,7 +423,7 @@ impl ExitSet {
         match self.slots.remove(key) {
             Some((_, Slot::Event(member))) => self.group.remove(member),
             Some((_, Slot::EventUntilReap(waiting))) => self.group.remove(waiting.0),
-            Some((_, Slot::Polled(_))) => self.polling.count -= 1,
+            Some((_, Slot::Polled(_))) => self.polling.forget_one(),
             _ => self.exited.retain(|&exited| exited != key),
         }
         true
@@ -430,9 +445,16 @@ impl ExitSet {
     }
 
     /// The pids of the processes that have not been yielded: those still running, as far as this
-    /// set has told.
+    /// set has told. Adopted processes that have no pid here are left out.
+    ///
+    /// A process that has exited since may have been reaped, and its pid may be another's. Only the
+    /// parent can be certain of a signal that is sent by pid; through
+    /// [`as_pidfd`](ProcessExit::as_pidfd) everybody can.
     pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.slots.keys().map(|(_, entry)| entry.pid)
+        self.slots
+            .keys()
+            .map(|(_, entry)| entry.pid)
+            .filter(|&pid| pid != 0)
     }
 
     /// How many of the processes are polled, as the system refuses an event source for them.
@@ -457,21 +479,23 @@ impl ExitSet {
 
     /// As [`next_exit`](ExitSet::next_exit), to be polled.
     pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Exit>>> {
-        let result = match self.poll_exited(0, cx) {
-            Poll::Ready(Ok(())) => self.pop_exited(),
-            Poll::Ready(Err(error)) => Some(Err(error)),
+        if !self.exited.is_empty() {
+            // It was looked at before, so this is all that it costs now.
+            ready!(coop::poll_proceed(cx)).made_progress();
+            return Poll::Ready(self.pop_exited());
+        }
+        match self.poll_exited(0, cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
             Poll::Pending => {
-                // Not when there may be more exits, and it is only the turn of others.
-                if self.events.is_empty() && coop::has_budget_remaining() {
-                    self.close_leaving(cx);
-                }
+                self.close_if_idle(cx);
                 return Poll::Pending;
             }
-        };
-        if result.is_none() && self.close_leaving(cx) {
-            return Poll::Pending;
         }
-        Poll::Ready(result)
+        match self.pop_exited() {
+            None if self.close_some(cx) => Poll::Pending,
+            exit => Poll::Ready(exit),
+        }
     }
 
     /// The next exit that has happened by now. `None`: none has.
@@ -491,7 +515,7 @@ impl ExitSet {
                 return Some(Err(error));
             }
             if self.exited.is_empty() {
-                self.close_some();
+                self.close_all();
                 return None;
             }
         }
@@ -517,25 +541,34 @@ impl ExitSet {
     /// Nothing is lost when the future is dropped.
     pub async fn exits_within(&mut self, timeout: Duration) -> io::Result<Vec<Exit>> {
         let mut elapsed = pin!(tokio::time::sleep(timeout));
+        let mut last_look = false;
         let waited = poll_fn(|cx| {
             while self.exited.len() < self.len() {
                 if let Poll::Ready(result) = self.poll_exited(self.exited.len(), cx) {
                     result?;
                     continue;
                 }
+                self.close_if_idle(cx);
                 // Nothing was ready, or so much that it is the turn of others for a while.
                 if !coop::has_budget_remaining() {
                     return Poll::Pending;
                 }
                 ready!(Future::poll(elapsed.as_mut(), cx));
-                // The reactor may not have told yet.
-                let before = self.exited.len();
-                self.try_exited()?;
-                if self.exited.len() == before {
+                // Neither the reactor nor a poller may have told yet.
+                if last_look {
                     break;
                 }
+                last_look = true;
+                self.group.try_events(&mut self.events)?;
+                self.polling.unwatched = self.polled_keys();
             }
-            Poll::Ready(Ok(()))
+            // Here and not when they are returned, as this can be done in turns.
+            self.let_go();
+            if self.close_some(cx) {
+                Poll::Pending
+            } else {
+                Poll::Ready(Ok(()))
+            }
         })
         .await;
         let mut exits = Vec::with_capacity(self.exited.len());
@@ -564,6 +597,7 @@ impl ExitSet {
 impl ExitSet {
     fn add(&mut self, pid: u32, slot: Slot) -> Key {
         let key = self.slots.insert(pid, slot);
+        self.peak = self.peak.max(self.len());
         // An adopted process may have no pid here.
         if pid != 0 {
             self.by_pid.insert(pid, key);
@@ -581,8 +615,13 @@ impl ExitSet {
     /// Adds a process to the group, or has it polled if the system refuses that.
     fn enter(&mut self, key: Key, process: sys::Process, progress: Progress) -> Slot {
         match self.group.add(process, key.to_u64()) {
-            Ok(member) if progress.until() == Until::Exit => Slot::Event(member),
-            Ok(member) => Slot::EventUntilReap(Box::new((member, progress))),
+            Ok(member) => {
+                self.crowded |= member.is_crowded();
+                match progress.until() {
+                    Until::Exit => Slot::Event(member),
+                    Until::Reap => Slot::EventUntilReap(Box::new((member, progress))),
+                }
+            }
             Err(process) => self.polled_slot(key, Arc::new(process.into_probe()), progress),
         }
     }
@@ -593,8 +632,19 @@ impl ExitSet {
         self.slots.entries[key.index as usize].slot = slot;
     }
 
+    fn add_exited(&mut self, pid: u32, probe: Arc<Probe>, status: Option<sys::Status>) {
+        let key = self.add(pid, Slot::ExitedPolled(Box::new((probe, status))));
+        self.exited.push_back(key);
+    }
+
     fn polled_slot(&mut self, key: Key, probe: Arc<Probe>, progress: Progress) -> Slot {
         self.polling.count += 1;
+        if self.polling.unwatched.len() > 2 * self.polling.count + 64 {
+            let slots = &self.slots;
+            self.polling
+                .unwatched
+                .retain(|&key| slots.get(key).is_some());
+        }
         self.polling.unwatched.push_back(key);
         Slot::Polled(Box::new(Polled {
             probe,
@@ -616,6 +666,7 @@ impl ExitSet {
             } => member.is_reaped(),
             Slot::EventUntilReap(waiting) => waiting.0.is_reaped(),
             Slot::Polled(polled) => is_reaped(&polled.probe),
+            Slot::ExitedPolled(exited) => is_reaped(&exited.0),
             Slot::Exited { member: None, .. } | Slot::Failed(_) | Slot::Free { .. } => true,
         }
     }
@@ -653,8 +704,7 @@ impl ExitSet {
                 return Poll::Ready(Ok(()));
             }
             if !self.events.is_empty() {
-                let coop = ready!(coop::poll_proceed(cx));
-                coop.made_progress();
+                ready!(coop::poll_proceed(cx)).made_progress();
                 if let Some(event) = self.events.pop_front() {
                     self.look_after(&event);
                 }
@@ -679,7 +729,7 @@ impl ExitSet {
             }
             match ready!(self.group.poll_events(cx, &mut self.events)) {
                 Ok(()) => {}
-                Err(EventError::Refused(reason)) => self.fall_back(&reason),
+                Err(EventError::Refused(_)) => self.fall_back(),
                 Err(EventError::Other(error)) => return Poll::Ready(Err(error)),
             }
         }
@@ -701,12 +751,7 @@ impl ExitSet {
         if self.exited.len() > known || self.polling.count == 0 {
             return Ok(());
         }
-        let polled = self
-            .slots
-            .keys()
-            .filter(|(_, entry)| matches!(entry.slot, Slot::Polled(_)));
-        let polled: Vec<Key> = polled.map(|(key, _)| key).collect();
-        for key in polled {
+        for key in self.polled_keys() {
             let Some(Entry {
                 slot: Slot::Polled(polled),
                 ..
@@ -727,6 +772,15 @@ impl ExitSet {
             }
         }
         Ok(())
+    }
+
+    fn polled_keys(&self) -> VecDeque<Key> {
+        let is_polled = |entry: &Entry| matches!(entry.slot, Slot::Polled(_));
+        self.slots
+            .keys()
+            .filter(|(_, entry)| is_polled(entry))
+            .map(|(key, _)| key)
+            .collect()
     }
 
     /// Looks at a process that something has happened to.
@@ -768,16 +822,13 @@ impl ExitSet {
             // A new inbox, so that nothing arrives from another runtime's poller any more.
             self.polling.runtime = Some(here);
             self.polling.inbox = Arc::default();
-            let polled = self
-                .slots
-                .keys()
-                .filter(|(_, entry)| matches!(entry.slot, Slot::Polled(_)));
-            self.polling.unwatched = polled.map(|(key, _)| key).collect();
+            self.polling.unwatched = self.polled_keys();
         }
         while let Some(&key) = self.polling.unwatched.front() {
-            let coop = ready!(coop::poll_proceed(cx));
+            if self.slots.get(key).is_some() {
+                ready!(coop::poll_proceed(cx)).made_progress();
+            }
             self.polling.unwatched.pop_front();
-            coop.made_progress();
             let Some(Entry {
                 slot: Slot::Polled(polled),
                 ..
@@ -817,17 +868,17 @@ impl ExitSet {
         match news {
             News::Exited(State::Exited { status, .. }) => {
                 let status = status.or(polled.progress.status());
-                self.polling.count -= 1;
+                self.polling.forget_one();
                 self.set_exited(key, status);
             }
             News::Reopened(process) => {
                 let progress = polled.progress;
-                self.polling.count -= 1;
+                self.polling.forget_one();
                 let slot = self.enter(key, process, progress);
                 self.slots.entries[key.index as usize].slot = slot;
             }
             News::Failed(error) => {
-                self.polling.count -= 1;
+                self.polling.forget_one();
                 self.fail(key, error);
             }
             News::Closed(progress) => {
@@ -841,7 +892,7 @@ impl ExitSet {
 
     /// Has all processes polled, as the reactor refuses the group.
     #[cold]
-    fn fall_back(&mut self, _reason: &io::Error) {
+    fn fall_back(&mut self) {
         let keys: Vec<Key> = self.slots.keys().map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.poll_instead(key));
         self.events.clear();
@@ -866,7 +917,18 @@ impl ExitSet {
     }
 
     fn set_exited(&mut self, key: Key, status: Option<sys::Status>) {
-        self.end(key, |member| Slot::Exited { member, status });
+        self.end(key, |slot| match slot {
+            Slot::Event(member) => Slot::Exited {
+                member: Some(member),
+                status,
+            },
+            Slot::EventUntilReap(waiting) => Slot::Exited {
+                member: Some(waiting.0),
+                status,
+            },
+            Slot::Polled(polled) => Slot::ExitedPolled(Box::new((polled.probe, status))),
+            slot => slot,
+        });
     }
 
     fn fail(&mut self, key: Key, error: io::Error) {
@@ -877,17 +939,11 @@ impl ExitSet {
         self.end(key, |_| Slot::Failed(Box::new(error)));
     }
 
-    fn end(&mut self, key: Key, slot: impl FnOnce(Option<Member>) -> Slot) {
-        let Some(entry) = self.slots.get_mut(key) else {
-            return;
-        };
-        let member = match mem::replace(&mut entry.slot, Slot::Free { next: 0 }) {
-            Slot::Event(member) => Some(member),
-            Slot::EventUntilReap(waiting) => Some(waiting.0),
-            _ => None,
-        };
-        entry.slot = slot(member);
-        self.exited.push_back(key);
+    fn end(&mut self, key: Key, end: impl FnOnce(Slot) -> Slot) {
+        if let Some(entry) = self.slots.get_mut(key) {
+            entry.slot = end(mem::replace(&mut entry.slot, Slot::Free { next: 0 }));
+            self.exited.push_back(key);
+        }
     }
 }
 
@@ -899,42 +955,84 @@ impl ExitSet {
         if self.by_pid.get(&pid) == Some(&key) {
             self.by_pid.remove(&pid);
         }
-        match slot {
+        let exit = match slot {
             Slot::Exited { member, status } => {
-                self.leaving.extend(member);
-                // Now and then, so that asking for the limit costs nothing.
-                let many = self.leaving.len() % 64 == 0;
-                if many && self.leaving.len() > sys::most_idle_descriptors() {
-                    self.close_some();
-                }
-                Some(Ok(Exit::new(pid, status)))
+                self.leave(member);
+                Ok(Exit::new(pid, status))
             }
-            Slot::Failed(error) => Some(Err(*error)),
-            _ => None,
+            Slot::ExitedPolled(exited) => Ok(Exit::new(pid, exited.1)),
+            Slot::Failed(error) => Err(*error),
+            // Those are not among the `exited`.
+            Slot::Event(_) | Slot::EventUntilReap(_) | Slot::Polled(_) | Slot::Free { .. } => {
+                return None;
+            }
+        };
+        Some(exit)
+    }
+
+    /// Closes a member, later if that does no harm: not while descriptors are scarce, and no more
+    /// of them than the set has held anyway.
+    fn leave(&mut self, member: Option<Member>) {
+        self.leaving.extend(member);
+        let most = if self.crowded {
+            0
+        } else {
+            self.peak.max(CLOSE_BATCH)
+        };
+        if self.leaving.len() > most {
+            self.close_batch();
+        }
+    }
+
+    /// Has all processes leave whose exits are known, just before they are yielded.
+    fn let_go(&mut self) {
+        for &key in &self.exited {
+            if let Some(Entry {
+                slot: Slot::Exited { member, .. },
+                ..
+            }) = self.slots.get_mut(key)
+            {
+                self.leaving.extend(member.take());
+            }
+        }
+    }
+
+    /// Closes a batch if nothing is ready, and not only because it is the turn of others.
+    fn close_if_idle(&mut self, cx: &mut Context<'_>) {
+        if self.events.is_empty() && coop::has_budget_remaining() {
+            self.close_some(cx);
         }
     }
 
     /// Closes a batch, and sees to it that the rest follows when others have had their turn.
     /// Returns whether there is a rest.
-    fn close_leaving(&mut self, cx: &mut Context<'_>) -> bool {
-        self.close_some();
-        if self.leaving.is_empty() {
-            return false;
+    fn close_some(&mut self, cx: &mut Context<'_>) -> bool {
+        self.close_batch();
+        let rest = !self.leaving.is_empty();
+        if rest {
+            cx.waker().wake_by_ref();
         }
-        cx.waker().wake_by_ref();
-        true
+        rest
     }
 
-    fn close_some(&mut self) {
-        const BATCH: usize = 64;
-        let rest = self.leaving.len().saturating_sub(BATCH);
+    fn close_batch(&mut self) {
+        let rest = self.leaving.len().saturating_sub(CLOSE_BATCH);
         self.leaving.truncate(rest);
         if rest == 0 {
-            // A set that goes on need not keep the memory of its largest burst.
-            self.leaving = Vec::new();
+            self.close_all();
         }
     }
+
+    fn close_all(&mut self) {
+        // A set that goes on need not keep the memory of its largest burst.
+        self.leaving = Vec::new();
+        self.peak = self.len();
+        self.crowded &= !self.is_empty();
+    }
 }
+
+/// So many are closed before others have their turn: about half a millisecond.
+const CLOSE_BATCH: usize = 128;
 
 impl Stream for ExitSet {
     type Item = io::Result<Exit>;

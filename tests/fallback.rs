@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
-use support::linux::{self, Forked, Grandchild};
+use support::linux::{self, Forked, Grandchild, limit_descriptors};
 use support::{Child, deadline, skip, still_pending};
 use tokio::runtime::{Builder, Runtime};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
@@ -210,20 +210,6 @@ fn a_refused_registration_is_replaced_by_polling_the_pidfd() {
         assert_eq!(exit.status().unwrap().code(), Some(9));
         every_promise().await;
     });
-}
-
-/// Sets the soft limit of descriptors, and returns what it was.
-fn limit_descriptors(soft: u64) -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: `limit` is writable.
-    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    let before = std::mem::replace(&mut limit.rlim_cur, soft as _);
-    // SAFETY: `limit` is readable.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
-    before as _
 }
 
 /// Opens descriptors until there are none left.
@@ -833,6 +819,40 @@ fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
             .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
         yields_all(&mut set, rest).await;
     });
+}
+
+#[test]
+fn a_set_leaves_the_last_descriptor_too_and_what_it_polls_for_that_goes_back_to_events() {
+    let _ = in_a_process_of_its_own!(
+        a_set_leaves_the_last_descriptor_too_and_what_it_polls_for_that_goes_back_to_events,
+        ["1"]
+    );
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    for free in 1..4 {
+        let (mut one, two) = (Grandchild::spawn(), Grandchild::spawn());
+        let limit = limit_descriptors(64);
+        let mut files = exhaust_descriptors();
+        files.truncate(files.len() - free);
+        let mut set = ExitSet::new();
+        set.insert(two.id()).unwrap();
+        set.insert(one.id()).unwrap();
+        runtime.block_on(async {
+            still_pending(set.next_exit()).await;
+            one.end(8);
+            let exit = deadline(set.next_exit()).await.unwrap().unwrap();
+            assert_eq!(exit.status().unwrap().code(), Some(8));
+            drop(files);
+            limit_descriptors(limit);
+            if !support::poll_forced() {
+                deadline(async {
+                    while set.polled() > 0 {
+                        still_pending(set.next_exit()).await;
+                    }
+                })
+                .await;
+            }
+        });
+    }
 }
 
 #[test]

@@ -442,6 +442,192 @@ async fn it_is_a_stream_that_goes_on_after_its_end() {
     assert_eq!(exits.len(), 1);
 }
 
+/// In a process of its own, as it counts descriptors.
+#[test]
+fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on() {
+    const TEST: &str =
+        "descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on";
+    if linux::role().is_none() {
+        return linux::assert_passed(&linux::rerun(TEST, "count", |_| {}));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let open = || linux::open_fds().len();
+    runtime.block_on(async {
+        // A set that is empty needs one, for its next process.
+        let most = open() + 1;
+
+        let dead = herd(1000);
+        let mut set = set_of(&dead);
+        kill(&dead);
+        assert_eq!(
+            set.exits_within(Duration::from_secs(20))
+                .await
+                .unwrap()
+                .len(),
+            1000
+        );
+        assert!(open() <= most, "after exits_within");
+        drop(set);
+
+        let mut set = set_of(&dead);
+        while let Some(exit) = set.try_next_exit() {
+            exit.unwrap();
+        }
+        assert!(open() <= most, "after try_next_exit");
+        drop(set);
+
+        let mut set = set_of(&dead);
+        while let Some(exit) = set.next_exit().await {
+            exit.unwrap();
+        }
+        assert!(open() <= most, "after next_exit");
+        drop(set);
+
+        let alive = herd(1);
+        let mut set = set_of(&dead);
+        set.insert(alive[0].id()).unwrap();
+        for _ in 0..1000 {
+            next(&mut set).await;
+        }
+        still_pending(set.next_exit()).await;
+        assert!(open() <= most + 1, "when idle, with one alive");
+        drop(set);
+
+        let mut set = set_of(&dead[..500]);
+        next(&mut set).await;
+        drop(set);
+        assert!(open() < most, "after a drop midway");
+
+        // One at a time, without end.
+        let mut set = ExitSet::new();
+        for process in &dead {
+            set.insert(process.id()).unwrap();
+            next(&mut set).await;
+            assert!(
+                open() <= most + 200,
+                "{} descriptors for a set of one",
+                open()
+            );
+        }
+    });
+}
+
+#[test]
+fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
+    const TEST: &str = "an_exit_gives_its_descriptor_to_others_when_they_are_scarce";
+    if linux::role().is_none() {
+        return linux::assert_passed(&linux::rerun(TEST, "exhaust", |_| {}));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let herd = herd(240);
+    linux::limit_descriptors(256);
+    let mut set = set_of(&herd);
+    kill(&herd);
+    runtime.block_on(async {
+        let mut files = Vec::new();
+        while let Some(exit) = deadline(set.next_exit()).await {
+            exit.unwrap();
+            files.push(std::fs::File::open("/dev/null").expect("one for each exit"));
+        }
+        assert_eq!(files.len(), 240);
+    });
+}
+
+#[tokio::test]
+async fn the_same_process_is_in_it_once_also_when_its_exit_is_known() {
+    let herd = herd(3);
+    let mut set = set_of(&herd);
+    kill(&herd);
+    let first = set.try_next_exit().unwrap().unwrap().id();
+    for process in herd.iter().filter(|process| process.id() != first) {
+        assert!(!set.insert(process.id()).unwrap());
+        assert!(!set.insert_exit(exit_of(process.id())));
+    }
+    assert_eq!(set.len(), 2);
+    // Waits that have resolved outside.
+    let mut set = ExitSet::new();
+    let mut exits = [exit_of(first), exit_of(first)];
+    for exit in &mut exits {
+        deadline(&mut *exit).await.unwrap();
+    }
+    assert_eq!(exits.map(|exit| set.insert_exit(exit)), [true, false]);
+    assert!(!set.insert(first).unwrap());
+    assert_eq!(set.len(), 1);
+}
+
+#[tokio::test]
+async fn known_exits_are_yielded_in_turns_too() {
+    let herd = herd(1000);
+    let mut set = set_of(&herd);
+    kill(&herd);
+    let turns = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counter = turns.clone();
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let one_alive = linux::fork(|| linux::forever());
+            set.insert(one_alive.id()).unwrap();
+            // All become known, and are kept as the wait is cancelled.
+            still_pending(set.exits_within(Duration::MAX)).await;
+            tokio::task::spawn_local(async move {
+                loop {
+                    tokio::task::yield_now().await;
+                    counter.set(counter.get() + 1);
+                }
+            });
+            for _ in 0..1000 {
+                next(&mut set).await;
+            }
+        })
+        .await;
+    assert!(
+        turns.get() >= 1000 / 128 / 2,
+        "{} turns of the other task",
+        turns.get()
+    );
+}
+
+#[tokio::test]
+async fn a_process_without_a_pid_here_is_not_among_the_pids() {
+    let mut grandchild = Grandchild::spawn();
+    let pidfd = linux::pidfd_open(grandchild.id(), 0);
+    grandchild.end(5);
+    grandchild.reap();
+    let mut set = ExitSet::new();
+    assert!(set.insert_exit(ProcessExit::try_from(pidfd).unwrap()));
+    // 0 would be a process group to whoever sends signals.
+    assert_eq!(set.pids().count(), 0);
+    assert_eq!(set.len(), 1);
+    assert_eq!(next(&mut set).await.id(), 0);
+}
+
+#[tokio::test]
+async fn a_duplicate_of_a_yielded_pidfd_can_be_inserted() {
+    if support::poll_forced() {
+        return skip("polling is forced, so there is no event to be had");
+    }
+    let child = Child::zombie(3);
+    let mut set = ExitSet::new();
+    let mut pidfd = linux::pidfd_open(child.id(), 0);
+    for _ in 0..3 {
+        let duplicate = pidfd.try_clone().unwrap();
+        set.insert_exit(ProcessExit::try_from(pidfd).unwrap());
+        next(&mut set).await;
+        assert!(deadline(set.next_exit()).await.is_none());
+        // Takes the number that has just been closed.
+        pidfd = duplicate.try_clone().unwrap();
+        assert_eq!(set.polled(), 0);
+    }
+    set.insert_exit(ProcessExit::try_from(pidfd).unwrap());
+    assert_eq!(set.polled(), 0);
+}
+
 #[tokio::test]
 async fn a_debug_line_says_what_is_in_it() {
     let set = ExitSet::with_capacity(100);

@@ -26,12 +26,14 @@
 //!   - `poll_events(&mut self, cx, &mut events)` as above, for as many as come; `try_events` looks
 //!     without waiting. An `Event` has the `key` of its member, and is the only one until
 //!     `rearm(&self, &member, key, state)`.
-//!   - `reserve(&mut self, more)` prepares for so many.
+//!   - `prepare(&mut self)` takes what the group itself needs, `reserve(&mut self, more)` makes room
+//!     for so many.
 //! - `Member`: a process in a group. Dropping it takes it out, but for duplicates.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.
 //!   - `is_reaped(&self)`, as `Process` and `Probe` have it too, and `is(&self, &process)`: whether
 //!     those two, of the same pid, are the same process.
-//! - `most_idle_descriptors() -> usize`: so many may be left open until there is time to close them.
+//!   - `is_crowded(&self) -> bool`: whether descriptors are so many in use that it is better closed
+//!     at once.
 //! - `thread_cpu_time() -> Duration`: the processor time that this thread has taken.
 //!
 //! # Safety

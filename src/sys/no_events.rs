@@ -80,6 +80,8 @@ impl Group {
         Ok(())
     }
 
+    pub(crate) fn prepare(&mut self) {}
+
     pub(crate) fn reserve(&mut self, _more: usize) {}
 }
 
@@ -89,6 +91,10 @@ impl Member {
     }
 
     pub(crate) fn is_reaped(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub(crate) fn is_crowded(&self) -> bool {
         match self.0 {}
     }
 
@@ -103,8 +109,4 @@ impl Member {
     pub(crate) fn into_probe(self) -> Probe {
         match self.0 {}
     }
-}
-
-pub(crate) fn most_idle_descriptors() -> usize {
-    0
 }

@@ -395,3 +395,17 @@ fn usage() -> libc::rusage {
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
     usage
 }
+
+/// Sets the soft limit of descriptors, and returns what it was.
+pub fn limit_descriptors(soft: u64) -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is writable.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    let before = std::mem::replace(&mut limit.rlim_cur, soft as _);
+    // SAFETY: `limit` is readable.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    before as _
+}

@@ -34,16 +34,24 @@ pub(crate) struct Event {
 }
 
 impl Group {
+    /// Takes the descriptor that the group itself needs, before the first process takes the last.
+    /// Without it, processes are refused.
+    pub(crate) fn prepare(&mut self) {
+        let _ = self.epoll();
+    }
+
     /// Adds a process, or gives it back if the system refuses. Its first event, and no other until it is rearmed, will have this key.
     pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Process> {
         let result = self.epoll().and_then(|epoll| {
-            control(
-                epoll,
-                libc::EPOLL_CTL_ADD,
-                process.as_fd(),
-                libc::EPOLLIN,
-                key,
-            )
+            let add = |operation| control(epoll, operation, process.as_fd(), libc::EPOLLIN, key);
+            match add(libc::EPOLL_CTL_ADD) {
+                // A duplicate of this pidfd was in the group under the same number, and was closed
+                // while this one was open.
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                    add(libc::EPOLL_CTL_MOD)
+                }
+                result => result,
+            }
         });
         match result {
             Ok(()) => Ok(Member(process.pidfd.into_inner())),
@@ -136,11 +144,7 @@ impl Group {
         if self.epoll.is_none() {
             // SAFETY: takes an integer.
             let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-            self.epoll = Some(Watched::new(unsafe { OwnedFd::from_raw_fd(fd) }));
+            self.epoll = Some(Watched::new(pidfd::own_unless_last(fd.into())?));
         }
         self.epoll
             .as_ref()
@@ -174,6 +178,11 @@ impl Member {
             // No two have the pid at one time.
             _ => !self.is_reaped() && !process.is_reaped(),
         }
+    }
+
+    /// Whether the process's descriptors seem to be more than half used up.
+    pub(crate) fn is_crowded(&self) -> bool {
+        pidfd::is_high(self.0.as_fd())
     }
 
     pub(crate) fn tells_the_reap(&self) -> bool {

@@ -184,11 +184,6 @@ fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
     matches!(pidfd::liveness(pidfd), Ok(Liveness::Reaped))
 }
 
-/// How many descriptors may be kept open for no other reason than that closing them takes time.
-pub(crate) fn most_idle_descriptors() -> usize {
-    usize::try_from(pidfd::descriptor_limit() / 2).unwrap_or(0)
-}
-
 fn reaped(pidfd: BorrowedFd<'_>) -> State {
     State::Exited {
         status: pidfd::reaped_status(pidfd),

@@ -47,26 +47,31 @@ pub(super) enum Liveness {
 
 /// Opens a pidfd, close-on-exec. The error is the errno.
 ///
-/// The last descriptor below the limit is not taken (EMFILE): without one, `/proc` could not be
-/// read, and the processes that have no pidfd could not be looked at.
-///
 /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
 pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     let flags: libc::c_uint = 0;
     // SAFETY: takes two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
+    own_unless_last(fd).map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))
+}
+
+/// Takes over what a system call has returned: a new descriptor, or -1.
+///
+/// The last below the limit is given back (EMFILE): without one, `/proc` could not be read, and the
+/// processes that have no pidfd could not be looked at.
+pub(super) fn own_unless_last(fd: libc::c_long) -> io::Result<OwnedFd> {
     if fd < 0 {
-        let errno = errno();
-        if errno == libc::EMFILE {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() == Some(libc::EMFILE) {
             RAN_OUT.store(true, Ordering::Relaxed);
         }
-        return Err(errno);
+        return Err(error);
     }
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     if is_the_last(fd.as_fd()) {
         RAN_OUT.store(true, Ordering::Relaxed);
-        return Err(libc::EMFILE);
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
     Ok(fd)
 }
@@ -76,7 +81,6 @@ fn is_the_last(fd: BorrowedFd<'_>) -> bool {
     // The lowest number that was free is given out, so it is the last if it is the highest. It may
     // also be a hole in a table that is full, but asking costs two system calls, so that is only
     // done once descriptors have run out. The limit is read when it seems to be reached.
-    static LIMIT: AtomicI32 = AtomicI32::new(0);
     let next = fd.as_raw_fd() + 1;
     if next >= LIMIT.load(Ordering::Relaxed) {
         let limit = descriptor_limit();
@@ -87,6 +91,14 @@ fn is_the_last(fd: BorrowedFd<'_>) -> bool {
     }
     RAN_OUT.load(Ordering::Relaxed) && fd.try_clone_to_owned().is_err()
 }
+
+/// Whether a descriptor's number is so high that more than half of them seem to be in use.
+pub(super) fn is_high(fd: BorrowedFd<'_>) -> bool {
+    fd.as_raw_fd() > LIMIT.load(Ordering::Relaxed) / 2
+}
+
+/// The limit of descriptors when it was last read.
+static LIMIT: AtomicI32 = AtomicI32::new(0);
 
 /// Descriptors have run out, now or before.
 static RAN_OUT: AtomicBool = AtomicBool::new(false);
