@@ -489,6 +489,10 @@ impl Future for ProcessExit {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        if this.progress.terminated {
+            // A loop that goes on polling it must not keep others from running.
+            ready!(coop::poll_proceed(cx)).made_progress();
+        }
         loop {
             if let Some(exit) = this.exit() {
                 this.progress.terminated = true;

@@ -35,8 +35,7 @@
 //! Linux it is known
 //!
 //! - while that is a zombie, to whoever may read it in `/proc`: its own user or root (ptrace access
-//!   mode `PTRACE_MODE_READ_FSCREDS`). To others a failure may show, but success never does.
-//!   Linux 6.1 and later;
+//!   mode `PTRACE_MODE_READ_FSCREDS`). Linux 6.1 and later;
 //! - once it has been reaped, to everybody: Linux 6.15 and later, inside one pid namespace.
 //!   [`ProcessExit::reaped`] waits for that.
 //!
@@ -100,3 +99,7 @@ mod sys;
 
 pub use exit::{Exit, Mechanism, ProcessExit, exit_of};
 pub use set::ExitSet;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

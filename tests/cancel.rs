@@ -175,17 +175,40 @@ async fn the_last_waker_is_the_one_that_is_woken() {
 }
 
 #[tokio::test]
-async fn a_wait_that_is_always_ready_does_not_starve_the_runtime() {
+async fn one_that_has_resolved_or_failed_does_not_starve_the_runtime_in_a_loop() {
     let child = Child::zombie(0);
-    let (done, mut receive) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move { done.send(()) });
-    let pid = child.id();
-    deadline(async move {
-        while receive.try_recv().is_err() {
-            exit_of(pid).await.unwrap();
+    for mut exit in [exit_of(child.id()), exit_of(0)] {
+        let _ = deadline(&mut exit).await;
+        let turns = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = turns.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        for _ in 0..10_000 {
+            let _ = (&mut exit).await;
         }
-    })
-    .await;
+        other.abort();
+        let turns = turns.load(std::sync::atomic::Ordering::Relaxed);
+        // The budget of a task is 128 operations.
+        assert!(turns >= 10_000 / 128 / 2, "{turns} turns of the other task");
+    }
+}
+
+#[tokio::test]
+async fn waiting_for_the_reap_of_a_zombie_is_idle() {
+    let child = Child::zombie(0);
+    let mut task = tokio_test::task::spawn(exit_of(child.id()).reaped());
+    for _ in 0..3 {
+        assert!(task.poll().is_pending());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    if support::poll_forced() {
+        return support::skip("polling looks at it, but the task is not woken");
+    }
+    assert!(!task.is_woken(), "woken by what has been seen before");
 }
 
 async fn still_pending_briefly(exit: impl Future) {

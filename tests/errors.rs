@@ -204,4 +204,18 @@ async fn the_pidfd_of_a_thread_is_refused() {
     let error = ProcessExit::try_from(pidfd).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("thread"), "{error}");
+
+    // Also when it has lost its mark.
+    let thread = std::thread::spawn(|| {
+        // SAFETY: takes nothing.
+        let tid = unsafe { libc::gettid() } as u32;
+        let pidfd = linux::pidfd_open(tid, libc::PIDFD_THREAD);
+        let path = format!("/proc/self/fd/{}", pidfd.as_raw_fd());
+        let again = File::options().read(true).write(true).open(path);
+        again.map(|again| ProcessExit::try_from(OwnedFd::from(again)))
+    });
+    match thread.join().unwrap() {
+        Ok(adopted) => assert_eq!(adopted.unwrap_err().kind(), ErrorKind::InvalidInput),
+        Err(error) => support::skip(&format!("a pidfd cannot be opened again here: {error}")),
+    }
 }

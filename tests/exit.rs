@@ -118,6 +118,40 @@ async fn an_exec_by_another_thread_is_no_exit() {
     );
 }
 
+/// While a thread replaces the leading one, the process seems to have none for an instant.
+#[test]
+fn a_look_during_an_exec_by_another_thread_is_never_mistaken_for_an_exit() {
+    use std::os::unix::process::CommandExt;
+    const TEST: &str = "a_look_during_an_exec_by_another_thread_is_never_mistaken_for_an_exit";
+    let execs = |left: u32| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", TEST, "--nocapture"])
+            .env("ROLE", left.to_string());
+        command.stdout(std::process::Stdio::null());
+        command
+    };
+    if let Some(role) = linux::role() {
+        // The harness runs this in a thread that leads nothing.
+        match role.parse().unwrap() {
+            0 => std::process::exit(42),
+            left => panic!("{}", execs(left - 1).exec()),
+        }
+    }
+    let mut child = Child::spawn_command(&mut execs(300));
+    let mut exit = exit_of(child.id());
+    let mut seen = None;
+    support::until("an exit", || {
+        // Without the sleep of `until`, to look as often as possible.
+        for _ in 0..100 {
+            seen = seen.or(exit.try_exit().unwrap());
+        }
+        seen.is_some()
+    });
+    assert_eq!(seen.unwrap().status().unwrap().code(), Some(42));
+    assert_eq!(child.reap().code(), Some(42));
+}
+
 #[tokio::test]
 async fn waiting_for_oneself_ends_with_the_timeout() {
     still_pending(exit_of(std::process::id())).await;
@@ -144,7 +178,11 @@ async fn a_recycled_pid_is_never_mistaken_for_the_process() {
     let Some(mut second) = recycled else {
         return support::skip("pids cannot be chosen (not root)");
     };
-    assert_eq!(deadline(exit).await.unwrap().id(), pid);
+    let exit = deadline(exit).await.unwrap();
+    assert_eq!(exit.id(), pid);
+    if linux::pidfd_tells_the_status() {
+        assert_eq!(exit.status().unwrap().code(), Some(1));
+    }
     // While the new process with the old number is a different one, and alive.
     let mut exit = exit_of(pid);
     still_pending(&mut exit).await;

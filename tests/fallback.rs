@@ -822,6 +822,32 @@ fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
 }
 
 #[test]
+fn with_a_limit_of_no_descriptors_an_open_wait_goes_on() {
+    let _ = in_a_process_of_its_own!(with_a_limit_of_no_descriptors_an_open_wait_goes_on, ["1"]);
+    if support::poll_forced() {
+        return skip("polling is forced, and needs /proc for another's zombie");
+    }
+    runtime().block_on(async {
+        let mut grandchild = Grandchild::spawn();
+        let mut exit = exit_of(grandchild.id());
+        let mut reaped = exit_of(grandchild.id()).reaped();
+        still_pending(&mut exit).await;
+        let told = linux::pidfd_tells_the_status();
+        let limit = limit_descriptors(0);
+        assert_eq!(exit.try_exit().unwrap(), None);
+        grandchild.end(8);
+        deadline(exit).await.unwrap();
+        still_pending(&mut reaped).await;
+        grandchild.reap();
+        let exit = deadline(reaped).await.unwrap();
+        if told {
+            assert_eq!(exit.status().unwrap().code(), Some(8));
+        }
+        limit_descriptors(limit);
+    });
+}
+
+#[test]
 fn a_set_leaves_the_last_descriptor_too_and_what_it_polls_for_that_goes_back_to_events() {
     let _ = in_a_process_of_its_own!(
         a_set_leaves_the_last_descriptor_too_and_what_it_polls_for_that_goes_back_to_events,

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use support::linux::{self, Grandchild};
@@ -181,15 +181,11 @@ async fn a_stranger_learns_of_the_exit_but_never_a_wrong_status() {
     }
     let (success, failure) = (Grandchild::zombie(0), Grandchild::zombie(7));
     let alive = Grandchild::spawn();
-    let output = linux::rerun(TEST, "nobody", |command| {
-        let pids = format!("{},{},{}", success.id(), failure.id(), alive.id());
-        command
-            .env("PIDS", pids)
-            .uid(65534)
-            .gid(65534)
-            .current_dir("/");
-    });
-    linux::assert_passed(&output);
+    let pids = format!("{},{},{}", success.id(), failure.id(), alive.id());
+    match linux::rerun_as_nobody(TEST, &[("PIDS", pids)]) {
+        Some(output) => linux::assert_passed(&output),
+        None => skip("nobody cannot start this binary"),
+    }
 }
 
 #[tokio::test]
@@ -210,15 +206,7 @@ async fn a_stranger_learns_the_status_once_it_is_reaped() {
     let mut grandchild = Grandchild::zombie(21);
     let pid = grandchild.id();
     let output = std::thread::scope(|scope| {
-        let stranger = scope.spawn(|| {
-            linux::rerun(TEST, "nobody", |command| {
-                command
-                    .env("PIDS", pid.to_string())
-                    .uid(65534)
-                    .gid(65534)
-                    .current_dir("/");
-            })
-        });
+        let stranger = scope.spawn(|| linux::rerun_as_nobody(TEST, &[("PIDS", pid.to_string())]));
         // It can be opened only before the reap.
         support::until("the stranger opens it", || {
             linux::holds_pidfd_of(pid, std::process::id()) || stranger.is_finished()
@@ -226,7 +214,10 @@ async fn a_stranger_learns_the_status_once_it_is_reaped() {
         grandchild.reap();
         stranger.join().unwrap()
     });
-    linux::assert_passed(&output);
+    match output {
+        Some(output) => linux::assert_passed(&output),
+        None => skip("nobody cannot start this binary"),
+    }
 }
 
 #[test]
@@ -241,4 +232,55 @@ fn an_exit_says_what_it_is() {
     let same = exit;
     assert_eq!(std::collections::HashSet::from([exit, same]).len(), 1);
     child.reap();
+}
+
+/// There the same number means another process to `/proc`.
+#[tokio::test]
+async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_process() {
+    const TEST: &str =
+        "with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_process";
+    if linux::role().is_some() {
+        let mut grandchild = Grandchild::spawn();
+        assert!(grandchild.id() < 100, "a pid of a new namespace");
+        let mut exit = exit_of(grandchild.id());
+        let mut reaped = exit_of(grandchild.id()).reaped();
+        still_pending(&mut exit).await;
+        grandchild.end(77);
+        if !support::poll_forced() {
+            let exit = deadline(exit).await.unwrap();
+            assert!(
+                exit.status().is_none_or(|status| status.code() == Some(77)),
+                "{exit}"
+            );
+        }
+        still_pending(&mut reaped).await;
+        grandchild.reap();
+        let exit = deadline(reaped).await.unwrap();
+        assert!(
+            exit.status().is_none_or(|status| status.code() == Some(77)),
+            "{exit}"
+        );
+
+        let thread = std::thread::spawn(|| {
+            // SAFETY: takes nothing.
+            ProcessExit::open(unsafe { libc::gettid() } as u32).unwrap_err()
+        });
+        let error = thread.join().unwrap();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        assert!(
+            error.to_string().contains("is a thread, not a process"),
+            "{error}"
+        );
+        return;
+    }
+    let output = Command::new("unshare")
+        .args(["--pid", "--fork"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
+        .env("ROLE", "inner")
+        .output();
+    match output {
+        Ok(output) if linux::is_root() => linux::assert_passed(&output),
+        _ => skip("not root, or no unshare(1), so there is no other pid namespace"),
+    }
 }

@@ -329,6 +329,38 @@ pub fn rerun(test: &str, role: &str, prepare: impl FnOnce(&mut Command)) -> Outp
     command.output().expect("this binary starts again")
 }
 
+/// As [`rerun`], as another user than root. `None`: that user cannot start this binary.
+pub fn rerun_as_nobody(test: &str, environment: &[(&str, String)]) -> Option<Output> {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    // A copy, as the way to the binary itself may be closed to others.
+    let directory = std::env::temp_dir().join(format!("{test}-{}", std::process::id()));
+    fs::create_dir_all(&directory).ok()?;
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).ok()?;
+    let copy = directory.join("test");
+    fs::copy(std::env::current_exe().ok()?, &copy).ok()?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).ok()?;
+    let mut command = Command::new(&copy);
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("ROLE", "nobody")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .uid(65534)
+        .gid(65534)
+        .current_dir("/");
+    let mut output = command.output();
+    // A fork by another test may have the copy open for writing, until its exec.
+    while output
+        .as_ref()
+        .is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY))
+    {
+        std::thread::yield_now();
+        output = command.output();
+    }
+    let _ = fs::remove_dir_all(&directory);
+    output.ok()
+}
+
 pub fn role() -> Option<String> {
     std::env::var("ROLE").ok()
 }

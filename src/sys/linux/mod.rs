@@ -53,7 +53,7 @@ impl Process {
             match task::kind(pid) {
                 Kind::Nothing => return Err(OpenError::NoSuchProcess),
                 Kind::Thread { process } => return Err(OpenError::Thread { process }),
-                Kind::Process if matches!(refusal, libc::EINVAL | libc::ENOENT) => {}
+                Kind::Process if matches!(refusal, libc::EINVAL | libc::ENOENT | libc::EINTR) => {}
                 Kind::Process => break,
             }
         }
@@ -156,6 +156,8 @@ fn is_exhaustion(errno: i32) -> bool {
 /// 2. Once reaped, the pidfd itself tells the status, for anybody's process (Linux 6.15).
 /// 3. A zombie's status stands in `/proc`, but is that process's only if the zombie is still
 ///    there after the read: only then its pid had not been recycled.
+///
+/// What seems to be a zombie is looked at twice in any case.
 fn look(pidfd: BorrowedFd<'_>) -> io::Result<State> {
     if let Some(status) = pidfd::child_status(pidfd) {
         return Ok(State::Exited {
@@ -172,8 +174,11 @@ fn look(pidfd: BorrowedFd<'_>) -> io::Result<State> {
     // same number means another process.
     let status = procfs::pid_of_pidfd(pidfd).and_then(procfs::zombie_status);
     match pidfd::liveness(pidfd)? {
+        // The first look was at a leading thread that another one was replacing by `execve`. For an
+        // instant such a process seems to have no thread alive.
+        Liveness::Running => Ok(State::Running),
         Liveness::Reaped => Ok(reaped(pidfd)),
-        _ => Ok(State::Exited {
+        Liveness::Zombie => Ok(State::Exited {
             status,
             reaped: false,
         }),

@@ -8,6 +8,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::{Status, errno, task};
@@ -29,7 +30,8 @@ mod uapi {
         pub(super) mask: u64,
         cgroupid: u64,
         pub(super) pid: u32,
-        rest: [u32; 10],
+        pub(super) tgid: u32,
+        rest: [u32; 9],
         pub(super) exit_code: i32,
     }
 }
@@ -125,21 +127,23 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
         events: libc::POLLIN,
         revents: 0,
     };
-    loop {
+    let readable = loop {
         // SAFETY: one `pollfd`, and a count of one.
-        let ready = unsafe { libc::poll(&mut poll, 1, 0) };
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         if ready >= 0 {
-            break;
+            break poll.revents & libc::POLLIN != 0;
         }
-        // Interrupted even though it does not block: Linux looks for signals all the same.
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+        match errno() {
+            // Although it does not block, Linux looks for signals.
+            libc::EINTR => {}
+            // One is more than the limit of descriptors, if that has been set to 0 meanwhile.
+            libc::EINVAL => break is_readable(pidfd)?,
+            errno => return Err(io::Error::from_raw_os_error(errno)),
         }
-    }
+    };
     if poll.revents & libc::POLLHUP != 0 {
         Ok(Liveness::Reaped)
-    } else if poll.revents & libc::POLLIN == 0 {
+    } else if !readable {
         Ok(Liveness::Running)
     } else if signal_0(pidfd) == Err(libc::ESRCH) {
         // Linux before 6.9 has no POLLHUP here. After 6.9 this is a reap since the poll.
@@ -149,11 +153,42 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
     }
 }
 
+/// As `poll`, by [select(2)](https://man7.org/linux/man-pages/man2/select.2.html), which has no
+/// limit of its own: only the C library's type for the set has one.
+#[cold]
+fn is_readable(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+    const BITS: usize = libc::c_ulong::BITS as usize;
+    let fd = pidfd.as_raw_fd() as usize;
+    let mut set = vec![0 as libc::c_ulong; (fd / BITS + 1).max(1024 / BITS)];
+    let mut now = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    };
+    loop {
+        set[fd / BITS] |= 1 << (fd % BITS);
+        let (count, read, none) = (
+            fd as libc::c_int + 1,
+            set.as_mut_ptr().cast(),
+            ptr::null_mut(),
+        );
+        // SAFETY: `set` has a bit for each of the `count` descriptors, in the words that the kernel
+        // takes, and is as large as an `fd_set` at least.
+        let ready = unsafe { libc::select(count, read, none, none, &raw mut now) };
+        if ready >= 0 {
+            return Ok(ready > 0);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// Asks whether a signal could be sent. ESRCH: the process has been reaped.
 ///
 /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
 fn signal_0(pidfd: BorrowedFd<'_>) -> Result<(), i32> {
-    let (signal, info, flags) = (0, std::ptr::null::<libc::siginfo_t>(), 0);
+    let (signal, info, flags) = (0, ptr::null::<libc::siginfo_t>(), 0);
     let fd = pidfd.as_raw_fd();
     // SAFETY: takes integers and a null pointer, which stands for the default siginfo.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) };
@@ -237,7 +272,10 @@ pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_GETFL takes no third argument.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
     // PIDFD_THREAD (Linux 6.9) is kept among the file's flags.
-    if flags >= 0 && flags & uapi::PIDFD_THREAD as i32 != 0 {
+    let is_marked = flags >= 0 && flags & uapi::PIDFD_THREAD as i32 != 0;
+    // But opened again through /proc it has lost the mark.
+    let leads = |info: uapi::pidfd_info| info.pid == info.tgid;
+    if is_marked || !get_info(fd, uapi::PIDFD_INFO_PID).is_none_or(leads) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(

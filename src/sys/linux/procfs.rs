@@ -11,7 +11,7 @@ use std::str;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::Status;
+use super::{Status, task};
 
 /// The process that a thread belongs to.
 pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
@@ -23,14 +23,24 @@ pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
         read(tid.unsigned_abs(), "status", &mut buffer).ok()?,
         b"\nTgid:\t",
     )?;
-    u32::try_from(process).ok()
+    // 0, if it is just being reaped.
+    u32::try_from(process).ok().filter(|&process| process != 0)
 }
 
 /// Whether this `/proc` belongs to our pid namespace. One of an outer namespace (`unshare --pid`
 /// without `--mount-proc`) shows other processes under the numbers that we know.
 pub(super) fn numbers_as_we_do() -> bool {
-    fs::read_link("/proc/self")
-        .is_ok_and(|me| me.as_os_str() == std::process::id().to_string().as_str())
+    let me = std::process::id();
+    if !fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == me.to_string().as_str()) {
+        return false;
+    }
+    // By chance an outer namespace may have the same number for us. Then it shows ours behind it.
+    let mut buffer: Buffer = [0; 4096];
+    match read(me, "status", &mut buffer) {
+        Ok(status) => line_after(status, b"\nNSpid:\t").is_none_or(|pids| !pids.contains(&b'\t')),
+        // No descriptor is left.
+        Err(_) => true,
+    }
 }
 
 /// The pid of the process behind a pidfd, as this `/proc` numbers it. `None`: it has none.
@@ -73,10 +83,8 @@ pub(super) fn ticks(since_boot: Duration) -> u64 {
 /// thread, which is another one if that thread has exited by itself before the rest.
 ///
 /// Read in the source of Linux 6.1 (`do_task_stat` takes `group_exit_code`), run on 6.18.
-static STAT_HAS_THE_GROUP_STATUS: LazyLock<bool> = LazyLock::new(|| {
-    fs::read_to_string("/proc/sys/kernel/osrelease")
-        .is_ok_and(|release| release_is_at_least(&release, (6, 1)))
-});
+static STAT_HAS_THE_GROUP_STATUS: LazyLock<bool> =
+    LazyLock::new(|| release_is_at_least(&task::kernel_release(), (6, 1)));
 
 fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release
@@ -124,10 +132,13 @@ impl Stat {
         })
     }
 
-    /// Whether the whole process has exited. A leading thread that has exited before the others
-    /// is shown as a zombie too, with their number.
+    /// Whether the whole process has exited, and has not been reaped.
+    ///
+    /// A leading thread that has exited before the others is shown as a zombie too, with their
+    /// number. One that another thread is replacing by `execve` is shown as dead (`X`), or with no
+    /// threads at all.
     pub(super) fn exited(&self) -> bool {
-        matches!(self.state, b'Z' | b'X') && self.num_threads <= 1
+        self.state == b'Z' && self.num_threads == 1
     }
 }
 
@@ -155,9 +166,17 @@ fn read_path(path: impl Display, buffer: &mut Buffer) -> io::Result<&[u8]> {
 
 /// The number that follows the first `key` in `text`.
 fn number_after(text: &[u8], key: &[u8]) -> Option<i64> {
+    str::from_utf8(line_after(text, key)?)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// The rest of the line that follows the first `key` in `text`.
+fn line_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let at = text.windows(key.len()).position(|window| window == key)? + key.len();
-    let line = text[at..].split(|&byte| byte == b'\n').next()?;
-    str::from_utf8(line).ok()?.trim().parse().ok()
+    text[at..].split(|&byte| byte == b'\n').next()
 }
 
 #[cfg(test)]
@@ -207,9 +226,10 @@ mod tests {
                 .exited()
         };
         assert!(exited('Z', 1));
-        assert!(exited('X', 1));
-        assert!(exited('X', 0));
         assert!(!exited('Z', 2));
+        assert!(!exited('Z', 0));
+        assert!(!exited('X', 1));
+        assert!(!exited('X', 0));
         assert!(!exited('R', 1));
         assert!(!exited('S', 1));
     }
@@ -221,7 +241,7 @@ mod tests {
         let stat = Stat::read(me).unwrap();
         assert!(!stat.exited());
         // We have started by now, but not long ago by any measure.
-        let now = ticks(super::super::task::time_since_boot());
+        let now = ticks(task::time_since_boot());
         assert!(
             stat.start_time <= now && now - stat.start_time < 100 * 3600,
             "{stat:?} {now}"

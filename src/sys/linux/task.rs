@@ -84,6 +84,19 @@ pub(super) fn waitid(kind: libc::idtype_t, id: libc::id_t) -> Result<libc::sigin
     if result < 0 { Err(errno()) } else { Ok(info) }
 }
 
+/// The kernel's release, as `uname -r` prints it.
+pub(super) fn kernel_release() -> String {
+    // SAFETY: a `utsname` is arrays of characters, for which all zeroes is a valid value.
+    let mut name: libc::utsname = unsafe { mem::zeroed() };
+    // SAFETY: `name` is writable.
+    unsafe { libc::uname(&raw mut name) };
+    name.release
+        .iter()
+        .map(|&byte| byte as u8 as char)
+        .take_while(|&c| c != '\0')
+        .collect()
+}
+
 /// The time since boot, suspended time included: what the start times of processes count in.
 pub(super) fn time_since_boot() -> Duration {
     clock(libc::CLOCK_BOOTTIME)
