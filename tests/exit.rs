@@ -121,35 +121,17 @@ async fn an_exec_by_another_thread_is_no_exit() {
 /// While a thread replaces the leading one, the process seems to have none for an instant.
 #[test]
 fn a_look_during_an_exec_by_another_thread_is_never_mistaken_for_an_exit() {
-    use std::os::unix::process::CommandExt;
-    const TEST: &str = "a_look_during_an_exec_by_another_thread_is_never_mistaken_for_an_exit";
-    let execs = |left: u32| {
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", TEST, "--nocapture"])
-            .env("ROLE", left.to_string());
-        command.stdout(std::process::Stdio::null());
-        command
-    };
-    if let Some(role) = linux::role() {
-        // The harness runs this in a thread that leads nothing.
-        match role.parse().unwrap() {
-            0 => std::process::exit(42),
-            left => panic!("{}", execs(left - 1).exec()),
-        }
+    for _ in 0..1000 {
+        let process = linux::fork(|| linux::leader_exits(|| linux::exec_sh(c"exit 8")));
+        let mut exit = exit_of(process.id());
+        let seen = loop {
+            if let Some(exit) = exit.try_exit().unwrap() {
+                break exit;
+            }
+        };
+        assert_eq!(seen.status().unwrap().code(), Some(8));
+        assert_eq!(linux::state_of(process.id()), Some('Z'));
     }
-    let mut child = Child::spawn_command(&mut execs(300));
-    let mut exit = exit_of(child.id());
-    let mut seen = None;
-    support::until("an exit", || {
-        // Without the sleep of `until`, to look as often as possible.
-        for _ in 0..100 {
-            seen = seen.or(exit.try_exit().unwrap());
-        }
-        seen.is_some()
-    });
-    assert_eq!(seen.unwrap().status().unwrap().code(), Some(42));
-    assert_eq!(child.reap().code(), Some(42));
 }
 
 #[tokio::test]
