@@ -952,6 +952,7 @@ impl ExitSet {
     fn pop_exited(&mut self) -> Option<io::Result<Exit>> {
         let key = self.exited.pop_front()?;
         let (pid, slot) = self.slots.remove(key)?;
+        self.crowded &= !self.is_empty();
         if self.by_pid.get(&pid) == Some(&key) {
             self.by_pid.remove(&pid);
         }
@@ -973,13 +974,11 @@ impl ExitSet {
     /// Closes a member, later if that does no harm: not while descriptors are scarce, and no more
     /// of them than the set has held anyway.
     fn leave(&mut self, member: Option<Member>) {
+        if self.crowded {
+            return drop(member);
+        }
         self.leaving.extend(member);
-        let most = if self.crowded {
-            0
-        } else {
-            self.peak.max(CLOSE_BATCH)
-        };
-        if self.leaving.len() > most {
+        if self.leaving.len() > self.peak.max(CLOSE_BATCH) {
             self.close_batch();
         }
     }
@@ -1027,7 +1026,6 @@ impl ExitSet {
         // A set that goes on need not keep the memory of its largest burst.
         self.leaving = Vec::new();
         self.peak = self.len();
-        self.crowded &= !self.is_empty();
     }
 }
 
