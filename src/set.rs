@@ -971,11 +971,11 @@ impl ExitSet {
         Some(exit)
     }
 
-    /// Closes a member, later if that does no harm: not while descriptors are scarce, and no more
-    /// of them than the set has held anyway.
+    /// Closes a member: at once while descriptors are scarce, and else later, though no more of them
+    /// than the set has held anyway.
     fn leave(&mut self, member: Option<Member>) {
         if self.crowded {
-            return drop(member);
+            return;
         }
         self.leaving.extend(member);
         if self.leaving.len() > self.peak.max(CLOSE_BATCH) {

@@ -144,7 +144,9 @@ impl Group {
         if self.epoll.is_none() {
             // SAFETY: takes an integer.
             let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-            self.epoll = Some(Watched::new(pidfd::own_unless_last(fd.into())?));
+            // SAFETY: what the system call has just returned.
+            let fd = unsafe { pidfd::own_unless_last(fd) }?;
+            self.epoll = Some(Watched::new(fd));
         }
         self.epoll
             .as_ref()

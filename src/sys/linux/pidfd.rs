@@ -54,14 +54,20 @@ pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     let flags: libc::c_uint = 0;
     // SAFETY: takes two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
-    own_unless_last(fd).map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))
+    // SAFETY: what the system call has just returned.
+    let fd = unsafe { own_unless_last(fd as RawFd) };
+    fd.map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))
 }
 
 /// Takes over what a system call has returned: a new descriptor, or -1.
 ///
 /// The last below the limit is given back (EMFILE): without one, `/proc` could not be read, and the
 /// processes that have no pidfd could not be looked at.
-pub(super) fn own_unless_last(fd: libc::c_long) -> io::Result<OwnedFd> {
+///
+/// # Safety
+///
+/// A descriptor must be new, so that nobody else owns it.
+pub(super) unsafe fn own_unless_last(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         let error = io::Error::last_os_error();
         if error.raw_os_error() == Some(libc::EMFILE) {
@@ -69,8 +75,8 @@ pub(super) fn own_unless_last(fd: libc::c_long) -> io::Result<OwnedFd> {
         }
         return Err(error);
     }
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    // SAFETY: nobody else owns it, by the contract of this function.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     if is_the_last(fd.as_fd()) {
         RAN_OUT.store(true, Ordering::Relaxed);
         return Err(io::Error::from_raw_os_error(libc::EMFILE));

@@ -90,10 +90,10 @@ pub(super) fn kernel_release() -> String {
     let mut name: libc::utsname = unsafe { mem::zeroed() };
     // SAFETY: `name` is writable.
     unsafe { libc::uname(&raw mut name) };
-    name.release
-        .iter()
-        .map(|&byte| byte as u8 as char)
-        .take_while(|&c| c != '\0')
+    let release = name.release.iter().take_while(|&&byte| byte != 0);
+    // Characters of C, signed or not.
+    release
+        .map(|&byte| char::from(byte.to_ne_bytes()[0]))
         .collect()
 }
 
