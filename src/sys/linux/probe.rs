@@ -86,7 +86,8 @@ impl PidProbe {
             start_time: UNKNOWN.into(),
             certain: 0.into(),
         };
-        probe.inode = probe.inode_now();
+        // The directory is missing for an instant while a thread replaces the leading one (`execve`).
+        probe.inode = (0..3).find_map(|_| probe.inode_now());
         if let Some(stat) = probe.stat() {
             probe.start_time = stat.start_time.into();
         }
