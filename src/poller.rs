@@ -263,12 +263,12 @@ impl Poller {
             let may_reopen = schedule.reopen.is_none_or(|reopen| reopen <= now);
             // Nobody is to wait for the lock while we look.
             drop(schedule);
-            let (seen, may_reopen) = look_at(batch, may_reopen);
+            let (seen, still_may) = look_at(batch, may_reopen);
             schedule = lock(&self.schedule);
 
-            let looked_since = now;
-            let now = Instant::now();
-            if !may_reopen && schedule.reopen.is_none_or(|reopen| reopen <= now) {
+            let (looked_since, now) = (now, Instant::now());
+            // Only a try that was refused puts off the next one.
+            if may_reopen && !still_may {
                 schedule.reopen = Some(now + REOPEN);
             }
             let wakers = schedule.take_in(seen, now);
@@ -306,9 +306,7 @@ impl Poller {
         self.unlist();
         wakers.into_iter().for_each(wake);
     }
-}
 
-impl Poller {
     /// Makes room for the runtime's next poller, once this one has closed.
     fn unlist(self: &Arc<Self>) {
         let mut pollers = lock(&POLLERS);

@@ -260,6 +260,18 @@ impl Slots {
         entry.is(key).then_some(entry)
     }
 
+    fn polled(&mut self, key: Key) -> Option<&mut Polled> {
+        match &mut self.get_mut(key)?.slot {
+            Slot::Polled(polled) => Some(polled),
+            _ => None,
+        }
+    }
+
+    /// Fills or changes the slot of a key that is in use.
+    fn put(&mut self, key: Key, slot: Slot) {
+        self.entries[key.index as usize].slot = slot;
+    }
+
     fn remove(&mut self, key: Key) -> Option<(u32, Slot)> {
         let next = self.free;
         let entry = self.get_mut(key)?;
@@ -609,7 +621,7 @@ impl ExitSet {
         // The slot comes first, as the group tells of it by its key.
         let key = self.add(pid, Slot::Free { next: 0 });
         let slot = self.enter(key, process, progress);
-        self.slots.entries[key.index as usize].slot = slot;
+        self.slots.put(key, slot);
     }
 
     /// Adds a process to the group, or has it polled if the system refuses that.
@@ -629,7 +641,7 @@ impl ExitSet {
     fn add_polled(&mut self, pid: u32, probe: Arc<Probe>, progress: Progress) {
         let key = self.add(pid, Slot::Free { next: 0 });
         let slot = self.polled_slot(key, probe, progress);
-        self.slots.entries[key.index as usize].slot = slot;
+        self.slots.put(key, slot);
     }
 
     fn add_exited(&mut self, pid: u32, probe: Arc<Probe>, status: Option<sys::Status>) {
@@ -752,11 +764,7 @@ impl ExitSet {
             return Ok(());
         }
         for key in self.polled_keys() {
-            let Some(Entry {
-                slot: Slot::Polled(polled),
-                ..
-            }) = self.slots.get_mut(key)
-            else {
+            let Some(polled) = self.slots.polled(key) else {
                 continue;
             };
             if let Some(news) = polled.look() {
@@ -829,11 +837,7 @@ impl ExitSet {
                 ready!(coop::poll_proceed(cx)).made_progress();
             }
             self.polling.unwatched.pop_front();
-            let Some(Entry {
-                slot: Slot::Polled(polled),
-                ..
-            }) = self.slots.get_mut(key)
-            else {
+            let Some(polled) = self.slots.polled(key) else {
                 continue;
             };
             polled.take_back();
@@ -857,11 +861,7 @@ impl ExitSet {
     /// Takes in what a poller has told.
     fn take_in(&mut self, key: Key, news: News) {
         // It may have been told of a process that has been removed since.
-        let Some(Entry {
-            slot: Slot::Polled(polled),
-            ..
-        }) = self.slots.get_mut(key)
-        else {
+        let Some(polled) = self.slots.polled(key) else {
             return;
         };
         polled.take_back();
@@ -875,7 +875,7 @@ impl ExitSet {
                 let progress = polled.progress;
                 self.polling.forget_one();
                 let slot = self.enter(key, process, progress);
-                self.slots.entries[key.index as usize].slot = slot;
+                self.slots.put(key, slot);
             }
             News::Failed(error) => {
                 self.polling.forget_one();
@@ -913,7 +913,7 @@ impl ExitSet {
             }
         };
         let slot = self.polled_slot(key, Arc::new(member.into_probe()), progress);
-        self.slots.entries[key.index as usize].slot = slot;
+        self.slots.put(key, slot);
     }
 
     fn set_exited(&mut self, key: Key, status: Option<sys::Status>) {

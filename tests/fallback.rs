@@ -8,6 +8,7 @@
 mod support;
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::CStr;
 use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
-use support::linux::{self, Forked, Grandchild, limit_descriptors};
+use support::linux::{self, Forked, Grandchild, herd, limit_descriptors};
 use support::{Child, deadline, skip, still_pending};
 use tokio::runtime::{Builder, Runtime};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
@@ -625,13 +626,6 @@ fn a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor
     assert_eq!(second.reap().code(), Some(2));
 }
 
-/// Children that cost next to nothing.
-fn herd(size: usize) -> Vec<Forked> {
-    (0..size)
-        .map(|_| linux::fork(|| linux::forever()))
-        .collect()
-}
-
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }
@@ -962,8 +956,6 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-use std::ffi::CStr;
-
 fn mount_call(
     source: &CStr,
     target: &CStr,
@@ -974,6 +966,21 @@ fn mount_call(
     let (source, target, kind) = (source.as_ptr(), target.as_ptr(), kind.as_ptr());
     // SAFETY: null-terminated strings.
     check(unsafe { libc::mount(source, target, kind, flags, data.as_ptr().cast()) })
+}
+
+/// With events the exit is told, by polling only the reap; the status, though it is success, never.
+async fn exits_with_a_status_that_is_not_told(grandchild: &mut Grandchild) {
+    let mut exit = exit_of(grandchild.id());
+    still_pending(&mut exit).await;
+    grandchild.end(0);
+    if exit.mechanism() == Some(Mechanism::PidFd) {
+        assert_eq!(deadline(exit).await.unwrap().status(), None);
+        grandchild.reap();
+    } else {
+        still_pending(&mut exit).await;
+        grandchild.reap();
+        assert_eq!(deadline(exit).await.unwrap().status(), None);
+    }
 }
 
 #[test]
@@ -1000,17 +1007,7 @@ fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
     let runtime = runtime();
     runtime.block_on(async {
         let mut grandchild = Grandchild::spawn();
-        let mut exit = exit_of(grandchild.id());
-        still_pending(&mut exit).await;
-        grandchild.end(0);
-        if exit.mechanism() == Some(Mechanism::PidFd) {
-            assert_eq!(deadline(exit).await.unwrap().status(), None);
-            grandchild.reap();
-        } else {
-            still_pending(&mut exit).await;
-            grandchild.reap();
-            assert_eq!(deadline(exit).await.unwrap().status(), None);
-        }
+        exits_with_a_status_that_is_not_told(&mut grandchild).await;
 
         let mut child = Child::spawn(7);
         let mut exit = exit_of(child.id());
@@ -1060,17 +1057,7 @@ fn under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status() {
 
     let runtime = runtime();
     runtime.block_on(async {
-        let mut exit = exit_of(grandchild.id());
-        still_pending(&mut exit).await;
-        grandchild.end(0);
-        if exit.mechanism() == Some(Mechanism::PidFd) {
-            assert_eq!(deadline(exit).await.unwrap().status(), None);
-            grandchild.reap();
-        } else {
-            still_pending(&mut exit).await;
-            grandchild.reap();
-            assert_eq!(deadline(exit).await.unwrap().status(), None);
-        }
+        exits_with_a_status_that_is_not_told(&mut grandchild).await;
         still_pending(exit_of(1)).await;
     });
 }

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, Stream, StreamExt};
-use support::linux::{self, Forked, Grandchild};
+use support::linux::{self, Forked, Grandchild, herd};
 use support::{Child, deadline, skip, still_pending};
 use tokio_process_exit::{Exit, ExitSet, ProcessExit, exit_of};
 
@@ -18,12 +18,6 @@ async fn next(set: &mut ExitSet) -> Exit {
         .await
         .expect("not empty")
         .expect("no error")
-}
-
-fn herd(size: usize) -> Vec<Forked> {
-    (0..size)
-        .map(|_| linux::fork(|| linux::forever()))
-        .collect()
 }
 
 fn set_of(herd: &[Forked]) -> ExitSet {

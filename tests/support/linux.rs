@@ -137,6 +137,11 @@ pub fn fork(body: impl FnOnce() -> i32) -> Forked {
     Forked { id }
 }
 
+/// Children that cost next to nothing, and sleep until they are killed.
+pub fn herd(size: usize) -> Vec<Forked> {
+    (0..size).map(|_| fork(|| forever())).collect()
+}
+
 /// In a forked child: starts a second thread that runs `body`, and ends the leading thread.
 ///
 /// What `body` returns is the exit code of the process.
