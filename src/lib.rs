@@ -93,6 +93,7 @@
 
 mod error;
 mod exit;
+mod inbox;
 mod poller;
 mod set;
 mod sys;

@@ -9,17 +9,18 @@
 //! waits for it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, Handle};
 
 use crate::exit::Progress;
+use crate::inbox::{self, lock, wake};
 use crate::sys::{self, Probe, Reopened, State};
 
 /// Between two looks at one process: at first and, doubled after each look, at last.
@@ -52,46 +53,7 @@ pub(crate) enum News {
 }
 
 /// Where news arrives, each with the token of its [`Watch`].
-#[derive(Default)]
-pub(crate) struct Inbox {
-    contents: Mutex<Contents>,
-}
-
-#[derive(Default)]
-struct Contents {
-    news: VecDeque<(u64, News)>,
-    waker: Option<Waker>,
-}
-
-impl Inbox {
-    pub(crate) fn poll_news(&self, cx: &mut Context<'_>) -> Poll<(u64, News)> {
-        // Wakers run foreign code when cloned and dropped, so neither is done under the lock.
-        let mut waker = Some(cx.waker().clone());
-        let mut contents = lock(&self.contents);
-        if let Some(news) = contents.news.pop_front() {
-            return Poll::Ready(news);
-        }
-        mem::swap(&mut contents.waker, &mut waker);
-        drop(contents);
-        Poll::Pending
-    }
-
-    pub(crate) fn try_news(&self) -> Option<(u64, News)> {
-        lock(&self.contents).news.pop_front()
-    }
-
-    /// Puts news in. Returns whom to wake, when no lock is held any more.
-    fn put(&self, token: u64, news: News) -> Option<Waker> {
-        let mut contents = lock(&self.contents);
-        contents.news.push_back((token, news));
-        contents.waker.take()
-    }
-}
-
-fn wake(waker: Waker) {
-    // One that panics must not keep the news from others.
-    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-}
+pub(crate) type Inbox = inbox::Inbox<(u64, News)>;
 
 /// A process being looked at, until this is dropped.
 pub(crate) struct Watch {
@@ -299,7 +261,7 @@ impl Poller {
         let put = |watched: &Watched| {
             watched
                 .inbox
-                .put(watched.token, News::Closed(watched.progress))
+                .put((watched.token, News::Closed(watched.progress)))
         };
         let wakers: Vec<Waker> = watched.values().filter_map(put).collect();
         drop(schedule);
@@ -358,7 +320,7 @@ impl Schedule {
                 Seen::Process(process) => News::Reopened(process),
                 Seen::Error(error) => News::Failed(error),
             };
-            wakers.extend(watched.inbox.put(watched.token, news));
+            wakers.extend(watched.inbox.put((watched.token, news)));
             self.watched.remove(&key);
         }
         wakers
@@ -420,9 +382,4 @@ impl Drop for Turn {
     fn drop(&mut self) {
         self.poller.close();
     }
-}
-
-/// A panic while a lock was held has left nothing half done: what is locked here is only assigned.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
