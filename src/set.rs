@@ -14,10 +14,10 @@ use futures_core::Stream;
 use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
-use crate::error::{OpenError, about};
+use crate::error::about;
 use crate::exit::{Parts, Progress, Source, Until, closed};
 use crate::poller::{Inbox, News, Watch};
-use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, State};
+use crate::sys::{self, Event, EventError, Group, Member, Probe, State};
 use crate::{Exit, ProcessExit};
 
 /// Any number of processes, yielded as they exit.
@@ -221,33 +221,36 @@ impl Entry {
 }
 
 impl Slots {
-    fn insert(&mut self, pid: u32, slot: Slot) -> Key {
+    /// The key that the next insertion will have.
+    fn next_key(&self) -> Key {
         let index = self.free;
+        let entry = self.entries.get(index as usize);
+        Key {
+            index,
+            generation: entry.map_or(0, |entry| entry.generation),
+        }
+    }
+
+    fn insert(&mut self, pid: u32, slot: Slot) -> Key {
+        let key = self.next_key();
         self.len += 1;
-        match self.entries.get_mut(index as usize) {
+        match self.entries.get_mut(key.index as usize) {
             Some(entry) => {
                 if let Slot::Free { next } = entry.slot {
                     self.free = next;
                 }
                 (entry.pid, entry.slot) = (pid, slot);
-                Key {
-                    index,
-                    generation: entry.generation,
-                }
             }
             None => {
                 self.entries.push(Entry {
-                    generation: 0,
+                    generation: key.generation,
                     pid,
                     slot,
                 });
-                self.free = index + 1;
-                Key {
-                    index,
-                    generation: 0,
-                }
+                self.free += 1;
             }
         }
+        key
     }
 
     fn get(&self, key: Key) -> Option<&Entry> {
@@ -267,7 +270,7 @@ impl Slots {
         }
     }
 
-    /// Fills or changes the slot of a key that is in use.
+    /// Changes the slot of a key that is in use.
     fn put(&mut self, key: Key, slot: Slot) {
         self.entries[key.index as usize].slot = slot;
     }
@@ -357,24 +360,20 @@ impl ExitSet {
             // It has the pid, so nobody else has.
             return Ok(false);
         }
-        self.group.prepare();
-        let opened = match sys::Process::open(pid) {
+        let key = self.slots.next_key();
+        let opened = match self.group.open(pid, key.to_u64()) {
             // Those that are about to be closed may be what it takes.
-            Ok(Opened::Refused(..)) if !self.leaving.is_empty() => {
+            Ok(Err(_)) if !self.leaving.is_empty() => {
                 self.leaving.clear();
-                sys::Process::open(pid)
+                self.group.open(pid, key.to_u64())
             }
             opened => opened,
         };
-        match opened {
-            Ok(Opened::Process(process)) => {
-                self.add_process(pid, process, Progress::new(Until::Exit))
-            }
-            Ok(Opened::Refused(probe, _)) => {
-                self.add_polled(pid, Arc::new(probe), Progress::new(Until::Exit))
-            }
-            Err(error) => return Err(OpenError::to_io_error(error, pid)),
+        let slot = match opened.map_err(|error| error.to_io_error(pid))? {
+            Ok(member) => self.member_slot(member, Progress::new(Until::Exit)),
+            Err(probe) => self.polled_slot(key, Arc::new(probe), Progress::new(Until::Exit)),
         };
+        self.add(pid, slot);
         Ok(true)
     }
 
@@ -404,23 +403,22 @@ impl ExitSet {
                 return false;
             }
         }
-        self.group.prepare();
-        match (progress.exited(), source) {
-            (_, Source::Failed(error)) => {
-                let key = self.add(id, Slot::Failed(Box::new(error.to_io_error(id))));
-                self.exited.push_back(key);
-            }
+        let key = self.slots.next_key();
+        let slot = match (progress.exited(), source) {
+            (_, Source::Failed(error)) => Slot::Failed(Box::new(error.to_io_error(id))),
             (Some(status), Source::Event(process)) => {
-                self.add_exited(id, Arc::new(process.into_probe()), status);
+                Slot::ExitedPolled(Box::new((Arc::new(process.into_probe()), status)))
             }
             (Some(status), Source::Polled(polled)) => {
-                self.add_exited(id, polled.into_probe(), status);
+                Slot::ExitedPolled(Box::new((polled.into_probe(), status)))
             }
-            (None, Source::Event(process)) => self.add_process(id, process, progress),
-            (None, Source::Polled(polled)) => {
-                self.add_polled(id, polled.into_probe(), progress);
-            }
+            (None, Source::Event(process)) => self.enter(key, process, progress),
+            (None, Source::Polled(polled)) => self.polled_slot(key, polled.into_probe(), progress),
+        };
+        if matches!(slot, Slot::Failed(_) | Slot::ExitedPolled(_)) {
+            self.exited.push_back(key);
         }
+        self.add(id, slot);
         true
     }
 
@@ -607,46 +605,30 @@ impl ExitSet {
 
 /// How processes come in.
 impl ExitSet {
-    fn add(&mut self, pid: u32, slot: Slot) -> Key {
+    /// Adds what has the [next key](Slots::next_key).
+    fn add(&mut self, pid: u32, slot: Slot) {
         let key = self.slots.insert(pid, slot);
         self.peak = self.peak.max(self.len());
         // An adopted process may have no pid here.
         if pid != 0 {
             self.by_pid.insert(pid, key);
         }
-        key
-    }
-
-    fn add_process(&mut self, pid: u32, process: sys::Process, progress: Progress) {
-        // The slot comes first, as the group tells of it by its key.
-        let key = self.add(pid, Slot::Free { next: 0 });
-        let slot = self.enter(key, process, progress);
-        self.slots.put(key, slot);
     }
 
     /// Adds a process to the group, or has it polled if the system refuses that.
     fn enter(&mut self, key: Key, process: sys::Process, progress: Progress) -> Slot {
         match self.group.add(process, key.to_u64()) {
-            Ok(member) => {
-                self.crowded |= member.is_crowded();
-                match progress.until() {
-                    Until::Exit => Slot::Event(member),
-                    Until::Reap => Slot::EventUntilReap(Box::new((member, progress))),
-                }
-            }
-            Err(process) => self.polled_slot(key, Arc::new(process.into_probe()), progress),
+            Ok(member) => self.member_slot(member, progress),
+            Err(probe) => self.polled_slot(key, Arc::new(probe), progress),
         }
     }
 
-    fn add_polled(&mut self, pid: u32, probe: Arc<Probe>, progress: Progress) {
-        let key = self.add(pid, Slot::Free { next: 0 });
-        let slot = self.polled_slot(key, probe, progress);
-        self.slots.put(key, slot);
-    }
-
-    fn add_exited(&mut self, pid: u32, probe: Arc<Probe>, status: Option<sys::Status>) {
-        let key = self.add(pid, Slot::ExitedPolled(Box::new((probe, status))));
-        self.exited.push_back(key);
+    fn member_slot(&mut self, member: Member, progress: Progress) -> Slot {
+        self.crowded |= member.is_crowded();
+        match progress.until() {
+            Until::Exit => Slot::Event(member),
+            Until::Reap => Slot::EventUntilReap(Box::new((member, progress))),
+        }
     }
 
     fn polled_slot(&mut self, key: Key, probe: Arc<Probe>, progress: Progress) -> Slot {
@@ -800,8 +782,11 @@ impl ExitSet {
         };
         let mut plain = Progress::new(Until::Exit);
         let (member, progress) = match &mut entry.slot {
-            Slot::Event(member) => (&*member, &mut plain),
-            Slot::EventUntilReap(waiting) => (&waiting.0, &mut waiting.1),
+            Slot::Event(member) => (member, &mut plain),
+            Slot::EventUntilReap(waiting) => {
+                let (member, progress) = &mut **waiting;
+                (member, progress)
+            }
             _ => return,
         };
         let state = match member.state_after(event) {

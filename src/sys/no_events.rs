@@ -5,8 +5,9 @@ use std::convert::Infallible;
 use std::io;
 use std::task::{Context, Poll};
 
-use super::{EventError, Probe, State};
+use super::{EventError, Opened, Probe, State};
 use crate::Mechanism;
+use crate::error::OpenError;
 
 /// No process is ever held by an event source.
 pub(crate) struct Process(pub(super) Infallible);
@@ -56,11 +57,18 @@ pub(crate) struct Event {
 }
 
 impl Group {
-    pub(crate) fn add(&mut self, process: Process, _key: u64) -> Result<Member, Process> {
+    pub(crate) fn open(&mut self, pid: u32, _key: u64) -> Result<Result<Member, Probe>, OpenError> {
+        match Process::open(pid)? {
+            Opened::Process(process) => match process.0 {},
+            Opened::Refused(probe, _) => Ok(Err(probe)),
+        }
+    }
+
+    pub(crate) fn add(&mut self, process: Process, _key: u64) -> Result<Member, Probe> {
         match process.0 {}
     }
 
-    pub(crate) fn rearm(&self, member: &Member, _key: u64, _state: State) -> io::Result<()> {
+    pub(crate) fn rearm(&self, member: &mut Member, _key: u64, _state: State) -> io::Result<()> {
         match member.0 {}
     }
 
@@ -79,8 +87,6 @@ impl Group {
     pub(crate) fn try_events(&self, _events: &mut VecDeque<Event>) -> io::Result<()> {
         Ok(())
     }
-
-    pub(crate) fn prepare(&mut self) {}
 
     pub(crate) fn reserve(&mut self, _more: usize) {}
 }

@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::task::{Context, Poll, ready};
 
-use super::{EventError, Probe, Process, State, Watched, is_reaped, look, pidfd, reaped};
+use super::{EventError, Opened, Probe, Process, State, Watched, is_reaped, look, pidfd, reaped};
+use crate::error::OpenError;
 
 /// An event source for any number of processes.
 #[derive(Default)]
@@ -34,14 +35,20 @@ pub(crate) struct Event {
 }
 
 impl Group {
-    /// Takes the descriptor that the group itself needs, before the first process takes the last.
-    /// Without it, processes are refused.
-    pub(crate) fn prepare(&mut self) {
+    /// Opens a process, and adds it. Its first event, and no other until it is rearmed, will have
+    /// this key. The probe is for the case that the system refuses.
+    pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
+        // The group's own descriptor comes first, before the process takes the last. Without it,
+        // processes are refused.
         let _ = self.epoll();
+        Ok(match Process::open(pid)? {
+            Opened::Process(process) => self.add(process, key),
+            Opened::Refused(probe, _) => Err(probe),
+        })
     }
 
-    /// Adds a process, or gives it back if the system refuses. Its first event, and no other until it is rearmed, will have this key.
-    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Process> {
+    /// Adds a process, as `open` does.
+    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Probe> {
         let result = self.epoll().and_then(|epoll| {
             let add = |operation| control(epoll, operation, process.as_fd(), libc::EPOLLIN, key);
             match add(libc::EPOLL_CTL_ADD) {
@@ -55,13 +62,13 @@ impl Group {
         });
         match result {
             Ok(()) => Ok(Member(process.pidfd.into_inner())),
-            Err(_) => Err(process),
+            Err(_) => Err(process.into_probe()),
         }
     }
 
     /// Has a member tell of its reap, after it has told of its exit; or of its exit, after an
     /// event that was none.
-    pub(crate) fn rearm(&self, member: &Member, key: u64, state: State) -> io::Result<()> {
+    pub(crate) fn rearm(&self, member: &mut Member, key: u64, state: State) -> io::Result<()> {
         let Some(epoll) = &self.epoll else {
             return Ok(());
         };
