@@ -4,6 +4,7 @@ use std::io;
 
 /// Why a process could not be opened. Unlike an [`io::Error`] it can be reported again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "no system gives all of them")]
 pub(crate) enum OpenError {
     /// 0, or more than any system's pid.
     OutOfRange,
@@ -12,9 +13,18 @@ pub(crate) enum OpenError {
     Thread {
         process: Option<u32>,
     },
-    /// No backend for this system.
-    #[allow(dead_code, reason = "most systems have one")]
-    Unsupported,
+    /// There is such a process, but the system denies us any means to watch it.
+    #[cfg_attr(
+        unix,
+        expect(dead_code, reason = "there one can always ask whether it exists")
+    )]
+    Denied,
+    /// The system's own error.
+    #[cfg_attr(
+        unix,
+        expect(dead_code, reason = "all of them can be got around there")
+    )]
+    System(i32),
 }
 
 impl OpenError {
@@ -46,10 +56,14 @@ impl OpenError {
                 io::ErrorKind::InvalidInput,
                 format!("{pid} is a thread, not a process: pass the pid of its process instead"),
             ),
-            OpenError::Unsupported => io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("cannot watch process {pid}: this system is not supported yet"),
+            OpenError::Denied => io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "not permitted to watch process {pid}: it is another user's, or protected; \
+                     run as that user or as an administrator"
+                ),
             ),
+            OpenError::System(code) => about(pid, &io::Error::from_raw_os_error(code)),
         }
     }
 }

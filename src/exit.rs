@@ -261,30 +261,12 @@ impl ProcessExit {
         }
     }
 
-    pub(crate) fn adopted(process: sys::Process, id: u32) -> ProcessExit {
-        ProcessExit::new(id, Source::Event(process))
-    }
-
     pub(crate) fn into_parts(mut self) -> Parts {
         self.disarm();
         Parts {
             id: self.id,
             progress: self.progress,
             source: self.source,
-        }
-    }
-
-    pub(crate) fn process(&self) -> Option<&sys::Process> {
-        match &self.source {
-            Source::Event(process) => Some(process),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn probe(&self) -> Option<&Probe> {
-        match &self.source {
-            Source::Polled(polled) => Some(&polled.probe),
-            _ => None,
         }
     }
 
@@ -480,6 +462,28 @@ impl ProcessExit {
             Source::Polled(polled) => {
                 self.progress.learn(polled.take_back());
             }
+        }
+    }
+}
+
+/// For the backends that adopt what was opened elsewhere, and lend what they wait on.
+#[allow(dead_code, reason = "not every system has such a thing")]
+impl ProcessExit {
+    pub(crate) fn adopted(process: sys::Process, id: u32) -> ProcessExit {
+        ProcessExit::new(id, Source::Event(process))
+    }
+
+    pub(crate) fn process(&self) -> Option<&sys::Process> {
+        match &self.source {
+            Source::Event(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn probe(&self) -> Option<&Probe> {
+        match &self.source {
+            Source::Polled(polled) => Some(&polled.probe),
+            _ => None,
         }
     }
 }

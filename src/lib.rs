@@ -86,8 +86,6 @@
 //! ```
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Systems without an event source leave a part of the rest unused.
-#![cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]
 #![deny(unsafe_code)]
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 

@@ -1,17 +1,11 @@
 //! Promise: bad input gets a clear error that names it, at once and every time.
 
-#![cfg(target_os = "linux")]
-
 mod support;
 
-use std::fs::File;
 use std::io::{Error, ErrorKind};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 
 use futures::future::FusedFuture;
-use support::linux::{self, Grandchild};
-use support::{Child, deadline, still_pending};
+use support::{Child, deadline};
 use tokio_process_exit::{ProcessExit, exit_of};
 
 /// The error, which must be the same however it is asked for.
@@ -62,16 +56,16 @@ async fn a_pid_that_names_no_process_is_not_found() {
     }
 }
 
+#[cfg(any(target_os = "linux", windows))]
 #[tokio::test]
 async fn a_thread_is_invalid_and_the_message_names_its_process() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let (send, receive) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        // SAFETY: takes nothing.
-        send.send(unsafe { libc::gettid() }).unwrap();
+        send.send(support::thread_id()).unwrap();
         let _ = stopped.recv();
     });
-    let tid = receive.recv().unwrap() as u32;
+    let tid = receive.recv().unwrap();
     let error = error_of(tid).await;
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     let process = std::process::id();
@@ -91,6 +85,7 @@ async fn a_thread_is_invalid_and_the_message_names_its_process() {
 }
 
 /// The kernel answers EINVAL or ENOENT for a thread, and in passing for a process being reaped.
+#[cfg(unix)]
 #[tokio::test]
 async fn a_process_being_reaped_is_opened_or_not_found() {
     for _ in 0..300 {
@@ -106,116 +101,5 @@ async fn a_process_being_reaped_is_opened_or_not_found() {
                 }
             }
         });
-    }
-}
-
-#[tokio::test]
-async fn a_pidfd_can_be_adopted() {
-    let mut child = Child::spawn(3);
-    let mut exit = ProcessExit::try_from(linux::pidfd_open(child.id(), 0)).unwrap();
-    assert_eq!(exit.id(), child.id());
-    still_pending(&mut exit).await;
-    child.end();
-    assert_eq!(
-        deadline(exit).await.unwrap().status().unwrap().code(),
-        Some(3)
-    );
-
-    let nonblocking = linux::pidfd_open(child.id(), libc::PIDFD_NONBLOCK);
-    let exit = deadline(ProcessExit::try_from(nonblocking).unwrap())
-        .await
-        .unwrap();
-    assert_eq!(exit.status().unwrap().code(), Some(3));
-}
-
-#[tokio::test]
-async fn a_pidfd_of_a_reaped_process_can_be_adopted() {
-    let mut grandchild = Grandchild::spawn();
-    let pidfd = linux::pidfd_open(grandchild.id(), 0);
-    grandchild.end(5);
-    grandchild.reap();
-    let exit = ProcessExit::try_from(pidfd).unwrap();
-    assert_eq!(exit.id(), 0);
-    let exit = deadline(exit).await.unwrap();
-    if linux::pidfd_tells_the_status() {
-        assert_eq!(exit.status().unwrap().code(), Some(5));
-    }
-}
-
-#[tokio::test]
-async fn a_peer_is_adopted_from_its_socket() {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut pidfd: libc::c_int = -1;
-    let mut size = size_of_val(&pidfd) as libc::socklen_t;
-    const SO_PEERPIDFD: libc::c_int = 77;
-    let socket = ours.as_raw_fd();
-    let value = (&raw mut pidfd).cast();
-    // SAFETY: room for a descriptor, and its size.
-    let result =
-        unsafe { libc::getsockopt(socket, libc::SOL_SOCKET, SO_PEERPIDFD, value, &mut size) };
-    if result < 0 {
-        return support::skip("no SO_PEERPIDFD before Linux 6.5");
-    }
-    let exit = ProcessExit::try_from(linux::own(pidfd)).unwrap();
-    assert_eq!(exit.id(), std::process::id());
-    still_pending(exit).await;
-    drop(theirs);
-}
-
-#[tokio::test]
-async fn a_descriptor_that_is_no_pidfd_is_refused() {
-    let child = Child::spawn(0);
-    let (read, write) = linux::pipe();
-    // SAFETY: takes integers.
-    let eventfd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    // SAFETY: takes an integer.
-    let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    // SAFETY: takes a null-terminated name.
-    let memfd = unsafe { libc::memfd_create(c"a file".as_ptr(), libc::MFD_CLOEXEC) };
-    // SAFETY: takes integers.
-    let timerfd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
-    // SAFETY: takes an integer.
-    let inotify = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
-    let others = [eventfd, epoll, memfd, timerfd, inotify].map(linux::own);
-    let others = others.into_iter().chain([
-        OwnedFd::from(UnixStream::pair().unwrap().0),
-        OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()),
-        OwnedFd::from(read),
-        OwnedFd::from(write),
-        OwnedFd::from(File::open("/dev/null").unwrap()),
-        // The kernel itself takes this one for a pidfd in places.
-        OwnedFd::from(File::open(format!("/proc/{}", child.id())).unwrap()),
-        OwnedFd::from(File::open(format!("/proc/{}/stat", child.id())).unwrap()),
-    ]);
-    for fd in others {
-        let name = fd.as_raw_fd().to_string();
-        let error = ProcessExit::try_from(fd).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-        assert!(error.to_string().contains(&name), "{error}");
-    }
-}
-
-#[tokio::test]
-async fn the_pidfd_of_a_thread_is_refused() {
-    if linux::release() < (6, 9) {
-        return support::skip("no pidfds of threads before Linux 6.9");
-    }
-    let pidfd = linux::pidfd_open(std::process::id(), libc::PIDFD_THREAD);
-    let error = ProcessExit::try_from(pidfd).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert!(error.to_string().contains("thread"), "{error}");
-
-    // Also when it has lost its mark.
-    let thread = std::thread::spawn(|| {
-        // SAFETY: takes nothing.
-        let tid = unsafe { libc::gettid() } as u32;
-        let pidfd = linux::pidfd_open(tid, libc::PIDFD_THREAD);
-        let path = format!("/proc/self/fd/{}", pidfd.as_raw_fd());
-        let again = File::options().read(true).write(true).open(path);
-        again.map(|again| ProcessExit::try_from(OwnedFd::from(again)))
-    });
-    match thread.join().unwrap() {
-        Ok(adopted) => assert_eq!(adopted.unwrap_err().kind(), ErrorKind::InvalidInput),
-        Err(error) => support::skip(&format!("a pidfd cannot be opened again here: {error}")),
     }
 }

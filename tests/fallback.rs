@@ -24,11 +24,11 @@ use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 /// Runs the rest of the test in a process of its own, once for each role.
 macro_rules! in_a_process_of_its_own {
     ($test:ident, $roles:expr) => {
-        match linux::role() {
+        match support::role() {
             Some(role) => role,
             None => {
                 for role in $roles {
-                    linux::assert_passed(&linux::rerun(stringify!($test), role, |_| {}));
+                    support::assert_passed(&support::rerun(stringify!($test), role, |_| {}));
                 }
                 return;
             }
@@ -732,7 +732,7 @@ fn a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang() {
         a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang,
         ["events", "polling"]
     );
-    if linux::role().as_deref() == Some("polling") {
+    if support::role().as_deref() == Some("polling") {
         deny(libc::SYS_pidfd_open, libc::EPERM);
     }
     let runtime = runtime();
@@ -945,7 +945,7 @@ fn rerun_with_mounts(test: &str, role: &str, mount: fn() -> io::Result<()>) {
         // SAFETY: `enter` makes system calls only.
         unsafe { command.pre_exec(enter) };
     };
-    linux::assert_passed(&linux::rerun(test, role, prepare));
+    support::assert_passed(&support::rerun(test, role, prepare));
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
@@ -986,7 +986,7 @@ async fn exits_with_a_status_that_is_not_told(grandchild: &mut Grandchild) {
 #[test]
 fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
     const TEST: &str = "without_proc_only_the_reap_counts_and_no_status_is_made_up";
-    let Some(role) = linux::role() else {
+    let Some(role) = support::role() else {
         if !linux::is_root() {
             return skip("not root, so there is no mounting over /proc");
         }
@@ -1030,7 +1030,7 @@ fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
 #[test]
 fn under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status() {
     const TEST: &str = "under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status";
-    let Some(role) = linux::role() else {
+    let Some(role) = support::role() else {
         if !linux::is_root() {
             return skip("not root, so there is no mounting over /proc");
         }

@@ -14,9 +14,9 @@ use tokio_process_exit::exit_of;
 #[test]
 fn waiting_10_seconds_takes_single_digit_context_switches() {
     const TEST: &str = "waiting_10_seconds_takes_single_digit_context_switches";
-    if linux::role().is_none() {
+    if support::role().is_none() {
         // A process of its own, as this counts the whole program's.
-        return linux::assert_passed(&linux::rerun(TEST, "count", |_| {}));
+        return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
     }
     if support::poll_forced() {
         return support::skip("a poll cannot sleep through");

@@ -1,7 +1,5 @@
 //! Promise: a set yields each of its processes exactly once, as they exit.
 
-#![cfg(target_os = "linux")]
-
 mod support;
 
 use std::collections::HashSet;
@@ -9,9 +7,14 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, Stream, StreamExt};
-use support::linux::{self, Forked, Grandchild, herd};
-use support::{Child, deadline, skip, still_pending};
-use tokio_process_exit::{Exit, ExitSet, ProcessExit, exit_of};
+#[cfg(target_os = "linux")]
+use support::linux;
+#[cfg(unix)]
+use support::unix::Grandchild;
+use support::{Child, Sleeper, at_most, deadline, herd, still_pending};
+#[cfg(unix)]
+use tokio_process_exit::ProcessExit;
+use tokio_process_exit::{Exit, ExitSet, exit_of};
 
 async fn next(set: &mut ExitSet) -> Exit {
     deadline(set.next_exit())
@@ -20,7 +23,7 @@ async fn next(set: &mut ExitSet) -> Exit {
         .expect("no error")
 }
 
-fn set_of(herd: &[Forked]) -> ExitSet {
+fn set_of(herd: &[Sleeper]) -> ExitSet {
     let mut set = ExitSet::new();
     for process in herd {
         assert!(set.insert(process.id()).unwrap());
@@ -28,12 +31,8 @@ fn set_of(herd: &[Forked]) -> ExitSet {
     set
 }
 
-fn kill(herd: &[Forked]) {
-    herd.iter()
-        .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
-    herd.iter().for_each(|process| {
-        support::until("a zombie", || linux::state_of(process.id()) == Some('Z'));
-    });
+fn kill(herd: &mut [Sleeper]) {
+    herd.iter_mut().for_each(Sleeper::kill);
 }
 
 #[tokio::test]
@@ -56,9 +55,7 @@ async fn each_exit_is_yielded_once_with_its_status_in_order() {
     let order = [7, 3, 19, 0, 11];
     for n in order {
         children[n].end();
-        support::until("a zombie", || {
-            linux::state_of(children[n].id()) == Some('Z')
-        });
+        children[n].until_exited();
         if support::poll_forced() {
             // A poller does not see the order of what happens between two looks.
             assert_eq!(next(&mut set).await.id(), children[n].id());
@@ -80,6 +77,7 @@ async fn each_exit_is_yielded_once_with_its_status_in_order() {
     }
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn children_and_others_zombies_and_reaped_are_all_yielded() {
     let (mut child, zombie) = (Child::spawn(1), Child::zombie(2));
@@ -105,7 +103,7 @@ async fn children_and_others_zombies_and_reaped_are_all_yielded() {
     }
     let expected = [1, 2, 3, 4, 5].into_iter().filter(|&code| match code {
         3 | 4 => linux::stat_tells_the_status(),
-        5 => linux::pidfd_tells_the_status(),
+        5 => support::tells_the_status_of_reaped(),
         _ => true,
     });
     assert_eq!(codes, expected.collect());
@@ -119,7 +117,7 @@ async fn the_same_process_is_in_it_once() {
     assert!(!set.insert(child.id()).unwrap());
     assert!(!set.insert_exit(exit_of(child.id())));
     child.end();
-    support::until("a zombie", || linux::state_of(child.id()) == Some('Z'));
+    child.until_exited();
     // Also as a zombie, known or not.
     assert!(!set.insert(child.id()).unwrap());
     assert!(!set.insert_exit(exit_of(child.id())));
@@ -132,6 +130,7 @@ async fn the_same_process_is_in_it_once() {
     assert!(deadline(set.next_exit()).await.is_none());
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_recycled_pid_is_another_process_and_both_are_yielded() {
     let mut first = Child::spawn(1);
@@ -141,13 +140,13 @@ async fn a_recycled_pid_is_another_process_and_both_are_yielded() {
     first.reap();
     std::thread::sleep(Duration::from_millis(30));
     let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
-        return skip("pids cannot be chosen (not root)");
+        return support::skip("pids cannot be chosen (not root)");
     };
     assert!(set.insert(pid).unwrap());
     assert!(!set.insert(pid).unwrap());
     assert_eq!(set.len(), 2);
     let exit = next(&mut set).await;
-    if linux::pidfd_tells_the_status() {
+    if support::tells_the_status_of_reaped() {
         assert_eq!(exit.status().unwrap().code(), Some(1));
     }
     assert!(set.contains(pid));
@@ -168,7 +167,7 @@ async fn a_process_that_was_removed_is_not_yielded() {
     assert!(!set.contains(herd[0].id()));
     still_pending(set.next_exit()).await;
     // Also after its exit, known or not.
-    kill(&herd);
+    kill(&mut herd);
     assert!(set.remove(herd[1].id()));
     assert_eq!(set.len(), 1);
     assert_eq!(next(&mut set).await.id(), herd[2].id());
@@ -176,7 +175,7 @@ async fn a_process_that_was_removed_is_not_yielded() {
 
     // A new one does not get the old one's events.
     for _ in 0..20 {
-        let alive = linux::fork(|| linux::forever());
+        let alive = &support::herd(1)[0];
         set.insert(herd[0].id()).unwrap();
         set.remove(herd[0].id());
         set.insert(alive.id()).unwrap();
@@ -206,6 +205,7 @@ async fn errors_leave_the_set_as_it_was() {
     assert_eq!(set.pids().count(), 0);
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn opened_resolved_reaped_and_failed_waits_can_be_inserted() {
     let mut grandchild = Grandchild::spawn();
@@ -230,10 +230,11 @@ async fn opened_resolved_reaped_and_failed_waits_can_be_inserted() {
     assert!(set.is_empty());
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn adopted_processes_can_be_inserted_and_told_apart() {
     if support::poll_forced() {
-        return skip("polling is forced, and pidfds are adopted");
+        return support::skip("polling is forced, and pidfds are adopted");
     }
     let mut grandchild = Grandchild::spawn();
     let pidfds = [0, 0, 0].map(|flags| linux::pidfd_open(grandchild.id(), flags));
@@ -248,7 +249,7 @@ async fn adopted_processes_can_be_inserted_and_told_apart() {
     for _ in 0..3 {
         let exit = next(&mut set).await;
         assert_eq!(exit.id(), 0);
-        if linux::pidfd_tells_the_status() {
+        if support::tells_the_status_of_reaped() {
             assert_eq!(exit.status().unwrap().code(), Some(8));
         }
     }
@@ -258,21 +259,21 @@ async fn adopted_processes_can_be_inserted_and_told_apart() {
 
 #[test]
 fn it_can_be_looked_at_without_a_runtime() {
-    let herd = herd(300);
+    let mut herd = herd(at_most(300));
     let mut set = set_of(&herd);
     assert!(set.try_next_exit().is_none());
-    kill(&herd);
+    kill(&mut herd);
     let mut ids = HashSet::new();
     while let Some(exit) = set.try_next_exit() {
         assert!(ids.insert(exit.unwrap().id()));
     }
-    assert_eq!(ids, herd.iter().map(Forked::id).collect());
+    assert_eq!(ids, herd.iter().map(Sleeper::id).collect());
     assert!(set.is_empty());
 }
 
 #[tokio::test]
 async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
-    let herd = herd(400);
+    let mut herd = herd(at_most(400));
     let mut set = set_of(&herd);
     assert_eq!(set.exits_within(Duration::ZERO).await.unwrap(), []);
     let start = Instant::now();
@@ -282,16 +283,16 @@ async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
     );
     assert!(start.elapsed() >= Duration::from_millis(50));
 
-    let (gone, alive) = herd.split_at(300);
+    let (gone, alive) = herd.split_at_mut(at_most(400) * 3 / 4);
     kill(gone);
     // No time at all is enough to see all who are gone.
     let exits = deadline(set.exits_within(Duration::ZERO)).await.unwrap();
     let ids: HashSet<u32> = exits.iter().map(Exit::id).collect();
-    assert_eq!(exits.len(), 300);
-    assert_eq!(ids, gone.iter().map(Forked::id).collect());
+    assert_eq!(exits.len(), gone.len());
+    assert_eq!(ids, gone.iter().map(Sleeper::id).collect());
     assert_eq!(
         set.pids().collect::<HashSet<_>>(),
-        alive.iter().map(Forked::id).collect()
+        alive.iter().map(Sleeper::id).collect()
     );
 
     // It does not wait for the end of the time when all are gone.
@@ -301,16 +302,16 @@ async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
             .await
             .unwrap()
             .len(),
-        100
+        alive.len()
     );
     assert!(set.is_empty());
 }
 
 #[tokio::test]
 async fn exits_within_loses_nothing_when_cancelled_or_failing() {
-    let herd = herd(3);
+    let mut herd = herd(3);
     let mut set = set_of(&herd);
-    kill(&herd[..2]);
+    kill(&mut herd[..2]);
     still_pending(set.exits_within(Duration::MAX)).await;
     assert_eq!(set.len(), 3);
     assert!(set.contains(herd[0].id()) && set.contains(herd[1].id()));
@@ -329,11 +330,11 @@ async fn exits_within_loses_nothing_when_cancelled_or_failing() {
 
 #[tokio::test]
 async fn cancelling_at_any_point_loses_nothing() {
-    let herd = herd(200);
+    let mut herd = herd(at_most(200));
     let mut set = set_of(&herd);
     let mut ids = HashSet::new();
-    for process in &herd {
-        linux::kill(process.id(), libc::SIGKILL);
+    for process in &mut herd {
+        process.kill();
         let next = tokio::time::timeout(Duration::from_micros(50), set.next_exit());
         if let Ok(exit) = next.await {
             assert!(ids.insert(exit.unwrap().unwrap().id()));
@@ -348,16 +349,16 @@ async fn cancelling_at_any_point_loses_nothing() {
     while let Some(exit) = deadline(set.next_exit()).await {
         assert!(ids.insert(exit.unwrap().id()));
     }
-    assert_eq!(ids, herd.iter().map(Forked::id).collect());
+    assert_eq!(ids, herd.iter().map(Sleeper::id).collect());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_moves_between_tasks_and_runtimes_with_all_its_processes() {
-    let herd = herd(100);
+    let mut herd = herd(at_most(100));
     let mut set = set_of(&herd);
     let mut ids = HashSet::new();
-    for (n, process) in herd.iter().enumerate() {
-        linux::kill(process.id(), libc::SIGKILL);
+    for (n, process) in herd.iter_mut().enumerate() {
+        process.kill();
         let (exit, moved) = if n % 10 == 0 {
             let runtime = std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -381,9 +382,9 @@ async fn it_moves_between_tasks_and_runtimes_with_all_its_processes() {
 
 #[tokio::test]
 async fn others_have_their_turn_during_a_mass_exit() {
-    let herd = herd(2000);
+    let mut herd = herd(2000);
     let mut set = set_of(&herd);
-    kill(&herd);
+    kill(&mut herd);
     let ticks = std::rc::Rc::new(std::cell::Cell::new(0));
     let local = tokio::task::LocalSet::new();
     let ticker = ticks.clone();
@@ -437,12 +438,13 @@ async fn it_is_a_stream_that_goes_on_after_its_end() {
 }
 
 /// In a process of its own, as it counts descriptors.
+#[cfg(target_os = "linux")]
 #[test]
 fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on() {
     const TEST: &str =
         "descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on";
-    if linux::role().is_none() {
-        return linux::assert_passed(&linux::rerun(TEST, "count", |_| {}));
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -453,9 +455,9 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
         // A set that is empty needs one, for its next process.
         let most = open() + 1;
 
-        let dead = herd(1000);
+        let mut dead = herd(1000);
         let mut set = set_of(&dead);
-        kill(&dead);
+        kill(&mut dead);
         assert_eq!(
             set.exits_within(Duration::from_secs(20))
                 .await
@@ -509,20 +511,21 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
     });
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
     const TEST: &str = "an_exit_gives_its_descriptor_to_others_when_they_are_scarce";
-    if linux::role().is_none() {
-        return linux::assert_passed(&linux::rerun(TEST, "exhaust", |_| {}));
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let herd = herd(240);
+    let mut herd = herd(240);
     linux::limit_descriptors(256);
     let mut set = set_of(&herd);
-    kill(&herd);
+    kill(&mut herd);
     runtime.block_on(async {
         let mut files = Vec::new();
         while let Some(exit) = deadline(set.next_exit()).await {
@@ -535,9 +538,9 @@ fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
 
 #[tokio::test]
 async fn the_same_process_is_in_it_once_also_when_its_exit_is_known() {
-    let herd = herd(3);
+    let mut herd = herd(3);
     let mut set = set_of(&herd);
-    kill(&herd);
+    kill(&mut herd);
     let first = set.try_next_exit().unwrap().unwrap().id();
     for process in herd.iter().filter(|process| process.id() != first) {
         assert!(!set.insert(process.id()).unwrap());
@@ -557,15 +560,15 @@ async fn the_same_process_is_in_it_once_also_when_its_exit_is_known() {
 
 #[tokio::test]
 async fn known_exits_are_yielded_in_turns_too() {
-    let herd = herd(1000);
+    let mut herd = herd(1000);
     let mut set = set_of(&herd);
-    kill(&herd);
+    kill(&mut herd);
     let turns = std::rc::Rc::new(std::cell::Cell::new(0));
     let counter = turns.clone();
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
-            let one_alive = linux::fork(|| linux::forever());
+            let one_alive = &support::herd(1)[0];
             set.insert(one_alive.id()).unwrap();
             // All become known, and are kept as the wait is cancelled.
             still_pending(set.exits_within(Duration::MAX)).await;
@@ -587,6 +590,7 @@ async fn known_exits_are_yielded_in_turns_too() {
     );
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_process_without_a_pid_here_is_not_among_the_pids() {
     let mut grandchild = Grandchild::spawn();
@@ -601,10 +605,11 @@ async fn a_process_without_a_pid_here_is_not_among_the_pids() {
     assert_eq!(next(&mut set).await.id(), 0);
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_duplicate_of_a_yielded_pidfd_can_be_inserted() {
     if support::poll_forced() {
-        return skip("polling is forced, so there is no event to be had");
+        return support::skip("polling is forced, so there is no event to be had");
     }
     let child = Child::zombie(3);
     let mut set = ExitSet::new();

@@ -1,15 +1,18 @@
 //! Promise: the exit status is that process's or unknown, and is left for its owner to collect.
 
-#![cfg(target_os = "linux")]
-
 mod support;
 
+#[cfg(unix)]
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
 
-use support::linux::{self, Grandchild};
-use support::{Child, deadline, skip, still_pending};
-use tokio_process_exit::{ProcessExit, exit_of};
+#[cfg(target_os = "linux")]
+use support::linux;
+#[cfg(unix)]
+use support::unix::Grandchild;
+use support::{Child, deadline, shell, skip, still_pending, tells_the_status_of_reaped};
+#[cfg(target_os = "linux")]
+use tokio_process_exit::ProcessExit;
+use tokio_process_exit::exit_of;
 
 #[tokio::test]
 async fn the_status_of_a_child_is_the_one_its_owner_collects_afterwards() {
@@ -20,18 +23,21 @@ async fn the_status_of_a_child_is_the_one_its_owner_collects_afterwards() {
         "kill -KILL $$",
         "kill -TERM $$",
     ] {
-        let mut child = Child::spawn_command(Command::new("sh").args(["-c", script]));
+        if cfg!(windows) && script.starts_with("kill") {
+            continue;
+        }
+        let mut child = Child::spawn_command(&mut shell(script));
         let exit = deadline(exit_of(child.id())).await.unwrap();
         assert_eq!(exit.status(), Some(child.reap()), "{script}");
     }
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn a_core_dump_shows_in_the_status() {
     let directory = std::env::temp_dir();
     let script = "ulimit -c unlimited 2>/dev/null; kill -ABRT $$";
-    let mut command = Command::new("sh");
-    let mut child = Child::spawn_command(command.args(["-c", script]).current_dir(directory));
+    let mut child = Child::spawn_command(shell(script).current_dir(directory));
     let id = child.id();
     let exit = deadline(exit_of(id)).await.unwrap();
     let status = child.reap();
@@ -49,15 +55,14 @@ async fn a_core_dump_shows_in_the_status() {
 async fn tokio_and_std_owners_get_their_status_in_any_order() {
     for code in 0..30 {
         let script = format!("exit {code}");
-        let mut child = tokio::process::Command::new("sh")
-            .args(["-c", &script])
+        let mut child = tokio::process::Command::from(shell(&script))
             .spawn()
             .unwrap();
         let exit = exit_of(child.id().unwrap());
         let (exit, status) = deadline(futures::future::join(exit, child.wait())).await;
         assert_eq!(status.unwrap().code(), Some(code));
-        // Only the pidfd tells once the owner was faster.
-        if linux::pidfd_tells_the_status() {
+        // Polling does not see it if the owner was faster.
+        if tells_the_status_of_reaped() {
             assert_eq!(exit.unwrap().status().unwrap().code(), Some(code));
         }
     }
@@ -69,36 +74,38 @@ async fn the_status_of_a_child_reaped_before_the_wait_is_known() {
     let exit = exit_of(child.id());
     child.reap();
     let exit = deadline(exit).await.unwrap();
-    if exit.status().is_none() && !linux::pidfd_tells_the_status() {
-        return skip("without a pidfd of Linux 6.15 it is not told");
+    if exit.status().is_none() && !tells_the_status_of_reaped() {
+        return skip("polling does not tell, nor a pidfd before Linux 6.15");
     }
     assert_eq!(exit.status().unwrap().code(), Some(11));
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn an_automatically_reaped_child_gives_its_own_status_or_none() {
-    if linux::role().is_none() {
+    if support::role().is_none() {
         // SIGCHLD is the whole process's.
         let test = "an_automatically_reaped_child_gives_its_own_status_or_none";
-        return linux::assert_passed(&linux::rerun(test, "ignore", |_| {}));
+        return support::assert_passed(&support::rerun(test, "ignore", |_| {}));
     }
     // SAFETY: SIG_IGN is no handler, so nothing runs.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     for code in 1..=50 {
-        let command = format!("read line; exit {code}");
-        let mut child = Child::spawn_command(Command::new("sh").args(["-c", &command]));
+        let mut child = Child::spawn(code);
         let exit = exit_of(child.id());
         child.end();
         let status = deadline(exit).await.unwrap().status();
         match status {
-            Some(status) => assert_eq!(status.code(), Some(code)),
-            None => assert!(!linux::pidfd_tells_the_status()),
+            Some(status) => assert_eq!(status.code(), Some(code.into())),
+            None => assert!(!tells_the_status_of_reaped()),
         }
     }
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn the_status_of_an_unreaped_process_of_another_parent_is_known_to_its_user() {
+    #[cfg(target_os = "linux")]
     if !linux::stat_tells_the_status() {
         return skip("Linux before 6.1 does not tell");
     }
@@ -115,6 +122,7 @@ async fn the_status_of_an_unreaped_process_of_another_parent_is_known_to_its_use
     assert_eq!(exit.status().unwrap().signal(), Some(libc::SIGKILL));
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn reaped_resolves_at_the_reap_with_the_status() {
     let mut grandchild = Grandchild::spawn();
@@ -128,6 +136,7 @@ async fn reaped_resolves_at_the_reap_with_the_status() {
     assert_eq!(exit.status().unwrap().code(), Some(42));
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn reaped_may_be_asked_for_after_the_exit() {
     let mut child = Child::spawn(12);
@@ -143,6 +152,7 @@ async fn reaped_may_be_asked_for_after_the_exit() {
     );
 }
 
+#[cfg(unix)]
 #[tokio::test]
 async fn reaped_resolves_for_a_process_that_had_been_reaped() {
     let mut grandchild = Grandchild::spawn();
@@ -150,17 +160,18 @@ async fn reaped_resolves_for_a_process_that_had_been_reaped() {
     grandchild.end(13);
     grandchild.reap();
     let exit = deadline(exit).await.unwrap();
-    if linux::pidfd_tells_the_status() {
+    if tells_the_status_of_reaped() {
         assert_eq!(exit.status().unwrap().code(), Some(13));
     }
 }
 
 /// Another user must learn of the exit, but the kernel shows it 0 for a status that it may not
 /// read.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_stranger_learns_of_the_exit_but_never_a_wrong_status() {
     const TEST: &str = "a_stranger_learns_of_the_exit_but_never_a_wrong_status";
-    if linux::role().is_some() {
+    if support::role().is_some() {
         let pids = std::env::var("PIDS").unwrap();
         let mut pids = pids.split(',').map(|pid| pid.parse::<u32>().unwrap());
         for code in [0, 7] {
@@ -183,15 +194,16 @@ async fn a_stranger_learns_of_the_exit_but_never_a_wrong_status() {
     let alive = Grandchild::spawn();
     let pids = format!("{},{},{}", success.id(), failure.id(), alive.id());
     match linux::rerun_as_nobody(TEST, &[("PIDS", pids)]) {
-        Some(output) => linux::assert_passed(&output),
+        Some(output) => support::assert_passed(&output),
         None => skip("nobody cannot start this binary"),
     }
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_stranger_learns_the_status_once_it_is_reaped() {
     const TEST: &str = "a_stranger_learns_the_status_once_it_is_reaped";
-    if linux::role().is_some() {
+    if support::role().is_some() {
         let pid = std::env::var("PIDS").unwrap().parse().unwrap();
         let exit = exit_of(pid).reaped();
         assert_eq!(
@@ -215,7 +227,7 @@ async fn a_stranger_learns_the_status_once_it_is_reaped() {
         stranger.join().unwrap()
     });
     match output {
-        Some(output) => linux::assert_passed(&output),
+        Some(output) => support::assert_passed(&output),
         None => skip("nobody cannot start this binary"),
     }
 }
@@ -224,9 +236,10 @@ async fn a_stranger_learns_the_status_once_it_is_reaped() {
 fn an_exit_says_what_it_is() {
     let mut child = Child::zombie(7);
     let exit = exit_of(child.id()).try_exit().unwrap().unwrap();
+    let word = if cfg!(windows) { "code" } else { "status" };
     assert_eq!(
         exit.to_string(),
-        format!("process {} exited with exit status: 7", child.id())
+        format!("process {} exited with exit {word}: 7", child.id())
     );
     assert!(format!("{exit:?}").contains(&child.id().to_string()));
     let same = exit;
@@ -235,11 +248,12 @@ fn an_exit_says_what_it_is() {
 }
 
 /// There the same number means another process to `/proc`.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_process() {
     const TEST: &str =
         "with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_process";
-    if linux::role().is_some() {
+    if support::role().is_some() {
         let mut grandchild = Grandchild::spawn();
         assert!(grandchild.id() < 100, "a pid of a new namespace");
         let mut exit = exit_of(grandchild.id());
@@ -273,14 +287,14 @@ async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_pr
         );
         return;
     }
-    let output = Command::new("unshare")
+    let output = std::process::Command::new("unshare")
         .args(["--pid", "--fork"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
         .env("ROLE", "inner")
         .output();
     match output {
-        Ok(output) if linux::is_root() => linux::assert_passed(&output),
+        Ok(output) if linux::is_root() => support::assert_passed(&output),
         _ => skip("not root, or no unshare(1), so there is no other pid namespace"),
     }
 }

@@ -54,18 +54,17 @@ mod reactor;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::*;
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
 mod no_events;
-
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
 mod unix;
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
 pub(crate) use unix::*;
 
-#[cfg(not(unix))]
-mod unsupported;
-#[cfg(not(unix))]
-pub(crate) use unsupported::*;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub(crate) use windows::*;
 
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +81,7 @@ pub(crate) enum State {
 }
 
 /// What opening a process gives.
+#[allow(dead_code, reason = "some systems always give the same")]
 pub(crate) enum Opened {
     Process(Process),
     /// There is such a process, but the system refuses an event source for it, for this reason.
@@ -89,6 +89,7 @@ pub(crate) enum Opened {
 }
 
 /// Why a wait for an event failed.
+#[allow(dead_code, reason = "where there are no events, no wait for one fails")]
 pub(crate) enum EventError {
     /// The system refuses to register the event source.
     Refused(io::Error),

@@ -40,6 +40,7 @@ impl Process {
     }
 }
 
+#[allow(dead_code, reason = "there is nothing to open")]
 pub(crate) enum Reopened {
     Process(Process),
     Exhausted,

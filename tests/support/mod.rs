@@ -3,16 +3,38 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each test file uses a part of it"
 )]
 
 use std::future::Future;
 use std::io::Write;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
+#[cfg(unix)]
+pub mod unix;
+#[cfg(windows)]
+pub mod windows;
+
+#[cfg(unix)]
+pub use unix::{Forked as Sleeper, herd};
+/// A process that sleeps until it is killed.
+#[cfg(windows)]
+pub type Sleeper = Child;
+
+/// Processes that sleep until they are killed, as cheap as they come.
+#[cfg(windows)]
+pub fn herd(size: usize) -> Vec<Sleeper> {
+    (0..size).map(|_| Child::spawn(0)).collect()
+}
+
+/// As many processes as a test wants, or as many as it takes no minutes to start.
+pub fn at_most(size: usize) -> usize {
+    if cfg!(unix) { size } else { size.min(100) }
+}
 
 /// What the slowest machine needs by far. A test that reaches it has failed.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -62,25 +84,58 @@ pub fn skip(why: &str) {
 /// Our own child, which exits when told. Killed and reaped when dropped.
 pub struct Child(pub std::process::Child);
 
+/// A shell that runs a script.
+pub fn shell(script: &str) -> Command {
+    #[cfg(unix)]
+    let (shell, option) = ("sh", "-c");
+    #[cfg(windows)]
+    let (shell, option) = ("cmd", "/c");
+    let mut command = Command::new(shell);
+    command.arg(option);
+    #[cfg(unix)]
+    command.arg(script);
+    // It has rules of its own for quotes.
+    #[cfg(windows)]
+    std::os::windows::process::CommandExt::raw_arg(&mut command, script);
+    command
+}
+
+/// A shell that reads a line, and exits with `code`.
+pub fn obedient_shell(code: u8) -> Command {
+    let read = if cfg!(unix) {
+        "read line;"
+    } else {
+        "set /p line= &"
+    };
+    shell(&format!("{read} exit {code}"))
+}
+
 impl Child {
     /// A child that will exit with `code`.
     pub fn spawn(code: u8) -> Child {
-        let script = format!("read line; exit {code}");
-        Child::spawn_command(Command::new("sh").args(["-c", &script]))
+        Child::spawn_command(&mut obedient_shell(code))
     }
 
     /// A child that exits by itself, or at a line on its standard input.
     pub fn spawn_command(command: &mut Command) -> Child {
-        Child(command.stdin(Stdio::piped()).spawn().expect("sh starts"))
+        Child(command.stdin(Stdio::piped()).spawn().expect("it starts"))
     }
 
     /// A child that has exited with `code` and has not been reaped.
     pub fn zombie(code: u8) -> Child {
         let mut child = Child::spawn(code);
         child.end();
-        #[cfg(target_os = "linux")]
-        until("a zombie", || linux::state_of(child.id()) == Some('Z'));
+        child.until_exited();
         child
+    }
+
+    /// Waits, blocking, until it has exited. It is left to be reaped.
+    pub fn until_exited(&mut self) {
+        #[cfg(unix)]
+        until("a zombie", || unix::is_zombie(self.id()));
+        // There are no zombies.
+        #[cfg(windows)]
+        until("an exit", || self.0.try_wait().expect("ours").is_some());
     }
 
     pub fn id(&self) -> u32 {
@@ -95,8 +150,10 @@ impl Child {
         }
     }
 
+    /// Has it exited, when this returns. It is left to be reaped.
     pub fn kill(&mut self) {
         self.0.kill().expect("a child can be killed");
+        self.until_exited();
     }
 
     pub fn reap(&mut self) -> ExitStatus {
@@ -127,4 +184,65 @@ pub fn example(name: &str) -> std::path::PathBuf {
         example.display()
     );
     example
+}
+
+/// Runs one test of this binary again in a process of its own, with `ROLE` set, as `prepare` says.
+///
+/// The test looks at [`role`] first.
+pub fn rerun(test: &str, role: &str, prepare: impl FnOnce(&mut Command)) -> Output {
+    let binary = std::env::current_exe().expect("this binary");
+    let mut command = Command::new(binary);
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("ROLE", role);
+    prepare(&mut command);
+    command.output().expect("this binary starts again")
+}
+
+pub fn role() -> Option<String> {
+    std::env::var("ROLE").ok()
+}
+
+/// Fails with what the other process said.
+#[track_caller]
+pub fn assert_passed(output: &Output) {
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && out.contains("1 passed"),
+        "{}\n--- stdout\n{out}\n--- stderr\n{err}",
+        output.status,
+    );
+    for line in err.lines().filter(|line| line.starts_with("skipped:")) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+}
+
+/// Whether the status of a process that has been reaped is told, be it after its event.
+pub fn tells_the_status_of_reaped() -> bool {
+    #[cfg(target_os = "linux")]
+    return linux::pidfd_tells_the_status();
+    #[cfg(not(target_os = "linux"))]
+    return cfg!(windows) || !poll_forced();
+}
+
+/// What this process has open: descriptors by name, or the number of handles.
+pub fn open_handles() -> impl PartialEq + std::fmt::Debug {
+    #[cfg(target_os = "linux")]
+    return linux::open_fds();
+    #[cfg(all(unix, not(target_os = "linux")))]
+    return unix::open_fds();
+    #[cfg(windows)]
+    return windows::handle_count();
+}
+
+/// The number that the system gives to this thread.
+#[cfg(any(target_os = "linux", windows))]
+pub fn thread_id() -> u32 {
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes nothing.
+    return unsafe { libc::gettid() } as u32;
+    #[cfg(windows)]
+    // SAFETY: takes nothing.
+    return unsafe { windows_sys::Win32::System::Threading::GetCurrentThreadId() };
 }

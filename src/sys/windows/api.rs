@@ -1,0 +1,58 @@
+//! What a `ProcessExit` offers on Windows only.
+
+use std::io;
+use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
+
+use super::Process;
+use crate::ProcessExit;
+
+/// Adopts a process handle that came from elsewhere: from `CreateProcess`, from
+/// `DuplicateHandle`. Windows only.
+///
+/// # Errors
+///
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for a handle that is not one of a process, or lacks
+/// the rights `SYNCHRONIZE` and `PROCESS_QUERY_LIMITED_INFORMATION`. The handle is closed.
+///
+/// # Examples
+///
+/// ```
+/// use std::os::windows::io::OwnedHandle;
+/// use tokio_process_exit::ProcessExit;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let child = std::process::Command::new("cmd").args(["/c", "exit 7"]).spawn()?;
+/// let exit = ProcessExit::try_from(OwnedHandle::from(child))?.await?;
+/// assert_eq!(exit.status().unwrap().code(), Some(7));
+/// # Ok(())
+/// # }
+/// ```
+impl TryFrom<OwnedHandle> for ProcessExit {
+    type Error = io::Error;
+
+    fn try_from(handle: OwnedHandle) -> io::Result<ProcessExit> {
+        let (process, id) = Process::adopt(handle)?;
+        Ok(ProcessExit::adopted(process, id))
+    }
+}
+
+impl ProcessExit {
+    /// The process handle that is waited on. Windows only.
+    ///
+    /// It permits to wait, and to ask for the exit code unless the system has denied that; an
+    /// adopted handle permits what it did before. `None` if opening failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_process_exit::exit_of;
+    ///
+    /// assert!(exit_of(std::process::id()).as_handle().is_some());
+    /// assert!(exit_of(0).as_handle().is_none());
+    /// ```
+    pub fn as_handle(&self) -> Option<BorrowedHandle<'_>> {
+        let polled = || self.probe().map(AsHandle::as_handle);
+        self.process().map(AsHandle::as_handle).or_else(polled)
+    }
+}

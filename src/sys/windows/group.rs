@@ -1,0 +1,113 @@
+//! Many processes that call back into one queue.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::{EventError, Handle, Opened, Probe, Process, State, Wait};
+use crate::error::OpenError;
+use crate::inbox::Inbox;
+
+/// An event source for any number of processes.
+#[derive(Default)]
+pub(crate) struct Group {
+    fired: Arc<Inbox<u64>>,
+}
+
+/// A process in a [`Group`]. It leaves when this is dropped.
+pub(crate) struct Member {
+    // Declared first, dropped first.
+    wait: Wait,
+    handle: Arc<Handle>,
+}
+
+/// The member that was added with this key has exited.
+pub(crate) struct Event {
+    pub(crate) key: u64,
+}
+
+impl Group {
+    pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
+        Ok(match Process::open(pid)? {
+            Opened::Process(process) => self.add(process, key),
+            Opened::Refused(probe, _) => Err(probe),
+        })
+    }
+
+    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Probe> {
+        match Wait::new(&process.handle, &self.fired, key) {
+            Ok(wait) => Ok(Member {
+                wait,
+                handle: process.handle,
+            }),
+            Err(_) => Err(process.into_probe()),
+        }
+    }
+
+    pub(crate) fn rearm(&self, member: &mut Member, key: u64, _state: State) -> io::Result<()> {
+        member.wait = Wait::new(&member.handle, &self.fired, key)?;
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, member: Member) {
+        drop(member);
+    }
+
+    pub(crate) fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        events: &mut VecDeque<Event>,
+    ) -> Poll<Result<(), EventError>> {
+        self.take_events(events);
+        if events.is_empty() {
+            let Poll::Ready(key) = self.fired.poll_news(cx) else {
+                return Poll::Pending;
+            };
+            events.push_back(Event { key });
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(crate) fn try_events(&self, events: &mut VecDeque<Event>) -> io::Result<()> {
+        self.take_events(events);
+        Ok(())
+    }
+
+    pub(crate) fn reserve(&mut self, _more: usize) {}
+
+    /// Takes some of the events that there are.
+    fn take_events(&self, events: &mut VecDeque<Event>) {
+        const BATCH: usize = 128;
+        let fired = std::iter::from_fn(|| self.fired.try_news());
+        events.extend(fired.take(BATCH).map(|key| Event { key }));
+    }
+}
+
+impl Member {
+    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
+        self.handle.state()
+    }
+
+    /// Whether its pid is free for another process: not as long as our handle is open.
+    pub(crate) fn is_reaped(&self) -> bool {
+        false
+    }
+
+    /// Whether `process` is this very process, given that it has the same pid: it is.
+    pub(crate) fn is(&self, _process: &Process) -> bool {
+        true
+    }
+
+    pub(crate) fn is_crowded(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn tells_the_reap(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn into_probe(self) -> Probe {
+        Probe(self.handle)
+    }
+}

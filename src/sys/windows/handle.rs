@@ -1,0 +1,160 @@
+//! The system calls that take a pid or a process handle.
+//!
+//! # Safety
+//!
+//! Each block is one system call. Handles are borrowed, so they are open for the call; pointers are
+//! to locals of the type that the call expects.
+
+use std::io;
+use std::os::windows::io::{
+    AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle, RawHandle,
+};
+use std::time::Duration;
+
+use windows_sys::Win32::Foundation::{
+    ERROR_ACCESS_DENIED, ERROR_INVALID_PARAMETER, FILETIME, WAIT_FAILED, WAIT_OBJECT_0,
+};
+use windows_sys::Win32::System::Threading::{
+    GetCurrentThread, GetExitCodeProcess, GetProcessId, GetProcessIdOfThread, GetThreadTimes,
+    OpenProcess, OpenThread, PROCESS_ACCESS_RIGHTS, PROCESS_QUERY_LIMITED_INFORMATION,
+    PROCESS_SYNCHRONIZE, THREAD_QUERY_LIMITED_INFORMATION, WaitForSingleObject,
+};
+
+use super::{State, Status};
+use crate::error::OpenError;
+
+/// A handle that permits to wait for a process.
+pub(super) struct Handle(OwnedHandle);
+
+impl Handle {
+    pub(super) fn open(pid: u32) -> Result<Handle, OpenError> {
+        // The range is that of the other systems. No pid here comes near its end.
+        if pid == 0 || i32::try_from(pid).is_err() {
+            return Err(OpenError::OutOfRange);
+        }
+        let opened = open_process(pid, PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION);
+        let opened = match opened {
+            // Some let themselves be waited for and not be asked.
+            Err(ERROR_ACCESS_DENIED) => open_process(pid, PROCESS_SYNCHRONIZE),
+            opened => opened,
+        };
+        match opened {
+            // The two low bits of the number are ignored: OpenProcess(pid + 3) opens pid.
+            Ok(handle) if handle.pid().unwrap_or(pid & !3) != pid => Err(OpenError::NoSuchProcess),
+            Ok(handle) => Ok(handle),
+            Err(ERROR_INVALID_PARAMETER) => Err(match process_of_thread(pid) {
+                Some(process) => OpenError::Thread {
+                    process: Some(process),
+                },
+                None => OpenError::NoSuchProcess,
+            }),
+            Err(ERROR_ACCESS_DENIED) => Err(OpenError::Denied),
+            Err(code) => Err(OpenError::System(code as i32)),
+        }
+    }
+
+    pub(super) fn adopt(handle: OwnedHandle) -> io::Result<(Handle, u32)> {
+        let handle = Handle(handle);
+        let pid = handle.pid().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "handle {:?} is not one of a process with PROCESS_QUERY_LIMITED_INFORMATION",
+                    handle.0.as_raw_handle()
+                ),
+            )
+        })?;
+        match handle.state() {
+            Ok(_) => Ok((handle, pid)),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "the handle {:?} of process {pid} does not permit to wait: it needs SYNCHRONIZE",
+                    handle.0.as_raw_handle()
+                ),
+            )),
+        }
+    }
+
+    /// `None`: not permitted to be asked, or not the handle of a process.
+    fn pid(&self) -> Option<u32> {
+        // SAFETY: the handle is open.
+        let pid = unsafe { GetProcessId(self.0.as_raw_handle()) };
+        (pid != 0).then_some(pid)
+    }
+
+    pub(super) fn state(&self) -> io::Result<State> {
+        // SAFETY: the handle is open.
+        match unsafe { WaitForSingleObject(self.0.as_raw_handle(), 0) } {
+            WAIT_OBJECT_0 => Ok(State::Exited {
+                status: self.status(),
+                reaped: true,
+            }),
+            WAIT_FAILED => Err(io::Error::last_os_error()),
+            _ => Ok(State::Running),
+        }
+    }
+
+    /// Only to be asked once the process has exited: before that it is `STILL_ACTIVE`, 259, which
+    /// is an exit code like any other.
+    ///
+    /// `None`: not permitted to be asked.
+    fn status(&self) -> Option<Status> {
+        let mut code = 0;
+        // SAFETY: the handle is open, and `code` is writable.
+        let result = unsafe { GetExitCodeProcess(self.0.as_raw_handle(), &raw mut code) };
+        (result != 0).then_some(Status(code))
+    }
+}
+
+impl AsHandle for Handle {
+    fn as_handle(&self) -> BorrowedHandle<'_> {
+        self.0.as_handle()
+    }
+}
+
+/// [OpenProcess](https://learn.microsoft.com/windows/win32/api/processthreadsapi/nf-processthreadsapi-openprocess)
+fn open_process(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> Result<Handle, u32> {
+    // SAFETY: takes integers.
+    let handle = unsafe { OpenProcess(rights, 0, pid) };
+    own(handle).map(Handle)
+}
+
+/// The process of a thread that has this number. Threads and processes are numbered in common.
+fn process_of_thread(number: u32) -> Option<u32> {
+    // SAFETY: takes integers.
+    let handle = unsafe { OpenThread(THREAD_QUERY_LIMITED_INFORMATION, 0, number) };
+    let thread = own(handle).ok()?;
+    // SAFETY: the handle is open.
+    let process = unsafe { GetProcessIdOfThread(thread.as_raw_handle()) };
+    // The low bits are ignored here too.
+    (process != 0 && number & 3 == 0).then_some(process)
+}
+
+/// Takes what a system call has just opened, or its error.
+fn own(handle: RawHandle) -> Result<OwnedHandle, u32> {
+    if handle.is_null() {
+        let error = io::Error::last_os_error().raw_os_error();
+        return Err(error.unwrap_or(0) as u32);
+    }
+    // SAFETY: the system has just made this handle, and nobody else knows of it.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// The processor time that this thread has taken.
+pub(crate) fn thread_cpu_time() -> Duration {
+    const ZERO: FILETIME = FILETIME {
+        dwLowDateTime: 0,
+        dwHighDateTime: 0,
+    };
+    let (mut created, mut exited, mut kernel, mut user) = (ZERO, ZERO, ZERO, ZERO);
+    // SAFETY: takes nothing, and gives a constant that stands for this thread.
+    let thread = unsafe { GetCurrentThread() };
+    let (created, exited) = (&raw mut created, &raw mut exited);
+    // SAFETY: all four are writable.
+    unsafe { GetThreadTimes(thread, created, exited, &raw mut kernel, &raw mut user) };
+    // In units of 100 ns.
+    let units =
+        |time: FILETIME| u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
+    Duration::from_nanos(100) * u32::try_from(units(kernel) + units(user)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,145 @@
+//! Windows: a process handle, and the thread pool waiting for it.
+
+mod api;
+mod group;
+mod handle;
+mod wait;
+
+use std::io;
+use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
+use std::os::windows::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::task::coop;
+
+pub(crate) use self::group::{Event, Group, Member};
+use self::handle::Handle;
+pub(crate) use self::handle::thread_cpu_time;
+use self::wait::Wait;
+use super::{EventError, Opened, State};
+use crate::Mechanism;
+use crate::error::OpenError;
+use crate::inbox::Inbox;
+
+/// What `GetExitCodeProcess` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Status(u32);
+
+impl Status {
+    pub(crate) fn exit_status(self) -> ExitStatus {
+        ExitStatus::from_raw(self.0)
+    }
+}
+
+/// A process, held by a handle: its pid is not another's for as long as that is open.
+pub(crate) struct Process {
+    // Declared first, dropped first.
+    wait: Option<Wait>,
+    handle: Arc<Handle>,
+    fired: Arc<Inbox<u64>>,
+}
+
+impl Process {
+    pub(crate) const MECHANISM: Mechanism = Mechanism::WaitHandle;
+
+    pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {
+        Handle::open(pid).map(|handle| Opened::Process(Process::new(handle)))
+    }
+
+    /// Adopts a process handle, and finds out the pid.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for any other handle, and for one without the rights that it takes.
+    pub(crate) fn adopt(handle: OwnedHandle) -> io::Result<(Process, u32)> {
+        let (handle, pid) = Handle::adopt(handle)?;
+        Ok((Process::new(handle), pid))
+    }
+
+    fn new(handle: Handle) -> Process {
+        Process {
+            wait: None,
+            handle: Arc::new(handle),
+            fired: Arc::default(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> io::Result<State> {
+        self.handle.state()
+    }
+
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
+        let coop = ready!(coop::poll_proceed(cx));
+        let state = self.handle.state().map_err(EventError::Other)?;
+        if state != State::Running {
+            // It takes less than registering a wait that is over at once.
+            coop.made_progress();
+            return Poll::Ready(Ok(state));
+        }
+        if self.wait.is_none() {
+            // A new inbox, so that nothing arrives from an earlier wait any more.
+            self.fired = Arc::default();
+            let wait = Wait::new(&self.handle, &self.fired, 0).map_err(EventError::Refused)?;
+            self.wait = Some(wait);
+        }
+        ready!(self.fired.poll_news(cx));
+        coop.made_progress();
+        // It tells once.
+        self.wait = None;
+        Poll::Ready(self.handle.state().map_err(EventError::Other))
+    }
+
+    pub(crate) fn disarm(&mut self) {
+        self.wait = None;
+    }
+
+    /// There is no reap here. What has exited counts as reaped.
+    pub(crate) fn tells_the_reap(&self) -> bool {
+        true
+    }
+
+    /// Whether its pid is free for another process: not as long as our handle is open.
+    pub(crate) fn is_reaped(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn into_probe(mut self) -> Probe {
+        self.disarm();
+        Probe(self.handle)
+    }
+}
+
+impl AsHandle for Process {
+    fn as_handle(&self) -> BorrowedHandle<'_> {
+        self.handle.as_handle()
+    }
+}
+
+/// A process that the thread pool would not wait for.
+pub(crate) struct Probe(Arc<Handle>);
+
+pub(crate) enum Reopened {
+    #[expect(dead_code, reason = "what was refused is not asked for again")]
+    Process(Process),
+    #[expect(dead_code, reason = "what was refused is not asked for again")]
+    Exhausted,
+    No,
+}
+
+impl Probe {
+    pub(crate) fn state(&self) -> io::Result<State> {
+        self.0.state()
+    }
+
+    pub(crate) fn reopen(&self) -> Reopened {
+        Reopened::No
+    }
+}
+
+impl AsHandle for Probe {
+    fn as_handle(&self) -> BorrowedHandle<'_> {
+        self.0.as_handle()
+    }
+}

@@ -1,0 +1,14 @@
+//! What the tests ask of Windows.
+
+use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessHandleCount};
+
+/// How many handles this process has open.
+pub fn handle_count() -> u32 {
+    let mut count = 0;
+    // SAFETY: takes nothing, and gives a constant that stands for this process.
+    let process = unsafe { GetCurrentProcess() };
+    // SAFETY: `count` is writable.
+    let result = unsafe { GetProcessHandleCount(process, &raw mut count) };
+    assert_ne!(result, 0, "{}", std::io::Error::last_os_error());
+    count
+}
