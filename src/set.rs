@@ -511,7 +511,7 @@ impl ExitSet {
     /// The next exit that has happened by now. `None`: none has.
     ///
     /// Does not block, and works outside a runtime. It looks at every process that is
-    /// [`polled`](ExitSet::polled).
+    /// [`polled`](ExitSet::polled), and on Windows at all.
     ///
     /// # Errors
     ///
@@ -569,7 +569,7 @@ impl ExitSet {
                     break;
                 }
                 last_look = true;
-                self.group.try_events(&mut self.events)?;
+                self.try_events()?;
                 self.polling.unwatched = self.polled_keys();
             }
             // Here and not when they are returned, as this can be done in turns.
@@ -659,8 +659,8 @@ impl ExitSet {
                 ..
             } => member.is_reaped(),
             Slot::EventUntilReap(waiting) => waiting.0.is_reaped(),
-            Slot::Polled(polled) => is_reaped(&polled.probe),
-            Slot::ExitedPolled(exited) => is_reaped(&exited.0),
+            Slot::Polled(polled) => polled.probe.is_reaped(),
+            Slot::ExitedPolled(exited) => exited.0.is_reaped(),
             Slot::Exited { member: None, .. } | Slot::Failed(_) | Slot::Free { .. } => true,
         }
     }
@@ -682,7 +682,7 @@ impl ExitSet {
             (Slot::EventUntilReap(waiting), Source::Event(process)) => waiting.0.is(process),
             // No two have the pid at one time.
             (_, Source::Event(process)) => !self.is_reaped(key) && !process.is_reaped(),
-            (_, Source::Polled(polled)) => !self.is_reaped(key) && !is_reaped(polled.probe()),
+            (_, Source::Polled(polled)) => !self.is_reaped(key) && !polled.probe().is_reaped(),
             (_, Source::Failed(_)) => false,
         }
     }
@@ -734,7 +734,7 @@ impl ExitSet {
         let known = self.exited.len();
         while self.exited.len() == known {
             if self.events.is_empty() {
-                self.group.try_events(&mut self.events)?;
+                self.try_events()?;
             }
             match self.events.pop_front() {
                 Some(event) => self.look_after(&event),
@@ -760,6 +760,23 @@ impl ExitSet {
                     None => self.take_in(key, news),
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Takes some of the events that there are, without waiting.
+    fn try_events(&mut self) -> io::Result<()> {
+        self.group.try_events(&mut self.events)?;
+        if Group::TELLS_LATE && self.events.is_empty() {
+            let untold = self.slots.keys().filter_map(|(key, entry)| {
+                let member = match &entry.slot {
+                    Slot::Event(member) => member,
+                    Slot::EventUntilReap(waiting) => &waiting.0,
+                    _ => return None,
+                };
+                member.untold_event(key.to_u64())
+            });
+            self.events.extend(untold);
         }
         Ok(())
     }
@@ -1037,8 +1054,4 @@ impl fmt::Debug for ExitSet {
             .field("exited", &self.exited.len())
             .finish_non_exhaustive()
     }
-}
-
-fn is_reaped(probe: &Probe) -> bool {
-    matches!(probe.state(), Ok(State::Exited { reaped: true, .. }))
 }

@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use support::linux;
 #[cfg(unix)]
 use support::unix::Grandchild;
-use support::{Child, deadline, shell, skip, still_pending, tells_the_status_of_reaped};
+use support::{Child, deadline, shell, skip, tells_the_status_of_reaped};
 #[cfg(target_os = "linux")]
 use tokio_process_exit::ProcessExit;
 use tokio_process_exit::exit_of;
@@ -105,9 +105,8 @@ async fn an_automatically_reaped_child_gives_its_own_status_or_none() {
 #[cfg(unix)]
 #[tokio::test]
 async fn the_status_of_an_unreaped_process_of_another_parent_is_known_to_its_user() {
-    #[cfg(target_os = "linux")]
-    if !linux::stat_tells_the_status() {
-        return skip("Linux before 6.1 does not tell");
+    if !support::tells_the_status_of_zombies() {
+        return skip("this system does not tell");
     }
     for code in [0, 1, 7, 255] {
         let mut grandchild = Grandchild::spawn();
@@ -127,9 +126,9 @@ async fn the_status_of_an_unreaped_process_of_another_parent_is_known_to_its_use
 async fn reaped_resolves_at_the_reap_with_the_status() {
     let mut grandchild = Grandchild::spawn();
     let mut exit = exit_of(grandchild.id()).reaped();
-    still_pending(&mut exit).await;
+    support::still_pending(&mut exit).await;
     grandchild.end(42);
-    still_pending(&mut exit).await;
+    support::still_pending(&mut exit).await;
     assert_eq!(exit.try_exit().unwrap(), None);
     grandchild.reap();
     let exit = deadline(exit).await.unwrap();
@@ -144,7 +143,7 @@ async fn reaped_may_be_asked_for_after_the_exit() {
     child.end();
     deadline(&mut exit).await.unwrap();
     let mut exit = exit.reaped();
-    still_pending(&mut exit).await;
+    support::still_pending(&mut exit).await;
     child.reap();
     assert_eq!(
         deadline(exit).await.unwrap().status().unwrap().code(),
@@ -183,8 +182,8 @@ async fn a_stranger_learns_of_the_exit_but_never_a_wrong_status() {
                 "a status that nobody may read, really {code}"
             );
         }
-        still_pending(exit_of(pids.next().unwrap())).await;
-        still_pending(exit_of(1)).await;
+        support::still_pending(exit_of(pids.next().unwrap())).await;
+        support::still_pending(exit_of(1)).await;
         return;
     }
     if !linux::is_root() {
@@ -258,7 +257,7 @@ async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_pr
         assert!(grandchild.id() < 100, "a pid of a new namespace");
         let mut exit = exit_of(grandchild.id());
         let mut reaped = exit_of(grandchild.id()).reaped();
-        still_pending(&mut exit).await;
+        support::still_pending(&mut exit).await;
         grandchild.end(77);
         if !support::poll_forced() {
             let exit = deadline(exit).await.unwrap();
@@ -267,7 +266,7 @@ async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_pr
                 "{exit}"
             );
         }
-        still_pending(&mut reaped).await;
+        support::still_pending(&mut reaped).await;
         grandchild.reap();
         let exit = deadline(reaped).await.unwrap();
         assert!(

@@ -58,6 +58,8 @@ pub(crate) struct Event {
 }
 
 impl Group {
+    pub(crate) const TELLS_LATE: bool = false;
+
     pub(crate) fn open(&mut self, pid: u32, _key: u64) -> Result<Result<Member, Probe>, OpenError> {
         match Process::open(pid)? {
             Opened::Process(process) => match process.0 {},
@@ -93,6 +95,10 @@ impl Group {
 }
 
 impl Member {
+    pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
+        match self.0 {}
+    }
+
     pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
         match self.0 {}
     }

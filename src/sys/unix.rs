@@ -54,6 +54,11 @@ impl Probe {
         })
     }
 
+    /// Whether its pid is free for another process.
+    pub(crate) fn is_reaped(&self) -> bool {
+        matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
+    }
+
     pub(crate) fn reopen(&self) -> Reopened {
         Reopened::No
     }

@@ -169,6 +169,13 @@ impl Drop for Child {
     }
 }
 
+/// Waits until a process that has been reaped cannot be opened any more.
+pub fn until_forgotten(pid: u32) {
+    until("nothing to open", || {
+        tokio_process_exit::ProcessExit::open(pid).is_err()
+    });
+}
+
 /// Whether this build never asks the kernel for events.
 pub fn poll_forced() -> bool {
     cfg!(tokio_process_exit_force_poll)
@@ -216,6 +223,14 @@ pub fn assert_passed(output: &Output) {
     for line in err.lines().filter(|line| line.starts_with("skipped:")) {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
+}
+
+/// Whether the status of a zombie is told that is another parent's, and our user's.
+pub fn tells_the_status_of_zombies() -> bool {
+    #[cfg(target_os = "linux")]
+    return linux::stat_tells_the_status();
+    #[cfg(not(target_os = "linux"))]
+    return cfg!(any(windows, target_os = "freebsd"));
 }
 
 /// Whether the status of a process that has been reaped is told, be it after its event.

@@ -35,6 +35,9 @@ pub(crate) struct Event {
 }
 
 impl Group {
+    /// Whether an exit may have happened that `try_events` does not tell of yet.
+    pub(crate) const TELLS_LATE: bool = false;
+
     /// Opens a process, and adds it. Its first event, and no other until it is rearmed, will have
     /// this key. The probe is for the case that the system refuses.
     pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
@@ -163,6 +166,10 @@ impl Group {
 }
 
 impl Member {
+    pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
+        None
+    }
+
     /// Looks at the process after an event.
     pub(crate) fn state_after(&self, event: &Event) -> io::Result<State> {
         if event.reaped {

@@ -39,6 +39,11 @@ impl Probe {
         }
     }
 
+    /// Whether its pid is free for another process.
+    pub(crate) fn is_reaped(&self) -> bool {
+        matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
+    }
+
     /// Tries again for an event source, if what was refused may be granted by now.
     pub(crate) fn reopen(&self) -> Reopened {
         match self {

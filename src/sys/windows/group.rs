@@ -28,6 +28,9 @@ pub(crate) struct Event {
 }
 
 impl Group {
+    /// The thread pool takes its time to call back.
+    pub(crate) const TELLS_LATE: bool = true;
+
     pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
         Ok(match Process::open(pid)? {
             Opened::Process(process) => self.add(process, key),
@@ -85,6 +88,12 @@ impl Group {
 }
 
 impl Member {
+    /// The event of a member that has exited, which may be still to come. It may come twice then.
+    pub(crate) fn untold_event(&self, key: u64) -> Option<Event> {
+        let state = self.handle.state();
+        (!matches!(state, Ok(State::Running))).then_some(Event { key })
+    }
+
     pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
         self.handle.state()
     }

@@ -133,6 +133,11 @@ impl Probe {
         self.0.state()
     }
 
+    /// Whether its pid is free for another process: not as long as our handle is open.
+    pub(crate) fn is_reaped(&self) -> bool {
+        false
+    }
+
     pub(crate) fn reopen(&self) -> Reopened {
         Reopened::No
     }
