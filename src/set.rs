@@ -352,13 +352,12 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn insert(&mut self, pid: u32) -> io::Result<bool> {
-        if self
-            .by_pid
-            .get(&pid)
-            .is_some_and(|&key| !self.is_reaped(key))
-        {
-            // It has the pid, so nobody else has.
-            return Ok(false);
+        if let Some(&key) = self.by_pid.get(&pid) {
+            self.catch_up();
+            if !self.is_reaped(key) {
+                // It has the pid, so nobody else has.
+                return Ok(false);
+            }
         }
         let key = self.slots.next_key();
         let opened = match self.group.open(pid, key.to_u64()) {
@@ -399,6 +398,7 @@ impl ExitSet {
             source,
         } = exit.into_parts();
         if let Some(&key) = self.by_pid.get(&id) {
+            self.catch_up();
             if self.is_same(key, &source) {
                 return false;
             }
@@ -690,6 +690,19 @@ impl ExitSet {
 
 /// How exits become known.
 impl ExitSet {
+    /// Takes in every event that there is. Some systems tell in no other way that a process in the
+    /// group has exited, and need that said before they take in another with its pid.
+    fn catch_up(&mut self) {
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                self.look_after(&event);
+            }
+            if self.try_events().is_err() || self.events.is_empty() {
+                break;
+            }
+        }
+    }
+
     /// Waits until more than so many exits are known, or there is no other to come.
     fn poll_exited(&mut self, known: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut watched_anew = false;
@@ -895,9 +908,9 @@ impl ExitSet {
     /// Has all processes polled, as the reactor refuses the group.
     #[cold]
     fn fall_back(&mut self) {
+        self.catch_up();
         let keys: Vec<Key> = self.slots.keys().map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.poll_instead(key));
-        self.events.clear();
         self.group = Group::default();
     }
 

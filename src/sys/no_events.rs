@@ -75,7 +75,7 @@ impl Group {
         match member.0 {}
     }
 
-    pub(crate) fn remove(&self, member: Member) {
+    pub(crate) fn remove(&mut self, member: Member) {
         match member.0 {}
     }
 
@@ -87,7 +87,7 @@ impl Group {
         Poll::Pending
     }
 
-    pub(crate) fn try_events(&self, _events: &mut VecDeque<Event>) -> io::Result<()> {
+    pub(crate) fn try_events(&mut self, _events: &mut VecDeque<Event>) -> io::Result<()> {
         Ok(())
     }
 

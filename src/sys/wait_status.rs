@@ -16,7 +16,6 @@ impl Status {
     /// the wait status packs them into one number.
     ///
     /// `None` for a code that is no exit (stopped, continued, trapped).
-    #[allow(dead_code, reason = "not every Unix tells whose status it is")]
     pub(crate) fn from_siginfo(code: i32, status: i32) -> Option<Status> {
         match code {
             libc::CLD_EXITED => Some(Status((status & 0xff) << 8)),

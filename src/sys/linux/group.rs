@@ -91,7 +91,7 @@ impl Group {
     }
 
     /// Takes out a member that has not told of its exit.
-    pub(crate) fn remove(&self, member: Member) {
+    pub(crate) fn remove(&mut self, member: Member) {
         // Closing would do, unless the descriptor has a duplicate: it was adopted, or this process
         // has forked.
         if let Some(epoll) = &self.epoll {
@@ -124,7 +124,7 @@ impl Group {
     }
 
     /// Appends some of the events that there are, without waiting.
-    pub(crate) fn try_events(&self, events: &mut VecDeque<Event>) -> io::Result<()> {
+    pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         match &self.epoll {
             Some(epoll) => take_events(epoll.as_fd(), events).map(drop),
             None => Ok(()),

@@ -17,7 +17,8 @@ use self::pidfd::Liveness;
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
 use self::task::Kind;
-pub(crate) use self::task::thread_cpu_time;
+pub(crate) use super::posix::thread_cpu_time;
+use super::posix::{self, errno};
 use super::reactor::Watched;
 pub(crate) use super::wait_status::Status;
 use super::{EventError, Opened, State};
@@ -194,8 +195,4 @@ fn reaped(pidfd: BorrowedFd<'_>) -> State {
         status: pidfd::reaped_status(pidfd),
         reaped: true,
     }
-}
-
-fn errno() -> i32 {
-    io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::{Status, errno, task};
+use super::{Status, errno, posix};
 
 #[cfg(not(target_os = "android"))]
 use libc as uapi;
@@ -201,9 +201,9 @@ fn signal_0(pidfd: BorrowedFd<'_>) -> Result<(), i32> {
     if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
-/// As [`task::child_status`], of the process behind a pidfd.
+/// As [`posix::child_status`], of the process behind a pidfd.
 pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
-    task::child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)
+    posix::child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)
 }
 
 /// The exit status of a process that has been reaped, whosever it was.
@@ -267,7 +267,7 @@ pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     // `waitid` tells a pidfd by the file's own operations. `pidfd_send_signal` would not do: it
     // takes a /proc/<pid> directory too.
     if matches!(
-        task::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+        posix::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
         Err(libc::EBADF)
     ) {
         return Err(io::Error::new(

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
-use super::{Process, State, is_exhaustion, is_reaped, look, open_unless_denied, task};
+use super::{Process, State, is_exhaustion, is_reaped, look, open_unless_denied, posix, task};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -107,13 +107,13 @@ impl PidProbe {
         };
         // The identity is checked after each look, so that the look was at the process itself:
         // a pid that has gone to another process does not come back.
-        let child = task::child_status(libc::P_PID, self.pid.unsigned_abs());
+        let child = posix::child_status(libc::P_PID, self.pid.unsigned_abs());
         let stat = self.stat();
         let identity = self.identity(stat.as_ref());
         let exited = child.is_some() || stat.as_ref().is_some_and(Stat::exited);
         match identity {
             Identity::Other => gone,
-            Identity::Unknown if !exited && !task::exists(self.pid) => gone,
+            Identity::Unknown if !exited && !posix::exists(self.pid) => gone,
             _ if !exited => State::Running,
             Identity::Certain => {
                 let status = child.or_else(|| {

@@ -11,7 +11,7 @@ use std::str;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{Status, task};
+use super::{Status, posix};
 
 /// The process that a thread belongs to.
 pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
@@ -84,7 +84,7 @@ pub(super) fn ticks(since_boot: Duration) -> u64 {
 ///
 /// Read in the source of Linux 6.1 (`do_task_stat` takes `group_exit_code`), run on 6.18.
 static STAT_HAS_THE_GROUP_STATUS: LazyLock<bool> =
-    LazyLock::new(|| release_is_at_least(&task::kernel_release(), (6, 1)));
+    LazyLock::new(|| release_is_at_least(&posix::kernel_release(), (6, 1)));
 
 fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release
@@ -241,7 +241,7 @@ mod tests {
         let stat = Stat::read(me).unwrap();
         assert!(!stat.exited());
         // We have started by now, but not long ago by any measure.
-        let now = ticks(task::time_since_boot());
+        let now = ticks(super::super::task::time_since_boot());
         assert!(
             stat.start_time <= now && now - stat.start_time < 100 * 3600,
             "{stat:?} {now}"

@@ -53,7 +53,7 @@ impl Group {
         Ok(())
     }
 
-    pub(crate) fn remove(&self, member: Member) {
+    pub(crate) fn remove(&mut self, member: Member) {
         drop(member);
     }
 
@@ -72,7 +72,7 @@ impl Group {
         Poll::Ready(Ok(()))
     }
 
-    pub(crate) fn try_events(&self, events: &mut VecDeque<Event>) -> io::Result<()> {
+    pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         self.take_events(events);
         Ok(())
     }

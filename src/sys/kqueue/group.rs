@@ -1,0 +1,210 @@
+//! Many processes behind one registration with the reactor: one kqueue tells of all of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::task::{Context, Poll, ready};
+
+use super::probe::PidProbe;
+use super::{
+    EventError, Probe, Process, State, Status, Watched, kevent, pid_in_range, register,
+    state_after_exit,
+};
+use crate::error::OpenError;
+
+/// An event source for any number of processes.
+#[derive(Default)]
+pub(crate) struct Group {
+    /// Made for the first process.
+    kqueue: Option<Watched>,
+    /// The keys of the members that have not told of their exit. (The kernel could keep them, but
+    /// `udata` is not wide enough for a key everywhere.)
+    keys: HashMap<libc::pid_t, u64>,
+}
+
+/// A process in a [`Group`].
+pub(crate) struct Member {
+    pid: libc::pid_t,
+    /// What its event has told.
+    exit: OnceLock<Option<Status>>,
+}
+
+/// The member that was added with this key has exited.
+pub(crate) struct Event {
+    pub(crate) key: u64,
+    status: Option<Status>,
+}
+
+impl Group {
+    /// Whether an exit may have happened that `try_events` does not tell of yet.
+    pub(crate) const TELLS_LATE: bool = false;
+
+    /// Opens a process, and adds it, which takes no descriptor. Its one event will have this key.
+    /// The probe is for the case that the system refuses.
+    pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
+        let pid = pid_in_range(pid)?;
+        let kqueue = match self.kqueue() {
+            Ok(kqueue) => kqueue,
+            Err(error) => return PidProbe::open(pid, error).map(|(probe, _)| Err(probe)),
+        };
+        Ok(match register(kqueue, pid)? {
+            None => Ok(self.member(pid, key)),
+            Some((probe, _)) => Err(probe),
+        })
+    }
+
+    /// Adds a process, as `open` does.
+    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Probe> {
+        let pid = process.target.pid;
+        let added = self.kqueue().and_then(|kqueue| {
+            kevent::add(kqueue, pid)?;
+            // As long as the process has not exited, the pid is its own.
+            match process.state() {
+                Ok(State::Running) => Ok(()),
+                _ => {
+                    kevent::remove(kqueue, pid);
+                    Err(io::ErrorKind::NotFound.into())
+                }
+            }
+        });
+        match added {
+            Ok(()) => Ok(self.member(pid, key)),
+            Err(_) => Err(process.into_probe()),
+        }
+    }
+
+    fn member(&mut self, pid: libc::pid_t, key: u64) -> Member {
+        self.keys.insert(pid, key);
+        Member {
+            pid,
+            exit: OnceLock::new(),
+        }
+    }
+
+    /// No member has more than one event.
+    pub(crate) fn rearm(&self, _member: &mut Member, _key: u64, _state: State) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Takes out a member that has not told of its exit.
+    pub(crate) fn remove(&mut self, member: Member) {
+        if let Some(kqueue) = &self.kqueue {
+            if self.keys.remove(&member.pid).is_some() {
+                kevent::remove(kqueue.as_fd(), member.pid);
+            }
+        }
+    }
+
+    /// Waits for events, and appends some of them in the order in which they came.
+    pub(crate) fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        events: &mut VecDeque<Event>,
+    ) -> Poll<Result<(), EventError>> {
+        let Some(kqueue) = &mut self.kqueue else {
+            return Poll::Pending;
+        };
+        let keys = &mut self.keys;
+        if !kqueue.is_armed() {
+            // Those that have exited already need not wait for the reactor.
+            take_events(kqueue.as_fd(), keys, events).map_err(EventError::Other)?;
+            if !events.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        loop {
+            // The reactor tells of the next event only once all that were there have been read, so
+            // it takes an empty look to be sure of that.
+            ready!(kqueue.poll_readable(cx, |kqueue| {
+                let count = take_events(kqueue, keys, events)?;
+                Ok(((), count == 0))
+            }))?;
+            if !events.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Appends some of the events that there are, without waiting.
+    pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+        match &self.kqueue {
+            Some(kqueue) => take_events(kqueue.as_fd(), &mut self.keys, events).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room for `more` members.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.keys.reserve(more);
+    }
+
+    fn kqueue(&mut self) -> io::Result<BorrowedFd<'_>> {
+        if self.kqueue.is_none() {
+            self.kqueue = Some(Watched::new(kevent::create()?));
+        }
+        self.kqueue
+            .as_ref()
+            .map(Watched::as_fd)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Appends the events that there are, up to a number. Returns how many.
+fn take_events(
+    kqueue: BorrowedFd<'_>,
+    keys: &mut HashMap<libc::pid_t, u64>,
+    events: &mut VecDeque<Event>,
+) -> io::Result<usize> {
+    kevent::take(kqueue, |told| {
+        if let Some(key) = keys.remove(&told.pid) {
+            let status = told.status;
+            events.push_back(Event { key, status });
+        }
+    })
+}
+
+impl Member {
+    pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
+        None
+    }
+
+    pub(crate) fn state_after(&self, event: &Event) -> io::Result<State> {
+        let status = *self.exit.get_or_init(|| event.status);
+        Ok(State::Exited {
+            status,
+            reaped: false,
+        })
+    }
+
+    /// Whether its pid is free for another process, as far as its events have been taken.
+    pub(crate) fn is_reaped(&self) -> bool {
+        let state = |&status| state_after_exit(self.pid, status);
+        matches!(
+            self.exit.get().map(state),
+            Some(State::Exited { reaped: true, .. })
+        )
+    }
+
+    /// Whether `process` is this very process, given that it has the same pid.
+    pub(crate) fn is(&self, process: &Process) -> bool {
+        // No two have the pid at one time.
+        !self.is_reaped() && !process.is_reaped()
+    }
+
+    /// It takes no descriptor.
+    pub(crate) fn is_crowded(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn tells_the_reap(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn into_probe(self) -> Probe {
+        match self.exit.get() {
+            Some(&status) => Probe::Exited(self.pid, status),
+            None => Probe::Pid(PidProbe::new(self.pid, false)),
+        }
+    }
+}

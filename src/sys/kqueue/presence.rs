@@ -1,0 +1,252 @@
+//! What the system shows of the process that has a pid.
+//!
+//! # Safety
+//!
+//! Each block is one system call, or one read of what it wrote. They take integers, and pointers to
+//! locals of the type that the call expects.
+
+use super::decide::Presence;
+use crate::sys::posix::exists;
+
+/// What one owner of a pid has and the next one has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity(i64);
+
+pub(super) fn of(pid: libc::pid_t) -> Presence {
+    presence(pid, || system::info(pid).map(|info| info.presence))
+}
+
+/// The presence, and the identity of the same process where that can be told.
+pub(super) fn look(pid: libc::pid_t) -> (Presence, Option<Identity>) {
+    let mut identity = None;
+    let presence = presence(pid, || {
+        let (presence, of_it) = system::look(pid)?;
+        identity = of_it;
+        Some(presence)
+    });
+    (presence, identity)
+}
+
+fn presence(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presence {
+    // In this order: what is there, and is not shown afterwards, has exited where only zombies are
+    // not shown.
+    if !exists(pid) {
+        return Presence::Gone;
+    }
+    info().unwrap_or(system::NOT_SHOWN)
+}
+
+/// By [sysctl(3)](https://man.freebsd.org/sysctl/3), `kern.proc`.
+#[cfg(not(target_vendor = "apple"))]
+mod system {
+    use std::mem::MaybeUninit;
+    use std::ptr;
+
+    use super::super::decide;
+    use super::{Identity, Presence};
+
+    pub(super) struct Info {
+        pub(super) presence: Presence,
+        /// In microseconds of some clock, if it is shown.
+        start: Option<i64>,
+    }
+
+    /// A process that there is and that is not shown: another user's, where those are hidden
+    /// (FreeBSD's `security.bsd.see_other_uids`, NetBSD's `security.curtain`).
+    #[cfg(not(target_os = "dragonfly"))]
+    pub(super) const NOT_SHOWN: Presence = Presence::Hidden;
+    /// Zombies are not shown.
+    #[cfg(target_os = "dragonfly")]
+    pub(super) const NOT_SHOWN: Presence = Presence::Exited;
+
+    pub(super) fn look(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+        // FreeBSD and OpenBSD keep the time since boot, and add the time of the boot when asked,
+        // which changes whenever the clock is set. The difference between two processes does not,
+        // if the clock is not set at this very moment.
+        let me = std::process::id() as libc::pid_t;
+        let start_of_me = || info(me).and_then(|info| info.start);
+        let before = start_of_me();
+        let info = info(pid)?;
+        let identity = match (before, info.start, start_of_me()) {
+            (Some(before), Some(start), Some(after)) if before == after => {
+                Some(Identity(start.wrapping_sub(before)))
+            }
+            _ => None,
+        };
+        Some((info.presence, identity))
+    }
+
+    /// `None` if no such process is shown.
+    #[cfg(target_os = "freebsd")]
+    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+        let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
+        let info = sysctl::<libc::kinfo_proc>(&mib)?;
+        // SAFETY: all integers, arrays of them, and pointers, and the kernel has filled all of it.
+        let info = unsafe { info.assume_init() };
+        let is_exiting = info.ki_flag & libc::c_long::from(libc::P_WEXIT) != 0;
+        Some(Info {
+            presence: decide::presence(info.ki_stat == libc::SZOMB, is_exiting),
+            start: micros(info.ki_start.tv_sec as _, info.ki_start.tv_usec as _),
+        })
+    }
+
+    /// `None` if no such process is shown.
+    #[cfg(target_os = "netbsd")]
+    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+        let size = size_of::<libc::kinfo_proc2>() as libc::c_int;
+        let (by, count) = (libc::KERN_PROC_PID, 1);
+        let mib = [libc::CTL_KERN, libc::KERN_PROC2, by, pid, size, count];
+        let info = sysctl::<libc::kinfo_proc2>(&mib)?;
+        // SAFETY: all integers and arrays of them, and the kernel has filled all of it.
+        let info = unsafe { info.assume_init() };
+        Some(Info {
+            presence: decide::presence_on_netbsd(info.p_realstat, info.p_realflag),
+            // Not shown of zombies, nor during an exec.
+            start: match info.p_uvalid {
+                0 => None,
+                _ => micros(info.p_ustart_sec.into(), info.p_ustart_usec.into()),
+            },
+        })
+    }
+
+    /// `None` if no such process is shown.
+    #[cfg(target_os = "openbsd")]
+    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+        let size = size_of::<libc::kinfo_proc>() as libc::c_int;
+        let (by, count) = (libc::KERN_PROC_PID, 1);
+        let mib = [libc::CTL_KERN, libc::KERN_PROC, by, pid, size, count];
+        let info = sysctl::<libc::kinfo_proc>(&mib)?;
+        // SAFETY: all integers and arrays of them, and the kernel has filled all of it.
+        let info = unsafe { info.assume_init() };
+        Some(Info {
+            presence: decide::presence_on_openbsd(info.p_psflags),
+            // Not shown of zombies.
+            start: match info.p_uvalid {
+                0 => None,
+                _ => micros(info.p_ustart_sec as _, info.p_ustart_usec.into()),
+            },
+        })
+    }
+
+    /// `None` if no such process is shown.
+    #[cfg(target_os = "dragonfly")]
+    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+        const P_WEXIT: libc::c_int = 0x2000; // sys/proc.h
+        let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
+        let info = sysctl::<libc::kinfo_proc>(&mib)?;
+        // Not the whole, as the libc crate has an enum for `kp_stat`, which may lack values.
+        let info = info.as_ptr();
+        // SAFETY: an integer that the kernel has filled.
+        let flags = unsafe { (*info).kp_flags };
+        // SAFETY: as above.
+        let start = unsafe { (*info).kp_start };
+        Some(Info {
+            presence: decide::presence(false, flags & P_WEXIT != 0),
+            start: micros(start.tv_sec as _, start.tv_usec as _),
+        })
+    }
+
+    fn micros(seconds: i64, micros: i64) -> Option<i64> {
+        seconds.checked_mul(1_000_000)?.checked_add(micros)
+    }
+
+    /// `None` unless the system fills all of a `T`.
+    fn sysctl<T>(mib: &[libc::c_int]) -> Option<MaybeUninit<T>> {
+        let mut value = MaybeUninit::<T>::zeroed();
+        let mut size = size_of::<T>();
+        let (name, count) = (mib.as_ptr(), mib.len() as libc::c_uint);
+        let (buffer, none) = (value.as_mut_ptr().cast(), ptr::null_mut());
+        // SAFETY: `mib` is `count` integers, `value` is writable for `size` bytes, and nothing is
+        // set.
+        let result = unsafe { libc::sysctl(name, count, buffer, &raw mut size, none, 0) };
+        (result == 0 && size == size_of::<T>()).then_some(value)
+    }
+}
+
+/// By `proc_pidinfo` of libproc: bsd/sys/proc_info.h.
+#[cfg(target_os = "macos")]
+mod system {
+    use std::mem::MaybeUninit;
+
+    use super::super::decide;
+    use super::{Identity, Presence};
+
+    pub(super) struct Info {
+        pub(super) presence: Presence,
+    }
+
+    pub(super) const NOT_SHOWN: Presence = Presence::Hidden;
+
+    /// `struct proc_bsdshortinfo`, which is shown of any user's process.
+    #[repr(C)]
+    struct ShortInfo {
+        pid: u32,
+        ppid: u32,
+        pgid: u32,
+        status: u32,
+        comm: [u8; 16],
+        flags: u32,
+        rest: [u32; 7],
+    }
+
+    /// `struct proc_uniqidentifierinfo`, likewise. (bsd/sys/proc_info_private.h)
+    #[repr(C)]
+    struct UniqueInfo {
+        uuid: [u8; 16],
+        /// Counts the processes since boot.
+        unique_id: u64,
+        parent_unique_id: u64,
+        rest: [u64; 3],
+    }
+
+    pub(super) fn look(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+        const PROC_PIDUNIQIDENTIFIERINFO: libc::c_int = 17;
+        let presence = info(pid)?.presence;
+        // After the presence: if this is the process's, that was too.
+        let unique = pidinfo::<UniqueInfo>(pid, PROC_PIDUNIQIDENTIFIERINFO);
+        Some((presence, unique.map(|info| Identity(info.unique_id as i64))))
+    }
+
+    /// `None` if no such process is shown.
+    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+        const PROC_PIDT_SHORTBSDINFO: libc::c_int = 13;
+        const SZOMB: u32 = 5;
+        const PROC_FLAG_INEXIT: u32 = 4;
+        let info = pidinfo::<ShortInfo>(pid, PROC_PIDT_SHORTBSDINFO)?;
+        Some(Info {
+            presence: decide::presence(info.status == SZOMB, info.flags & PROC_FLAG_INEXIT != 0),
+        })
+    }
+
+    /// `T` must be integers and arrays of them.
+    fn pidinfo<T>(pid: libc::pid_t, flavor: libc::c_int) -> Option<T> {
+        const ZOMBIES_TOO: u64 = 1;
+        let mut info = MaybeUninit::<T>::zeroed();
+        let size = size_of::<T>() as libc::c_int;
+        let buffer = info.as_mut_ptr().cast();
+        // SAFETY: `info` is writable for `size` bytes.
+        let written = unsafe { libc::proc_pidinfo(pid, flavor, ZOMBIES_TOO, buffer, size) };
+        // SAFETY: integers, which the kernel has filled.
+        (written == size).then(|| unsafe { info.assume_init() })
+    }
+}
+
+/// iOS and its kin do not let apps look.
+#[cfg(all(target_vendor = "apple", not(target_os = "macos")))]
+mod system {
+    use super::{Identity, Presence};
+
+    pub(super) struct Info {
+        pub(super) presence: Presence,
+    }
+
+    pub(super) const NOT_SHOWN: Presence = Presence::Hidden;
+
+    pub(super) fn look(_pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+        None
+    }
+
+    pub(super) fn info(_pid: libc::pid_t) -> Option<Info> {
+        None
+    }
+}

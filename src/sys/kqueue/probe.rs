@@ -1,0 +1,129 @@
+//! Looking at a process that the kernel gives no events for.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::decide::{Polled, Presence, is_exhaustion, polled};
+use super::presence::{self, Identity};
+use super::state_after_exit;
+use super::{Process, State, Status, Target, Watched, child_status, errno_of, kevent};
+use crate::error::OpenError;
+
+/// What is left to look at a process by.
+pub(crate) enum Probe {
+    /// A kqueue that the reactor would not take.
+    Kqueue(OwnedFd, Target),
+    /// It has exited, with this status. Whether it has been reaped is still of interest.
+    Exited(libc::pid_t, Option<Status>),
+    /// No kqueue.
+    Pid(PidProbe),
+}
+
+/// What came of another try for an event source.
+pub(crate) enum Reopened {
+    Process(Process),
+    /// Refused for want of something that there may be later.
+    Exhausted,
+    /// Not for this process, or not now.
+    No,
+}
+
+impl Probe {
+    pub(crate) fn state(&self) -> io::Result<State> {
+        match self {
+            Probe::Kqueue(kqueue, target) => target.state(kqueue.as_fd()),
+            &Probe::Exited(pid, status) => Ok(state_after_exit(pid, status)),
+            Probe::Pid(probe) => Ok(probe.state()),
+        }
+    }
+
+    /// Whether its pid is free for another process.
+    pub(crate) fn is_reaped(&self) -> bool {
+        matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
+    }
+
+    /// Tries again for an event source, if what was refused may be granted by now.
+    pub(crate) fn reopen(&self) -> Reopened {
+        match self {
+            Probe::Pid(probe) if probe.may_reopen => probe.reopen(),
+            _ => Reopened::No,
+        }
+    }
+}
+
+/// A process known by its pid, and by what the system told of it when it was opened.
+pub(crate) struct PidProbe {
+    pid: libc::pid_t,
+    may_reopen: bool,
+    identity: Option<Identity>,
+}
+
+impl PidProbe {
+    /// For want of a kqueue, for this reason.
+    pub(super) fn open(
+        pid: libc::pid_t,
+        reason: io::Error,
+    ) -> Result<(Probe, io::Error), OpenError> {
+        if presence::of(pid) == Presence::Gone {
+            return Err(OpenError::NoSuchProcess);
+        }
+        let probe = PidProbe::new(pid, is_exhaustion(errno_of(&reason)));
+        Ok((Probe::Pid(probe), reason))
+    }
+
+    pub(super) fn new(pid: libc::pid_t, may_reopen: bool) -> PidProbe {
+        let (_, identity) = presence::look(pid);
+        PidProbe {
+            pid,
+            may_reopen,
+            identity,
+        }
+    }
+
+    fn state(&self) -> State {
+        // In this order: a pid that has gone to another process does not come back, so what
+        // `waitid` told is the process's own if the pid still is.
+        let child = child_status(libc::P_PID, self.pid as libc::id_t);
+        let (presence, identity) = presence::look(self.pid);
+        match polled(presence, self.is(identity), child.is_some()) {
+            Polled::Running => State::Running,
+            Polled::Exited { certain } => State::Exited {
+                status: child.filter(|_| certain),
+                reaped: false,
+            },
+            Polled::Reaped => State::Exited {
+                status: None,
+                reaped: true,
+            },
+        }
+    }
+
+    /// Whether this is the identity that it had at the opening, where both are told.
+    fn is(&self, identity: Option<Identity>) -> Option<bool> {
+        Some(self.identity? == identity?)
+    }
+
+    fn reopen(&self) -> Reopened {
+        let kqueue = match kevent::create() {
+            Ok(kqueue) => kqueue,
+            Err(error) if is_exhaustion(errno_of(&error)) => return Reopened::Exhausted,
+            Err(_) => return Reopened::No,
+        };
+        match kevent::add(kqueue.as_fd(), self.pid) {
+            Ok(()) => {}
+            Err(error) if is_exhaustion(errno_of(&error)) => return Reopened::Exhausted,
+            // If it has exited, the next look will tell.
+            Err(_) => return Reopened::No,
+        }
+        let (_, identity) = presence::look(self.pid);
+        let process = Process {
+            kqueue: Watched::new(kqueue),
+            target: Target::new(self.pid),
+        };
+        // The one that has been registered still had the pid at the look, as it has not exited.
+        match (self.is(identity), process.state()) {
+            (Some(true), Ok(State::Running)) => Reopened::Process(process),
+            _ => Reopened::No,
+        }
+    }
+}
