@@ -66,7 +66,8 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 /// # Panics
 ///
 /// Polling panics outside a tokio runtime, and in a runtime with I/O disabled
-/// (see [`Builder::enable_io`](tokio::runtime::Builder::enable_io)), as every tokio resource.
+/// (see [`Builder::enable_io`](tokio::runtime::Builder::enable_io)), as every tokio resource. On
+/// Windows it takes neither, as long as the wait is not [polled](Mechanism::Polling).
 ///
 /// # When it resolves
 ///
@@ -280,7 +281,8 @@ impl ProcessExit {
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput): `pid` is 0 or above [`i32::MAX`], or is
     ///   the id of a thread that leads no process (the message names the process);
     /// - [`NotFound`](io::ErrorKind::NotFound): no process has this pid;
-    /// - any other: the system has no means left to watch a process, or denies them to us.
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): Windows does not let us wait for it;
+    /// - any other: the system has no means left to watch a process.
     ///
     /// # Examples
     ///
@@ -389,7 +391,9 @@ impl ProcessExit {
     /// Waits until the process has been reaped, instead of until it has exited.
     ///
     /// A process is reaped when its parent collects its exit status. Only then its pid is free,
-    /// and on Linux 6.15 and later everybody in the pid namespace can learn its exit status.
+    /// and on Linux 6.15 and later everybody in the pid namespace can learn its exit status. Only
+    /// Linux (6.9) has events for the reap. Elsewhere the process is [polled](Mechanism::Polling)
+    /// from its exit on. On Windows there is no reap, and this resolves at the exit.
     ///
     /// A parent may never reap. So prefer this where the status matters or the pid must be gone,
     /// and a timeout where the parent is not known to be diligent. Awaiting it for one's own child

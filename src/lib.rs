@@ -18,21 +18,29 @@
 //!
 //! | platform | mechanism | exit status of a child | of another process |
 //! |---|---|---|---|
-//! | Linux 5.3 and later | a pidfd in tokio's reactor | yes | see [below](#the-exit-status) |
-//! | Linux where that is refused | [polling](#where-events-are-refused) | yes | see [below](#the-exit-status) |
-//! | other Unix | polling | no | no |
-//! | Windows | not yet | | |
+//! | Linux 5.3 and later, Android | a pidfd in tokio's reactor | yes | see [below](#the-exit-status) |
+//! | FreeBSD, NetBSD, OpenBSD, DragonFly | a kqueue in tokio's reactor | yes | yes |
+//! | macOS, iOS | a kqueue in tokio's reactor | yes | if we may kill it |
+//! | Windows | a wait of the thread pool | yes | yes, if we may ask |
+//! | other Unix | [polling](#where-events-are-refused) | no | no |
+//! | where events are refused | polling | see [below](#where-events-are-refused) | |
+//!
+//! What was run, and what only compiled, stands in the README.
 //!
 //! # What "exited" means
 //!
 //! A process has exited when its last thread has. It may then be a zombie for as long as its
 //! parent does not collect ("reap") it; waiting resolves all the same, at once. To wait until it
-//! has been reaped too, and its pid is free again, use [`ProcessExit::reaped`].
+//! has been reaped too, and its pid is free again, use [`ProcessExit::reaped`]. Windows has no such
+//! thing: there a pid is free once nobody has a handle of the process any more, and both are the
+//! same.
 //!
 //! # The exit status
 //!
-//! [`Exit::status`] is never a guess. It is known for one's own children. For another process on
-//! Linux it is known
+//! [`Exit::status`] is never a guess. It is known for one's own children. On macOS, the BSDs and
+//! Windows the system tells it along with the exit, of other processes too, unless it denies us
+//! that. A process that was a zombie already when it was opened has its status told by FreeBSD and
+//! DragonFly; by the others, only if it is our child. For another process on Linux it is known
 //!
 //! - while that is a zombie, to whoever may read it in `/proc`: its own user or root (ptrace access
 //!   mode `PTRACE_MODE_READ_FSCREDS`). Linux 6.1 and later;
@@ -51,8 +59,10 @@
 //!
 //! Exited means the same then, and no status is false. What polling cannot do:
 //!
-//! - The status is not known of a process that was reaped between two looks.
-//! - Without a readable `/proc` a process counts as exited only when it is our own child or has been
+//! - The status is not known of a process that was reaped between two looks; on other systems than
+//!   Linux and Windows not of another's child at all, and on NetBSD and OpenBSD of none.
+//! - Without a readable `/proc` (on macOS and the BSDs, of a process that is hidden from us; on
+//!   other Unix, of all) a process counts as exited only when it is our own child or has been
 //!   reaped, its status is not known, and a pid that went to another process between two looks is
 //!   taken for the old one.
 //! - With no descriptor left at all, `/proc` cannot be read either: another parent's process counts

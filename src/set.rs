@@ -22,8 +22,10 @@ use crate::{Exit, ProcessExit};
 
 /// Any number of processes, yielded as they exit.
 ///
-/// The cost of an exit does not grow with the size of the set. On Linux all processes share one
-/// registration with the reactor; each costs its pidfd and some 50 bytes. Each process is yielded
+/// The cost of an exit does not grow with the size of the set. On Unix all processes share one
+/// registration with the reactor; each costs some 50 bytes, and on Linux its pidfd. On macOS and the
+/// BSDs one descriptor does for all. On Windows each costs its handle and a registered wait. Each
+/// process is yielded
 /// exactly once, in the order in which the kernel tells of the exits, and has left the set then.
 ///
 /// Where descriptors run out midway, the remaining processes are polled (see

@@ -249,11 +249,22 @@ fn the_mechanism_is_the_systems_own() {
         Mechanism::PidFd
     } else if cfg!(windows) {
         Mechanism::WaitHandle
-    } else {
+    } else if cfg!(any(
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly"
+    )) {
         Mechanism::Kqueue
+    } else {
+        Mechanism::Polling
     };
     assert_eq!(exit.mechanism(), Some(mechanism));
-    assert!(exit.fallback_reason().is_none());
+    assert_eq!(
+        exit.fallback_reason().is_some(),
+        mechanism == Mechanism::Polling
+    );
     #[cfg(target_os = "linux")]
     assert!(exit.as_pidfd().is_some());
     #[cfg(windows)]

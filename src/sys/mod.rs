@@ -11,26 +11,31 @@
 //!   - `MECHANISM`: how it learns of the exit.
 //!   - `state(&self) -> io::Result<State>` looks now, without blocking, anywhere.
 //!   - `poll_event(&mut self, cx) -> Poll<Result<State, EventError>>` resolves when there is
-//!     something to look at, and has looked. It registers with the reactor of the current runtime
-//!     at the first call. A wake-up is a hint: the state may still be [`State::Running`], and the
-//!     caller polls again. An error leaves the process open.
-//!   - `disarm(&mut self)` takes it out of the reactor; a later `poll_event` puts it back.
+//!     something to look at, and has looked. It registers with the system (on Unix, with the reactor
+//!     of the current runtime) at the first call. A wake-up is a hint: the state may still be
+//!     [`State::Running`], and the caller polls again. An error leaves the process open.
+//!   - `disarm(&mut self)` takes that back; a later `poll_event` does it again.
 //!   - `tells_the_reap(&self) -> bool`: whether there will be an event for the reap too.
-//!   - `into_probe(self) -> Probe`, when the reactor refuses it.
+//!   - `is_reaped(&self) -> bool`: whether its pid may be another's by now.
+//!   - `into_probe(self) -> Probe`, when events are refused or there are no more to come.
 //! - `Probe`: what is left to look at a process by when there is no event source. It stands for
 //!   that very process too, as far as the system lets us see.
-//!   - `state(&self) -> io::Result<State>` as above.
+//!   - `state(&self)` and `is_reaped(&self)` as above.
 //!   - `reopen(&self) -> Reopened` tries again for an event source.
 //! - `Group`: an event source for any number of processes, for [`ExitSet`](crate::ExitSet).
-//!   - `add(&mut self, Process, key) -> Result<Member, Process>`; `remove(&self, Member)`.
+//!   - `open(&mut self, pid, key) -> Result<Result<Member, Probe>, OpenError>` opens a process as
+//!     `Process::open` does, and takes it in; `add(&mut self, Process, key) -> Result<Member, Probe>`
+//!     takes one in that is open. An earlier member with this pid must have told of its exit.
+//!   - `remove(&mut self, Member)` takes out one that has not.
 //!   - `poll_events(&mut self, cx, &mut events)` as above, for as many as come; `try_events` looks
 //!     without waiting. An `Event` has the `key` of its member, and is the only one until
-//!     `rearm(&self, &member, key, state)`.
-//!   - `prepare(&mut self)` takes what the group itself needs, `reserve(&mut self, more)` makes room
-//!     for so many.
-//! - `Member`: a process in a group. Dropping it takes it out, but for duplicates.
+//!     `rearm(&self, &mut member, key, state)`.
+//!   - `TELLS_LATE`: whether an exit may have happened that `try_events` does not tell of yet, but
+//!     `Member::untold_event` does.
+//!   - `reserve(&mut self, more)` makes room for so many.
+//! - `Member`: a process in a group. Dropping the group releases everything.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.
-//!   - `is_reaped(&self)`, as `Process` and `Probe` have it too, and `is(&self, &process)`: whether
+//!   - `is_reaped`, `tells_the_reap` and `into_probe` as above, and `is(&self, &process)`: whether
 //!     those two, of the same pid, are the same process.
 //!   - `is_crowded(&self) -> bool`: whether descriptors are so many in use that it is better closed
 //!     at once.
