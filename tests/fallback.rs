@@ -42,7 +42,19 @@ const DENIALS: [(&str, i32); 3] = [
     ("ENOSYS", libc::ENOSYS),
 ];
 
-/// From now on a system call of this thread, and of those that it starts, fails.
+const NO_DENIALS: &str = "no system call can be denied";
+
+/// From now on a system call of this thread, and of those that it starts, fails. Where that cannot be
+/// had, the test ends.
+macro_rules! deny {
+    ($call:expr, $errno:expr) => {{
+        if !linux::seccomp_filters() {
+            return skip(NO_DENIALS);
+        }
+        deny($call, $errno)
+    }};
+}
+
 fn deny(call: libc::c_long, errno: i32) {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
     let filter = SeccompFilter::new(
@@ -142,7 +154,7 @@ fn a_denied_pidfd_is_replaced_by_polling() {
         .find(|(name, _)| *name == role)
         .unwrap()
         .1;
-    deny(libc::SYS_pidfd_open, errno);
+    deny!(libc::SYS_pidfd_open, errno);
     let exit = exit_of(std::process::id());
     assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
     assert!(exit.as_pidfd().is_none());
@@ -155,6 +167,9 @@ fn a_denied_pidfd_is_replaced_by_polling() {
 #[test]
 fn a_denial_is_remembered_and_not_asked_again() {
     let _ = in_a_process_of_its_own!(a_denial_is_remembered_and_not_asked_again, ["1"]);
+    if !linux::seccomp_filters() {
+        return skip(NO_DENIALS);
+    }
     if support::poll_forced() {
         return skip("polling is forced, so nothing is asked");
     }
@@ -194,7 +209,7 @@ fn a_refused_registration_is_replaced_by_polling_the_pidfd() {
         .1;
     // The runtime needs it to start.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    deny(libc::SYS_epoll_ctl, errno);
+    deny!(libc::SYS_epoll_ctl, errno);
     runtime.block_on(async {
         let mut grandchild = Grandchild::spawn();
         let mut exit = exit_of(grandchild.id());
@@ -345,7 +360,7 @@ fn a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one() {
         a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one,
         ["1"]
     );
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let mut child = Child::spawn(7);
     let mut exit = exit_of(child.id());
@@ -381,7 +396,7 @@ fn a_status_that_the_poller_has_seen_is_not_lost_by_the_reap() {
     if !linux::stat_tells_the_status() {
         return skip("Linux before 6.1 does not tell");
     }
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     let (first, second) = (runtime(), runtime());
     let code = |exit: tokio_process_exit::Exit| exit.status().and_then(|status| status.code());
 
@@ -431,7 +446,7 @@ fn a_waker_that_panics_keeps_no_news_from_others() {
         }
     }
     let _ = in_a_process_of_its_own!(a_waker_that_panics_keeps_no_news_from_others, ["1"]);
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = runtime();
     runtime.block_on(async {
         let mut children: Vec<Child> = (0..8).map(Child::spawn).collect();
@@ -468,7 +483,7 @@ fn dropped_caches_cost_neither_the_status_nor_the_way_back_to_events() {
     let mut grandchild = Grandchild::spawn();
     let mut exhausted = None;
     if role == "denied" {
-        deny(libc::SYS_pidfd_open, libc::EPERM);
+        deny!(libc::SYS_pidfd_open, libc::EPERM);
     } else {
         exhausted = Some((limit_descriptors(64), exhaust_descriptors()));
     }
@@ -522,7 +537,7 @@ fn runtime_in(exhausted: &mut Option<(u64, Vec<std::fs::File>)>) -> Runtime {
 #[test]
 fn a_recycled_pid_gives_no_status_of_its_new_owner() {
     let _ = in_a_process_of_its_own!(a_recycled_pid_gives_no_status_of_its_new_owner, ["1"]);
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     for _ in 0..50 {
         // All in one tick, if the machine is quick enough, so that the start times are the same.
         let first = linux::fork(|| 1);
@@ -556,7 +571,7 @@ fn a_polled_exit_is_noticed_within_the_interval_and_a_new_wait_at_once() {
         a_polled_exit_is_noticed_within_the_interval_and_a_new_wait_at_once,
         ["1"]
     );
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     runtime().block_on(async {
         let mut late = Vec::new();
         for _ in 0..15 {
@@ -636,7 +651,7 @@ fn thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_othe
         thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_others,
         ["1"]
     );
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     for blocking in [1, 512] {
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -679,7 +694,7 @@ fn the_poller_takes_little_of_one_core_however_many_it_polls() {
         the_poller_takes_little_of_one_core_however_many_it_polls,
         ["1"]
     );
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     for size in [1, 100, 2000] {
         let herd = herd(size);
@@ -703,7 +718,7 @@ fn the_poller_takes_little_of_one_core_however_many_it_polls() {
 #[test]
 fn a_runtime_shuts_down_within_100_ms_while_it_polls() {
     let _ = in_a_process_of_its_own!(a_runtime_shuts_down_within_100_ms_while_it_polls, ["1"]);
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     let herd = herd(500);
     // The machine may be busy with something else, but not each time.
     let fastest = (0..5).map(|_| {
@@ -733,7 +748,7 @@ fn a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang() {
         ["events", "polling"]
     );
     if support::role().as_deref() == Some("polling") {
-        deny(libc::SYS_pidfd_open, libc::EPERM);
+        deny!(libc::SYS_pidfd_open, libc::EPERM);
     }
     let runtime = runtime();
     let handle = runtime.handle().clone();
@@ -749,7 +764,7 @@ fn a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang() {
 #[test]
 fn polling_ends_with_the_last_wait() {
     let _ = in_a_process_of_its_own!(polling_ends_with_the_last_wait, ["1"]);
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         still_pending(exit_of(1)).await;
@@ -888,9 +903,9 @@ fn a_set_whose_events_are_refused_polls_them_all() {
     );
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     match &*role {
-        "pidfd_open" => deny(libc::SYS_pidfd_open, libc::ENOSYS),
-        "epoll_create1" => deny(libc::SYS_epoll_create1, libc::EMFILE),
-        "epoll_ctl" => deny(libc::SYS_epoll_ctl, libc::ENOSPC),
+        "pidfd_open" => deny!(libc::SYS_pidfd_open, libc::ENOSYS),
+        "epoll_create1" => deny!(libc::SYS_epoll_create1, libc::EMFILE),
+        "epoll_ctl" => deny!(libc::SYS_epoll_ctl, libc::ENOSPC),
         _ => {}
     }
     let herd = herd(300);
@@ -899,7 +914,7 @@ fn a_set_whose_events_are_refused_polls_them_all() {
         set.insert(process.id()).unwrap();
     }
     if role == "epoll_ctl of the reactor" {
-        deny(libc::SYS_epoll_ctl, libc::ENOSPC);
+        deny!(libc::SYS_epoll_ctl, libc::ENOSPC);
     }
     runtime.block_on(async {
         still_pending(set.next_exit()).await;
@@ -913,7 +928,7 @@ fn a_set_whose_events_are_refused_polls_them_all() {
 #[test]
 fn a_polled_set_goes_on_in_another_runtime() {
     let _ = in_a_process_of_its_own!(a_polled_set_goes_on_in_another_runtime, ["1"]);
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
     let herd = herd(50);
     let mut set = ExitSet::new();
     for process in &herd {
@@ -1002,7 +1017,7 @@ fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
         "no /proc"
     );
     if role == "polling" {
-        deny(libc::SYS_pidfd_open, libc::EPERM);
+        deny!(libc::SYS_pidfd_open, libc::EPERM);
     }
     let runtime = runtime();
     runtime.block_on(async {
@@ -1042,7 +1057,7 @@ fn under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status() {
         return;
     };
     if role == "polling" {
-        deny(libc::SYS_pidfd_open, libc::EPERM);
+        deny!(libc::SYS_pidfd_open, libc::EPERM);
     }
     // Root's process, made before this one becomes nobody's.
     let mut grandchild = Grandchild::spawn();

@@ -172,8 +172,8 @@ fn reports_what_is_no_process() {
 fn does_not_wait_for_itself() {
     let mut command = Command::new("sh");
     command
-        .args(["-c", "exec \"$0\" $$"])
-        .arg(support::example("pwait"));
+        .args(["-c", "exec \"$@\" $$", "sh"])
+        .args(support::runnable(support::example("pwait")));
     let end = Pwait::spawn(command.stdin(Stdio::null())).end();
     assert_eq!(end.code, 1, "{end:?}");
     assert!(end.stderr.contains("is pwait itself"), "{end:?}");
@@ -425,7 +425,7 @@ impl End {
 }
 
 fn pwait_command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(support::example("pwait"));
+    let mut command = support::command(support::example("pwait"));
     command.args(arguments).stdin(Stdio::null());
     command
 }

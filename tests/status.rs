@@ -288,7 +288,7 @@ async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_pr
     }
     let output = std::process::Command::new("unshare")
         .args(["--pid", "--fork"])
-        .arg(std::env::current_exe().unwrap())
+        .args(support::runnable(std::env::current_exe().unwrap()))
         .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
         .env("ROLE", "inner")
         .output();

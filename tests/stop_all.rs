@@ -23,7 +23,7 @@ fn the_obedient_terminate_and_the_others_are_killed() {
     let stdout = other.0.stdout.take().unwrap();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
 
-    let output = Command::new(support::example("stop_all"))
+    let output = support::command(support::example("stop_all"))
         .args([obedient.id(), other.id()].map(|pid| pid.to_string()))
         .output()
         .unwrap();

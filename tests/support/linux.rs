@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 use std::fs;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::{Command, Output};
 
 pub use super::unix::*;
@@ -98,7 +98,34 @@ pub fn children() -> Vec<String> {
 
 /// Linux 6.15, where a reaped process's status can be read from the pidfd.
 pub fn pidfd_tells_the_status() -> bool {
-    release() >= (6, 15) && !super::poll_forced()
+    release() >= (6, 15) && pidfd_can_be_asked() && !super::poll_forced()
+}
+
+/// Linux 6.13. An emulator need not know the call, whatever the kernel below.
+pub fn pidfd_can_be_asked() -> bool {
+    static KNOWN: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+        // SAFETY: a `pidfd_info` is all integers.
+        let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+        let pidfd = pidfd_open(std::process::id(), 0);
+        // SAFETY: `info` is as large as the number says, and writable.
+        unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO as _, &raw mut info) == 0 }
+    });
+    *KNOWN
+}
+
+/// Whether system calls can be denied. Emulators of user mode do without.
+pub fn seccomp_filters() -> bool {
+    let action = libc::SECCOMP_RET_ERRNO;
+    // SAFETY: asks about an action, which is readable, and changes nothing.
+    let known = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_ACTION_AVAIL,
+            0,
+            &raw const action,
+        )
+    };
+    known == 0
 }
 
 /// Where `/proc/<pid>/stat` holds the status of the whole process.
@@ -125,7 +152,7 @@ pub fn rerun_as_nobody(test: &str, environment: &[(&str, String)]) -> Option<Out
     let copy = directory.join("test");
     fs::copy(std::env::current_exe().ok()?, &copy).ok()?;
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).ok()?;
-    let mut command = Command::new(&copy);
+    let mut command = super::command(copy);
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("ROLE", "nobody")

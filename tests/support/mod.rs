@@ -181,6 +181,22 @@ pub fn poll_forced() -> bool {
     cfg!(tokio_process_exit_force_poll)
 }
 
+/// What starts a program of this target: it alone, or after what `TEST_RUNNER` names, an emulator.
+pub fn runnable(program: std::path::PathBuf) -> Vec<std::ffi::OsString> {
+    std::env::var_os("TEST_RUNNER")
+        .into_iter()
+        .chain([program.into_os_string()])
+        .collect()
+}
+
+/// A command that starts a program of this target.
+pub fn command(program: std::path::PathBuf) -> Command {
+    let words = runnable(program);
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}
+
 /// An example that cargo has built along with the tests.
 pub fn example(name: &str) -> std::path::PathBuf {
     let test = std::env::current_exe().unwrap(); // target/debug/deps/pwait-0123456789abcdef
@@ -198,7 +214,7 @@ pub fn example(name: &str) -> std::path::PathBuf {
 /// The test looks at [`role`] first.
 pub fn rerun(test: &str, role: &str, prepare: impl FnOnce(&mut Command)) -> Output {
     let binary = std::env::current_exe().expect("this binary");
-    let mut command = Command::new(binary);
+    let mut command = command(binary);
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("ROLE", role);

@@ -235,20 +235,27 @@ mod tests {
     }
 
     #[test]
-    fn our_own_process_reads_as_it_is() {
-        let me = std::process::id();
+    fn a_live_process_reads_as_it_is() {
         assert!(numbers_as_we_do());
-        let stat = Stat::read(me).unwrap();
+        // Not ourselves: an emulator makes up what is read of that.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let stat = Stat::read(pid).unwrap();
         assert!(!stat.exited());
-        // We have started by now, but not long ago by any measure.
+        // It has started by now, but not long ago by any measure.
         let now = ticks(super::super::task::time_since_boot());
         assert!(
             stat.start_time <= now && now - stat.start_time < 100 * 3600,
             "{stat:?} {now}"
         );
-        assert_eq!(inode(me), inode(me));
+        assert_eq!(inode(pid), inode(pid));
         assert!(Stat::read(i32::MAX as u32).is_none());
-        assert!(zombie_status(me).is_none());
+        assert!(zombie_status(pid).is_none());
+        // It ends with its input.
+        child.wait().unwrap();
     }
 
     #[test]
