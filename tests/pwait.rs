@@ -1,17 +1,15 @@
 //! What `examples/pwait.rs` promises, tried on the built program with real processes.
 
-#![cfg(target_os = "linux")]
-
 mod support;
 
-use std::fs::{self, File, OpenOptions};
+use std::env::consts::EXE_SUFFIX;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
+
+use support::at_most;
 
 /// Nothing below takes long. This only makes a hang a failure.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -65,7 +63,11 @@ fn prints_each_status() {
     failing.exit();
     pwait.stdout.read_until(&failing.exited(7));
     killed.kill();
-    let killed = format!("{}: killed by signal 9 (SIGKILL).\n", killed.pid());
+    let killed = if cfg!(unix) {
+        format!("{}: killed by signal 9 (SIGKILL).\n", killed.pid())
+    } else {
+        killed.exited(1)
+    };
     let end = pwait.end();
     assert_eq!(end.code, 0, "their status is not pwait's: {end:?}");
     assert_eq!(end.stdout, fine.exited(0) + &failing.exited(7) + &killed);
@@ -102,7 +104,7 @@ fn a_long_timeout_does_not_delay() {
 #[test]
 fn a_timeout_of_0_sees_all_that_have_exited() {
     // Far more than tokio lets a task handle in one go.
-    let mut targets: Vec<Target> = (0..300).map(|_| Target::new(0)).collect();
+    let mut targets: Vec<Target> = (0..at_most(300)).map(|_| Target::new(0)).collect();
     targets.iter_mut().for_each(Target::exit);
     let pids: Vec<String> = targets.iter().map(Target::pid).collect();
     let pids: Vec<&str> = pids.iter().map(String::as_str).collect();
@@ -152,15 +154,15 @@ fn reports_what_is_no_process() {
     assert_eq!(end.code, 1, "{end:?}");
     assert!(end.stderr.starts_with("pwait: pid 0 "), "{end:?}");
 
+    #[cfg(any(target_os = "linux", windows))]
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         let (_end, ended) = mpsc::channel::<()>();
         scope.spawn(move || {
-            let me = fs::read_link("/proc/thread-self").unwrap();
-            tell.send(me.file_name().unwrap().to_owned()).unwrap();
+            tell.send(support::thread_id().to_string()).unwrap();
             let _ = ended.recv();
         });
-        let thread = told.recv().unwrap().into_string().unwrap();
+        let thread = told.recv().unwrap();
         let end = Pwait::run(&["-e", &thread]);
         assert_eq!(end.code, 1, "{end:?}");
         assert!(end.stderr.contains("thread"), "{end:?}");
@@ -168,6 +170,7 @@ fn reports_what_is_no_process() {
     });
 }
 
+#[cfg(unix)]
 #[test]
 fn does_not_wait_for_itself() {
     let mut command = Command::new("sh");
@@ -193,28 +196,6 @@ fn duplicates_count_once() {
     Pwait::run(&[NO_PID, NO_PID]).is(1, "", &missing(NO_PID));
     let end = Pwait::run(&["-c2", &pid_a, &pid_a]);
     assert_eq!(end.code, 2, "{end:?}");
-}
-
-#[test]
-fn shows_progress_on_a_terminal() {
-    let (mut a, mut b) = (Target::new(0), Target::new(0));
-    let (terminal, stderr) = open_terminal().unwrap();
-    let mut pwait = {
-        let mut command = pwait_command(&["-v", &a.pid(), &b.pid()]);
-        command.env("TERM", "xterm").stdout(Stdio::piped());
-        Pwait::of(command.stderr(stderr).spawn().unwrap())
-    };
-    pwait.stderr = Output::of(terminal);
-
-    pwait.stderr.read_until("waiting for 2 processes (00:00:0");
-    a.exit();
-    pwait.stderr.read_until("waiting for 1 process (00:00:0");
-    b.exit();
-    let end = pwait.end();
-    assert_eq!(end.code, 0, "{end:?}");
-    assert_eq!(end.stdout, a.exited(0) + &b.exited(0));
-    let clear_line = "\r\u{1b}[2K";
-    assert!(end.stderr.ends_with(clear_line), "{end:?}");
 }
 
 #[test]
@@ -244,29 +225,12 @@ fn a_reader_that_leaves_does_not_stop_the_wait() {
 }
 
 #[test]
-fn reports_once_that_it_cannot_print() {
-    let (mut a, mut b) = (Target::new(0), Target::new(0));
-    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let mut pwait = {
-        let mut command = pwait_command(&["-v", &a.pid(), &b.pid()]);
-        command.stdout(full).stderr(Stdio::piped());
-        Pwait::of(command.spawn().unwrap())
-    };
-    a.exit();
-    pwait.stderr.read_until("cannot write to stdout");
-    b.exit();
-    let end = pwait.end();
-    assert_eq!(end.code, 1, "{end:?}");
-    assert_eq!(end.stderr.lines().count(), 1, "{end:?}");
-}
-
-#[test]
 fn help_explains_every_option() {
     let end = Pwait::run(&["--help"]);
     assert_eq!(end.code, 0, "{end:?}");
     for word in [
         "Wait for processes to exit",
-        "Usage: pwait [OPTIONS] <PID>...",
+        &format!("Usage: pwait{EXE_SUFFIX} [OPTIONS] <PID>..."),
         "-t, --timeout <SECONDS>",
         "-o, --any",
         "-c, --count <N>",
@@ -312,17 +276,14 @@ fn missing(pid: &str) -> String {
 
 /// A process to wait for, which exits when it is told to. It stays a zombie until dropped.
 struct Target {
-    child: Child,
+    child: support::Child,
 }
 
 impl Target {
     fn new(status: u8) -> Target {
-        let child = Command::new("sh")
-            .args(["-c", &format!("read line; exit {status}")])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Target { child }
+        Target {
+            child: support::Child::spawn(status),
+        }
     }
 
     fn pid(&self) -> String {
@@ -335,22 +296,15 @@ impl Target {
     }
 
     fn exit(&mut self) {
-        drop(self.child.stdin.take());
+        self.child.end();
     }
 
     fn kill(&mut self) {
-        self.child.kill().unwrap();
+        self.child.kill();
     }
 
     fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.0.try_wait().unwrap().is_none()
     }
 }
 
@@ -486,24 +440,73 @@ impl Output {
     }
 }
 
-/// A new terminal: the end that a person would sit at, and the end for programs. Both are closed
-/// on exec, so that no other test's processes keep it open.
-fn open_terminal() -> io::Result<(File, OwnedFd)> {
-    let person = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOCTTY)
-        .open("/dev/ptmx")?;
-    // SAFETY: takes an open descriptor.
-    if unsafe { libc::unlockpt(person.as_raw_fd()) } < 0 {
-        return Err(io::Error::last_os_error());
+/// With what only Linux has.
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fs::{File, OpenOptions};
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[test]
+    fn shows_progress_on_a_terminal() {
+        let (mut a, mut b) = (Target::new(0), Target::new(0));
+        let (terminal, stderr) = open_terminal().unwrap();
+        let mut pwait = {
+            let mut command = pwait_command(&["-v", &a.pid(), &b.pid()]);
+            command.env("TERM", "xterm").stdout(Stdio::piped());
+            Pwait::of(command.stderr(stderr).spawn().unwrap())
+        };
+        pwait.stderr = Output::of(terminal);
+
+        pwait.stderr.read_until("waiting for 2 processes (00:00:0");
+        a.exit();
+        pwait.stderr.read_until("waiting for 1 process (00:00:0");
+        b.exit();
+        let end = pwait.end();
+        assert_eq!(end.code, 0, "{end:?}");
+        assert_eq!(end.stdout, a.exited(0) + &b.exited(0));
+        let clear_line = "\r\u{1b}[2K";
+        assert!(end.stderr.ends_with(clear_line), "{end:?}");
     }
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: takes an open descriptor, and an integer for this request.
-    let program = unsafe { libc::ioctl(person.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    if program < 0 {
-        return Err(io::Error::last_os_error());
+
+    #[test]
+    fn reports_once_that_it_cannot_print() {
+        let (mut a, mut b) = (Target::new(0), Target::new(0));
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut pwait = {
+            let mut command = pwait_command(&["-v", &a.pid(), &b.pid()]);
+            command.stdout(full).stderr(Stdio::piped());
+            Pwait::of(command.spawn().unwrap())
+        };
+        a.exit();
+        pwait.stderr.read_until("cannot write to stdout");
+        b.exit();
+        let end = pwait.end();
+        assert_eq!(end.code, 1, "{end:?}");
+        assert_eq!(end.stderr.lines().count(), 1, "{end:?}");
     }
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    Ok((person, unsafe { OwnedFd::from_raw_fd(program) }))
+
+    /// A new terminal: the end that a person would sit at, and the end for programs. Both are closed
+    /// on exec, so that no other test's processes keep it open.
+    fn open_terminal() -> io::Result<(File, OwnedFd)> {
+        let person = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open("/dev/ptmx")?;
+        // SAFETY: takes an open descriptor.
+        if unsafe { libc::unlockpt(person.as_raw_fd()) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        // SAFETY: takes an open descriptor, and an integer for this request.
+        let program = unsafe { libc::ioctl(person.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+        if program < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+        Ok((person, unsafe { OwnedFd::from_raw_fd(program) }))
+    }
 }

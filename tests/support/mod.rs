@@ -200,7 +200,9 @@ pub fn command(program: std::path::PathBuf) -> Command {
 /// An example that cargo has built along with the tests.
 pub fn example(name: &str) -> std::path::PathBuf {
     let test = std::env::current_exe().unwrap(); // target/debug/deps/pwait-0123456789abcdef
-    let example = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    let name_of_file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let examples = test.ancestors().nth(2).unwrap().join("examples");
+    let example = examples.join(name_of_file);
     assert!(
         example.exists(),
         "{} has not been built: `cargo test` does, and `cargo build --example {name}`",

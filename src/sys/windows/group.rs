@@ -18,7 +18,7 @@ pub(crate) struct Group {
 /// A process in a [`Group`]. It leaves when this is dropped.
 pub(crate) struct Member {
     // Declared first, dropped first.
-    wait: Wait,
+    wait: Option<Wait>,
     handle: Arc<Handle>,
 }
 
@@ -39,7 +39,7 @@ impl Group {
     }
 
     pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Probe> {
-        match Wait::new(&process.handle, &self.fired, key) {
+        match self.watch(&process.handle, key) {
             Ok(wait) => Ok(Member {
                 wait,
                 handle: process.handle,
@@ -48,8 +48,19 @@ impl Group {
         }
     }
 
+    fn watch(&self, handle: &Arc<Handle>, key: u64) -> io::Result<Option<Wait>> {
+        if let Ok(State::Running) = handle.state() {
+            return Wait::new(handle, &self.fired, key).map(Some);
+        }
+        // Those that have exited already need not wait for the thread pool.
+        if let Some(waker) = self.fired.put(key) {
+            waker.wake();
+        }
+        Ok(None)
+    }
+
     pub(crate) fn rearm(&self, member: &mut Member, key: u64, _state: State) -> io::Result<()> {
-        member.wait = Wait::new(&member.handle, &self.fired, key)?;
+        member.wait = self.watch(&member.handle, key)?;
         Ok(())
     }
 
