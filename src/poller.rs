@@ -235,10 +235,11 @@ impl Poller {
             }
             let wakers = schedule.take_in(seen, now);
             let before = mem::replace(&mut worked, sys::thread_cpu_time());
-            // Where the clock is denied or coarse, the time that has passed will do.
+            // Where the clock is denied or coarse, the time that has passed will do. (On Windows it
+            // moves by 16 ms at a time.)
             let work = match worked.saturating_sub(before) {
                 Duration::ZERO => now - looked_since,
-                work => work,
+                work => work.min(now - looked_since),
             };
             schedule.rested = Some(now + work * REST);
             if !wakers.is_empty() {

@@ -17,7 +17,7 @@ use tokio::task::coop;
 use crate::error::about;
 use crate::exit::{Parts, Progress, Source, Until, closed};
 use crate::poller::{Inbox, News, Watch};
-use crate::sys::{self, Event, EventError, Group, Member, Probe, State};
+use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, State};
 use crate::{Exit, ProcessExit};
 
 /// Any number of processes, yielded as they exit.
@@ -98,7 +98,7 @@ use crate::{Exit, ProcessExit};
 pub struct ExitSet {
     group: Group,
     slots: Slots,
-    /// The process that was inserted last with this pid, while it is in the set.
+    /// The process in the set that has this pid, or had it last.
     by_pid: HashMap<u32, Key>,
     /// What the kernel has told and nobody has looked at.
     events: VecDeque<Event>,
@@ -110,7 +110,7 @@ pub struct ExitSet {
     leaving: Vec<Member>,
     /// How many processes there were at most since `leaving` was empty.
     peak: usize,
-    /// Descriptors are scarce, so `leaving` is to stay empty.
+    /// Descriptors are scarce, or there are none to close, so `leaving` is to stay empty.
     crowded: bool,
 }
 
@@ -139,10 +139,11 @@ enum Slot {
     Polled(Box<Polled>),
     /// It has exited.
     Exited {
-        /// `None` once it has been let go.
-        member: Option<Member>,
+        member: Member,
         status: Option<sys::Status>,
     },
+    /// It has exited, and was let go before it is yielded. There is its identity.
+    LetGo(Box<(u64, Option<sys::Status>)>),
     ExitedPolled(Box<(Arc<Probe>, Option<sys::Status>)>),
     /// It could not be opened, or not be looked at any more.
     Failed(Box<io::Error>),
@@ -399,11 +400,14 @@ impl ExitSet {
             progress,
             source,
         } = exit.into_parts();
-        if let Some(&key) = self.by_pid.get(&id) {
+        let mut owner = self.by_pid.get(&id).copied();
+        if let Some(key) = owner {
             self.catch_up();
             if self.is_same(key, &source) {
                 return false;
             }
+            // The one that was opened earlier may come in later.
+            owner = owner.filter(|&key| !self.is_reaped(key));
         }
         let key = self.slots.next_key();
         let slot = match (progress.exited(), source) {
@@ -421,13 +425,16 @@ impl ExitSet {
             self.exited.push_back(key);
         }
         self.add(id, slot);
+        if let Some(owner) = owner {
+            self.by_pid.insert(id, owner);
+        }
         true
     }
 
     /// Takes a process out of the set. `false` if it was not in it.
     ///
-    /// Of several processes that have had this pid one after the other, it is the one that was
-    /// inserted last. The earlier ones, which have exited, cannot be removed: they are yielded.
+    /// Of several processes that have had this pid one after the other, it is the last. The earlier
+    /// ones, which have exited, cannot be removed: they are yielded.
     pub fn remove(&mut self, pid: u32) -> bool {
         let Some(key) = self.by_pid.remove(&pid) else {
             return false;
@@ -441,7 +448,7 @@ impl ExitSet {
         true
     }
 
-    /// Whether the process that was last inserted with this pid is in the set.
+    /// Whether the process that has this pid, or had it last, is in the set.
     pub fn contains(&self, pid: u32) -> bool {
         self.by_pid.contains_key(&pid)
     }
@@ -570,9 +577,11 @@ impl ExitSet {
                 if last_look {
                     break;
                 }
-                last_look = true;
                 self.try_events()?;
-                self.polling.unwatched = self.polled_keys();
+                if self.events.is_empty() {
+                    last_look = true;
+                    self.polling.unwatched = self.polled_keys();
+                }
             }
             // Here and not when they are returned, as this can be done in turns.
             self.let_go();
@@ -597,6 +606,9 @@ impl ExitSet {
                 Some(exit) => exits.push(exit?),
                 None => break,
             }
+        }
+        if self.is_empty() {
+            self.close_all();
         }
         match waited {
             Err(error) if exits.is_empty() => Err(error),
@@ -626,7 +638,7 @@ impl ExitSet {
     }
 
     fn member_slot(&mut self, member: Member, progress: Progress) -> Slot {
-        self.crowded |= member.is_crowded();
+        self.crowded |= member.is_better_closed_at_once();
         match progress.until() {
             Until::Exit => Slot::Event(member),
             Until::Reap => Slot::EventUntilReap(Box::new((member, progress))),
@@ -655,15 +667,15 @@ impl ExitSet {
             return true;
         };
         match &entry.slot {
-            Slot::Event(member)
-            | Slot::Exited {
-                member: Some(member),
-                ..
-            } => member.is_reaped(),
+            Slot::Event(member) | Slot::Exited { member, .. } => member.is_reaped(),
+            Slot::LetGo(gone) => match sys::Process::open(entry.pid) {
+                Ok(Opened::Process(process)) => process.identity() != Some(gone.0),
+                _ => true,
+            },
             Slot::EventUntilReap(waiting) => waiting.0.is_reaped(),
             Slot::Polled(polled) => polled.probe.is_reaped(),
             Slot::ExitedPolled(exited) => exited.0.is_reaped(),
-            Slot::Exited { member: None, .. } | Slot::Failed(_) | Slot::Free { .. } => true,
+            Slot::Failed(_) | Slot::Free { .. } => true,
         }
     }
 
@@ -673,14 +685,10 @@ impl ExitSet {
             return false;
         };
         match (&entry.slot, source) {
-            (
-                Slot::Event(member)
-                | Slot::Exited {
-                    member: Some(member),
-                    ..
-                },
-                Source::Event(process),
-            ) => member.is(process),
+            (Slot::Event(member) | Slot::Exited { member, .. }, Source::Event(process)) => {
+                member.is(process)
+            }
+            (Slot::LetGo(gone), Source::Event(process)) => process.identity() == Some(gone.0),
             (Slot::EventUntilReap(waiting), Source::Event(process)) => waiting.0.is(process),
             // No two have the pid at one time.
             (_, Source::Event(process)) => !self.is_reaped(key) && !process.is_reaped(),
@@ -692,9 +700,12 @@ impl ExitSet {
 
 /// How exits become known.
 impl ExitSet {
-    /// Takes in every event that there is. Some systems tell in no other way that a process in the
-    /// group has exited, and need that said before they take in another with its pid.
+    /// Takes in every event that there is, where that is the only way to know that a member has
+    /// exited.
     fn catch_up(&mut self) {
+        if !Group::TELLS_ONCE {
+            return;
+        }
         loop {
             while let Some(event) = self.events.pop_front() {
                 self.look_after(&event);
@@ -913,6 +924,19 @@ impl ExitSet {
         self.catch_up();
         let keys: Vec<Key> = self.slots.keys().map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.poll_instead(key));
+        // A member may have exited just before it was to be polled by its pid.
+        while Group::TELLS_ONCE {
+            let _ = self.group.try_events(&mut self.events);
+            if self.events.is_empty() {
+                break;
+            }
+            while let Some(event) = self.events.pop_front() {
+                if let Some(state) = event.told() {
+                    self.take_in(Key::from_u64(event.key), News::Exited(state));
+                }
+            }
+        }
+        self.events.clear();
         self.group = Group::default();
     }
 
@@ -935,12 +959,9 @@ impl ExitSet {
 
     fn set_exited(&mut self, key: Key, status: Option<sys::Status>) {
         self.end(key, |slot| match slot {
-            Slot::Event(member) => Slot::Exited {
-                member: Some(member),
-                status,
-            },
+            Slot::Event(member) => Slot::Exited { member, status },
             Slot::EventUntilReap(waiting) => Slot::Exited {
-                member: Some(waiting.0),
+                member: waiting.0,
                 status,
             },
             Slot::Polled(polled) => Slot::ExitedPolled(Box::new((polled.probe, status))),
@@ -978,6 +999,7 @@ impl ExitSet {
                 self.leave(member);
                 Ok(Exit::new(pid, status))
             }
+            Slot::LetGo(exited) => Ok(Exit::new(pid, exited.1)),
             Slot::ExitedPolled(exited) => Ok(Exit::new(pid, exited.1)),
             Slot::Failed(error) => Err(*error),
             // Those are not among the `exited`.
@@ -990,25 +1012,32 @@ impl ExitSet {
 
     /// Closes a member: at once while descriptors are scarce, and else later, though no more of them
     /// than the set has held anyway.
-    fn leave(&mut self, member: Option<Member>) {
+    fn leave(&mut self, member: Member) {
         if self.crowded {
             return;
         }
-        self.leaving.extend(member);
+        self.leaving.push(member);
         if self.leaving.len() > self.peak.max(CLOSE_BATCH) {
             self.close_batch();
         }
     }
 
-    /// Has all processes leave whose exits are known, just before they are yielded.
+    /// Has all processes leave whose exits are known, just before they are yielded. Those stay whose
+    /// identity does not outlive that: they are still in the set, and must not come in again.
     fn let_go(&mut self) {
         for &key in &self.exited {
-            if let Some(Entry {
-                slot: Slot::Exited { member, .. },
-                ..
-            }) = self.slots.get_mut(key)
-            {
-                self.leaving.extend(member.take());
+            let Some(entry) = self.slots.get_mut(key) else {
+                continue;
+            };
+            let Slot::Exited { member, status } = &entry.slot else {
+                continue;
+            };
+            let Some(identity) = member.identity() else {
+                continue;
+            };
+            let gone = Slot::LetGo(Box::new((identity, *status)));
+            if let Slot::Exited { member, .. } = mem::replace(&mut entry.slot, gone) {
+                self.leaving.push(member);
             }
         }
     }

@@ -638,3 +638,80 @@ async fn a_debug_line_says_what_is_in_it() {
         "ExitSet { len: 0, polled: 0, exited: 0, .. }"
     );
 }
+
+#[tokio::test]
+async fn cancelling_exits_within_at_any_turn_lets_no_process_in_twice() {
+    let mut herd = herd(at_most(400));
+    kill(&mut herd);
+    for turns in 1.. {
+        let mut set = set_of(&herd);
+        let patience = async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        };
+        let exits = tokio::select! {
+            biased;
+            exits = set.exits_within(Duration::from_secs(20)) => Some(exits),
+            () = patience => None,
+        };
+        if let Some(exits) = exits {
+            assert_eq!(exits.unwrap().len(), herd.len());
+            assert!(turns > 1, "it takes several turns");
+            break;
+        }
+        for process in &herd {
+            assert!(!set.insert(process.id()).unwrap(), "cancelled at {turns}");
+            assert!(!set.insert_exit(exit_of(process.id())));
+        }
+        assert_eq!(set.len(), herd.len());
+    }
+}
+
+#[tokio::test]
+async fn exits_within_returns_all_that_have_exited_by_its_end_in_one_turn_too() {
+    let mut herd = herd(at_most(400));
+    let mut set = set_of(&herd);
+    // The reactor watches by now.
+    still_pending(set.next_exit()).await;
+    let patience = Duration::from_millis(30);
+    // Both times end while nothing else is done, so that the end comes right after the exits, and
+    // before the reactor has its turn.
+    let busy = async {
+        tokio::time::sleep(patience / 3).await;
+        std::thread::sleep(patience * 2);
+    };
+    let killer = async {
+        tokio::time::sleep(patience).await;
+        kill(&mut herd);
+    };
+    let exits = tokio::task::unconstrained(set.exits_within(patience));
+    let (_, _, exits) = deadline(async { tokio::join!(biased; busy, killer, exits) }).await;
+    assert_eq!(exits.unwrap().len(), herd.len());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_earlier_owner_does_not_take_the_pid_from_the_present_one() {
+    let mut first = Child::spawn(1);
+    let pid = first.id();
+    let earlier = exit_of(pid);
+    first.reap();
+    std::thread::sleep(Duration::from_millis(30));
+    let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
+        return support::skip("pids cannot be chosen (not root)");
+    };
+    let mut set = ExitSet::new();
+    assert!(set.insert(pid).unwrap());
+    assert!(set.insert_exit(earlier));
+    assert!(!set.insert(pid).unwrap(), "it is in the set");
+    assert_eq!(set.len(), 2);
+    let exit = next(&mut set).await;
+    if support::tells_the_status_of_reaped() {
+        assert_eq!(exit.status().unwrap().code(), Some(1));
+    }
+    assert!(set.contains(pid));
+    second.end();
+    assert_eq!(next(&mut set).await.status().unwrap().code(), Some(2));
+    assert!(set.is_empty());
+}

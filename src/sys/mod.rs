@@ -17,6 +17,8 @@
 //!   - `disarm(&mut self)` takes that back; a later `poll_event` does it again.
 //!   - `tells_the_reap(&self) -> bool`: whether there will be an event for the reap too.
 //!   - `is_reaped(&self) -> bool`: whether its pid may be another's by now.
+//!   - `identity(&self) -> Option<u64>`: what no other process has or will have, if there is such a
+//!     thing.
 //!   - `into_probe(self) -> Probe`, when events are refused or there are no more to come.
 //! - `Probe`: what is left to look at a process by when there is no event source. It stands for
 //!   that very process too, as far as the system lets us see.
@@ -30,15 +32,16 @@
 //!   - `poll_events(&mut self, cx, &mut events)` as above, for as many as come; `try_events` looks
 //!     without waiting. An `Event` has the `key` of its member, and is the only one until
 //!     `rearm(&self, &mut member, key, state)`.
+//!   - `TELLS_ONCE`: whether these events are the only way to know that a member has exited. Then
+//!     `Event::told` has what they tell.
 //!   - `TELLS_LATE`: whether an exit may have happened that `try_events` does not tell of yet, but
 //!     `Member::untold_event` does.
 //!   - `reserve(&mut self, more)` makes room for so many.
 //! - `Member`: a process in a group. Dropping the group releases everything.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.
-//!   - `is_reaped`, `tells_the_reap` and `into_probe` as above, and `is(&self, &process)`: whether
+//!   - `is_reaped`, `identity`, `tells_the_reap` and `into_probe` as above, and `is(&self, &process)`: whether
 //!     those two, of the same pid, are the same process.
-//!   - `is_crowded(&self) -> bool`: whether descriptors are so many in use that it is better closed
-//!     at once.
+//!   - `is_better_closed_at_once(&self) -> bool`: descriptors are scarce, or it takes none.
 //! - `thread_cpu_time() -> Duration`: the processor time that this thread has taken.
 //!
 //! # Safety

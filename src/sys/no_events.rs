@@ -31,6 +31,10 @@ impl Process {
         match self.0 {}
     }
 
+    pub(crate) fn identity(&self) -> Option<u64> {
+        match self.0 {}
+    }
+
     pub(crate) fn is_reaped(&self) -> bool {
         match self.0 {}
     }
@@ -58,6 +62,7 @@ pub(crate) struct Event {
 }
 
 impl Group {
+    pub(crate) const TELLS_ONCE: bool = false;
     pub(crate) const TELLS_LATE: bool = false;
 
     pub(crate) fn open(&mut self, pid: u32, _key: u64) -> Result<Result<Member, Probe>, OpenError> {
@@ -94,6 +99,12 @@ impl Group {
     pub(crate) fn reserve(&mut self, _more: usize) {}
 }
 
+impl Event {
+    pub(crate) fn told(&self) -> Option<State> {
+        None
+    }
+}
+
 impl Member {
     pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
         match self.0 {}
@@ -103,11 +114,15 @@ impl Member {
         match self.0 {}
     }
 
+    pub(crate) fn identity(&self) -> Option<u64> {
+        match self.0 {}
+    }
+
     pub(crate) fn is_reaped(&self) -> bool {
         match self.0 {}
     }
 
-    pub(crate) fn is_crowded(&self) -> bool {
+    pub(crate) fn is_better_closed_at_once(&self) -> bool {
         match self.0 {}
     }
 

@@ -37,6 +37,10 @@ pub(crate) struct Event {
 }
 
 impl Group {
+    /// Whether its events are the only way to know that a member has exited. Then an earlier member
+    /// must have told before one with its pid comes in.
+    pub(crate) const TELLS_ONCE: bool = true;
+
     /// Whether an exit may have happened that `try_events` does not tell of yet.
     pub(crate) const TELLS_LATE: bool = false;
 
@@ -150,6 +154,16 @@ impl Group {
     }
 }
 
+impl Event {
+    /// What it tells, if it cannot be asked for again.
+    pub(crate) fn told(&self) -> Option<State> {
+        Some(State::Exited {
+            status: self.status,
+            reaped: false,
+        })
+    }
+}
+
 /// Appends the events that there are, up to a number. Returns how many.
 fn take_events(
     kqueue: BorrowedFd<'_>,
@@ -177,6 +191,11 @@ impl Member {
         })
     }
 
+    /// What no other process ever has, nor will have, where there is such a thing.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether its pid is free for another process, as far as its events have been taken.
     pub(crate) fn is_reaped(&self) -> bool {
         let state = |&status| state_after_exit(self.pid, status);
@@ -192,9 +211,9 @@ impl Member {
         !self.is_reaped() && !process.is_reaped()
     }
 
-    /// It takes no descriptor.
-    pub(crate) fn is_crowded(&self) -> bool {
-        false
+    /// It takes no descriptor, and nothing to let go.
+    pub(crate) fn is_better_closed_at_once(&self) -> bool {
+        true
     }
 
     pub(crate) fn tells_the_reap(&self) -> bool {

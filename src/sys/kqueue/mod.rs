@@ -97,6 +97,11 @@ impl Process {
         matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
     }
 
+    /// What no other process ever has, nor will have, where there is such a thing.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        None
+    }
+
     pub(crate) fn into_probe(self) -> Probe {
         match self.target.exit.get() {
             Some(&status) => Probe::Exited(self.target.pid, status),

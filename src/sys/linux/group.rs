@@ -35,6 +35,10 @@ pub(crate) struct Event {
 }
 
 impl Group {
+    /// Whether its events are the only way to know that a member has exited. Then an earlier member
+    /// must have told before one with its pid comes in.
+    pub(crate) const TELLS_ONCE: bool = false;
+
     /// Whether an exit may have happened that `try_events` does not tell of yet.
     pub(crate) const TELLS_LATE: bool = false;
 
@@ -165,6 +169,13 @@ impl Group {
     }
 }
 
+impl Event {
+    /// What it tells, if it cannot be asked for again.
+    pub(crate) fn told(&self) -> Option<State> {
+        None
+    }
+}
+
 impl Member {
     pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
         None
@@ -177,6 +188,11 @@ impl Member {
         } else {
             look(self.0.as_fd())
         }
+    }
+
+    /// What no other process ever has, nor will have, where there is such a thing.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        pidfd::identity(self.0.as_fd())
     }
 
     /// Whether its pid is free for another process.
@@ -197,7 +213,7 @@ impl Member {
     }
 
     /// Whether the process's descriptors seem to be more than half used up.
-    pub(crate) fn is_crowded(&self) -> bool {
+    pub(crate) fn is_better_closed_at_once(&self) -> bool {
         pidfd::is_high(self.0.as_fd())
     }
 

@@ -102,6 +102,11 @@ impl Process {
         pidfd::is_on_pidfs(self.as_fd())
     }
 
+    /// What no other process ever has, nor will have, where there is such a thing.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        pidfd::identity(self.as_fd())
+    }
+
     /// Whether its pid is free for another process.
     pub(crate) fn is_reaped(&self) -> bool {
         is_reaped(self.as_fd())

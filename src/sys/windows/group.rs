@@ -28,6 +28,10 @@ pub(crate) struct Event {
 }
 
 impl Group {
+    /// Whether its events are the only way to know that a member has exited. Then an earlier member
+    /// must have told before one with its pid comes in.
+    pub(crate) const TELLS_ONCE: bool = false;
+
     /// The thread pool takes its time to call back.
     pub(crate) const TELLS_LATE: bool = true;
 
@@ -98,6 +102,13 @@ impl Group {
     }
 }
 
+impl Event {
+    /// What it tells, if it cannot be asked for again.
+    pub(crate) fn told(&self) -> Option<State> {
+        None
+    }
+}
+
 impl Member {
     /// The event of a member that has exited, which may be still to come. It may come twice then.
     pub(crate) fn untold_event(&self, key: u64) -> Option<Event> {
@@ -107,6 +118,11 @@ impl Member {
 
     pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
         self.handle.state()
+    }
+
+    /// What no other process ever has, nor will have, where there is such a thing.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        None
     }
 
     /// Whether its pid is free for another process: not as long as our handle is open.
@@ -119,7 +135,7 @@ impl Member {
         true
     }
 
-    pub(crate) fn is_crowded(&self) -> bool {
+    pub(crate) fn is_better_closed_at_once(&self) -> bool {
         false
     }
 

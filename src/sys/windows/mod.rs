@@ -105,6 +105,11 @@ impl Process {
         false
     }
 
+    /// What no other process ever has, nor will have, where there is such a thing.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        None
+    }
+
     pub(crate) fn into_probe(mut self) -> Probe {
         self.disarm();
         Probe(self.handle)
