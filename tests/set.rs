@@ -53,15 +53,16 @@ async fn each_exit_is_yielded_once_with_its_status_in_order() {
     }
     still_pending(set.next_exit()).await;
     let order = [7, 3, 19, 0, 11];
+    // Neither a poller nor a thread of Windows sees the order of what happens between two looks.
+    let out_of_order = support::poll_forced() || cfg!(windows);
     for n in order {
         children[n].end();
         children[n].until_exited();
-        if support::poll_forced() {
-            // A poller does not see the order of what happens between two looks.
+        if out_of_order {
             assert_eq!(next(&mut set).await.id(), children[n].id());
         }
     }
-    if !support::poll_forced() {
+    if !out_of_order {
         for n in order {
             let exit = next(&mut set).await;
             assert_eq!(exit.id(), children[n].id());
@@ -657,7 +658,10 @@ async fn cancelling_exits_within_at_any_turn_lets_no_process_in_twice() {
         };
         if let Some(exits) = exits {
             assert_eq!(exits.unwrap().len(), herd.len());
-            assert!(turns > 1, "it takes several turns");
+            assert!(
+                turns > 1 || herd.len() < 128,
+                "it takes several turns where there are more than the budget"
+            );
             break;
         }
         for process in &herd {

@@ -4,16 +4,18 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::io::ErrorKind;
-use std::os::windows::io::{AsHandle, OwnedHandle};
+use std::os::windows::io::{AsHandle, FromRawHandle, OwnedHandle};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use futures::future::join_all;
-use support::{Child, deadline, herd, open_handles, shell, still_pending};
+use support::{Child, deadline, herd, shell, still_pending};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
 /// `STILL_ACTIVE`, as `GetExitCodeProcess` says of a process that is running.
@@ -90,33 +92,41 @@ async fn more_processes_than_one_thread_can_wait_for() {
     assert_eq!(exits.len(), children.len());
 }
 
-/// In a process of its own, as it counts what that has open.
-#[test]
-fn cancelled_waits_leave_nothing_behind() {
-    const TEST: &str = "cancelled_waits_leave_nothing_behind";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
-    }
-    let child = Child::spawn(0);
+/// A process can be opened for as long as anybody has a handle of it, so one that we have dropped
+/// shows whether all of ours are closed.
+fn assert_forgotten(child: Child) {
+    let pid = child.id();
+    drop(child);
+    support::until_forgotten(pid);
+}
+
+#[tokio::test]
+async fn cancelled_waits_leave_nothing_behind() {
     let mut noop = Context::from_waker(Waker::noop());
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let _guard = tokio.enter();
-    let mut cancel = |times: usize| {
-        for _ in 0..times {
-            let mut exit = exit_of(child.id());
-            assert!(Pin::new(&mut exit).poll(&mut noop).is_pending());
-            let mut set = ExitSet::new();
-            set.insert(child.id()).unwrap();
-            assert!(set.poll_next_exit(&mut noop).is_pending());
-        }
-    };
-    cancel(100);
-    let before = open_handles();
-    cancel(1000);
-    assert_eq!(open_handles(), before);
+    let child = Child::spawn(0);
+    for _ in 0..100 {
+        let mut exit = exit_of(child.id());
+        assert!(Pin::new(&mut exit).poll(&mut noop).is_pending());
+        let mut set = ExitSet::new();
+        set.insert(child.id()).unwrap();
+        assert!(set.poll_next_exit(&mut noop).is_pending());
+    }
+    assert_forgotten(child);
+
+    let (removed, other) = (Child::spawn(0), Child::spawn(0));
+    let mut set = ExitSet::new();
+    set.insert(removed.id()).unwrap();
+    set.insert(other.id()).unwrap();
+    assert!(set.poll_next_exit(&mut noop).is_pending());
+    assert!(set.remove(removed.id()));
+    assert_forgotten(removed);
+
+    let mut child = Child::spawn(0);
+    let mut exit = exit_of(child.id());
+    child.end();
+    deadline(&mut exit).await.unwrap();
+    drop(exit);
+    assert_forgotten(child);
 }
 
 /// Drops what it holds when it is woken, in the middle of the callback.
@@ -171,7 +181,9 @@ async fn a_waker_may_drop_other_waits_too() {
         let waker = poll_to_drop(futures::future::select_all(exits));
         child.end();
         support::until("they are dropped", || waker.is_empty());
+        assert_forgotten(child);
     }
+    alive.into_iter().for_each(assert_forgotten);
     // The waits that are left still work.
     let mut child = Child::spawn(3);
     let exit = exit_of(child.id());
@@ -192,6 +204,98 @@ async fn a_waker_may_drop_a_set() {
         child.end();
         support::until("it is dropped", || waker.is_empty());
     }
+}
+
+/// Keeps the callback that wakes it until it is released.
+struct Block {
+    woken: AtomicBool,
+    released: Mutex<()>,
+}
+
+impl Wake for Block {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        drop(self.released.lock());
+    }
+}
+
+/// All waits of this process share a thread, as long as they are few.
+#[test]
+fn while_the_thread_that_calls_back_is_busy_all_exits_are_seen_and_drops_do_not_wait() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut children = herd(4);
+    let block = Arc::new(Block {
+        woken: AtomicBool::new(false),
+        released: Mutex::new(()),
+    });
+    let waker = Waker::from(block.clone());
+    let mut exit = exit_of(children[0].id());
+    assert!(
+        Pin::new(&mut exit)
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    let mut sets = [ExitSet::new(), ExitSet::new()];
+    for set in &mut sets {
+        for child in &children[1..] {
+            set.insert(child.id()).unwrap();
+        }
+        let mut noop = Context::from_waker(Waker::noop());
+        assert!(set.poll_next_exit(&mut noop).is_pending());
+    }
+    let dropped = exit_of(children[3].id());
+    let mut dropped = Box::pin(dropped);
+    assert!(
+        dropped
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+    );
+
+    let held = block.released.lock().unwrap();
+    children[0].kill();
+    support::until("the callback", || block.woken.load(Ordering::Acquire));
+    children[1..3].iter_mut().for_each(Child::kill);
+    // Under a lock that the callback waits for.
+    drop(dropped);
+    let [mut one, mut other] = sets;
+    assert_eq!(
+        runtime
+            .block_on(other.exits_within(Duration::ZERO))
+            .unwrap()
+            .len(),
+        2
+    );
+    let mut ids = HashSet::new();
+    while let Some(exit) = one.try_next_exit() {
+        assert!(ids.insert(exit.unwrap().id()));
+    }
+    assert_eq!(ids.len(), 2);
+    drop((one, other));
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_wait_that_has_ended_lets_go_of_its_waker() {
+    let mut child = Child::spawn(0);
+    let block = Arc::new(Block {
+        woken: AtomicBool::new(false),
+        released: Mutex::new(()),
+    });
+    let waker = Waker::from(block.clone());
+    let mut exit = exit_of(child.id());
+    assert!(
+        Pin::new(&mut exit)
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    drop(waker);
+    child.kill();
+    assert!(exit.try_exit().unwrap().is_some());
+    support::until("no waker", || Arc::strong_count(&block) == 1);
 }
 
 /// The callback waits for a lock that is held where the wait is dropped.
@@ -224,7 +328,8 @@ fn no_runtime_is_needed() {
 #[tokio::test]
 async fn a_number_beside_a_pid_is_not_found() {
     let child = Child::spawn(0);
-    for pid in child.id() + 1..child.id() + 4 {
+    let thread = support::thread_id();
+    for pid in (child.id() + 1..child.id() + 4).chain(thread + 1..thread + 4) {
         let error = ProcessExit::open(pid).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.to_string(), format!("no process with pid {pid}"));
@@ -262,5 +367,10 @@ fn a_handle_of_anything_else_is_refused() {
             error.to_string().contains("is not one of a process"),
             "{error}"
         );
+    }
+    // SAFETY: neither is a handle that anybody else owns, and both may be closed.
+    for handle in [-1_isize, 0].map(|raw| unsafe { OwnedHandle::from_raw_handle(raw as _) }) {
+        let error = ProcessExit::try_from(handle).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }
 }

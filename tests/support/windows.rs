@@ -3,6 +3,8 @@
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessHandleCount};
 
 /// How many handles this process has open.
+///
+/// Wine always says 0.
 pub fn handle_count() -> u32 {
     let mut count = 0;
     // SAFETY: takes nothing, and gives a constant that stands for this process.
@@ -10,5 +12,8 @@ pub fn handle_count() -> u32 {
     // SAFETY: `count` is writable.
     let result = unsafe { GetProcessHandleCount(process, &raw mut count) };
     assert_ne!(result, 0, "{}", std::io::Error::last_os_error());
+    if count == 0 {
+        super::skip("this system does not count handles");
+    }
     count
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::{EventError, Handle, Opened, Probe, Process, State, Wait};
 use crate::error::OpenError;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, wake};
 
 /// An event source for any number of processes.
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl Group {
         }
         // Those that have exited already need not wait for the thread pool.
         if let Some(waker) = self.fired.put(key) {
-            waker.wake();
+            wake(waker);
         }
         Ok(None)
     }

@@ -12,7 +12,8 @@ use std::os::windows::io::{
 use std::time::Duration;
 
 use windows_sys::Win32::Foundation::{
-    ERROR_ACCESS_DENIED, ERROR_INVALID_PARAMETER, FILETIME, WAIT_FAILED, WAIT_OBJECT_0,
+    ERROR_ACCESS_DENIED, ERROR_INVALID_PARAMETER, FILETIME, INVALID_HANDLE_VALUE, WAIT_FAILED,
+    WAIT_OBJECT_0,
 };
 use windows_sys::Win32::System::Threading::{
     GetCurrentThread, GetExitCodeProcess, GetProcessId, GetProcessIdOfThread, GetThreadTimes,
@@ -54,8 +55,10 @@ impl Handle {
     }
 
     pub(super) fn adopt(handle: OwnedHandle) -> io::Result<(Handle, u32)> {
+        // What a failed call returns for some, and what stands for this process for others.
+        let is_none = handle.as_raw_handle() == INVALID_HANDLE_VALUE;
         let handle = Handle(handle);
-        let pid = handle.pid().ok_or_else(|| {
+        let pid = handle.pid().filter(|_| !is_none).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(

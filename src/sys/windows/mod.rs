@@ -21,7 +21,6 @@ use self::wait::Wait;
 use super::{EventError, Opened, State};
 use crate::Mechanism;
 use crate::error::OpenError;
-use crate::inbox::Inbox;
 
 /// What `GetExitCodeProcess` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,7 +37,6 @@ pub(crate) struct Process {
     // Declared first, dropped first.
     wait: Option<Wait>,
     handle: Arc<Handle>,
-    fired: Arc<Inbox<u64>>,
 }
 
 impl Process {
@@ -62,7 +60,6 @@ impl Process {
         Process {
             wait: None,
             handle: Arc::new(handle),
-            fired: Arc::default(),
         }
     }
 
@@ -78,13 +75,15 @@ impl Process {
             coop.made_progress();
             return Poll::Ready(Ok(state));
         }
-        if self.wait.is_none() {
-            // A new inbox, so that nothing arrives from an earlier wait any more.
-            self.fired = Arc::default();
-            let wait = Wait::new(&self.handle, &self.fired, 0).map_err(EventError::Refused)?;
-            self.wait = Some(wait);
-        }
-        ready!(self.fired.poll_news(cx));
+        let wait = match &mut self.wait {
+            Some(wait) => wait,
+            // With an inbox of its own, so that nothing arrives from an earlier wait.
+            none => {
+                let wait = Wait::new(&self.handle, &Arc::default(), 0);
+                none.insert(wait.map_err(EventError::Refused)?)
+            }
+        };
+        ready!(wait.inbox().poll_news(cx));
         coop.made_progress();
         // It tells once.
         self.wait = None;

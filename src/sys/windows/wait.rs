@@ -5,17 +5,16 @@
 //!
 //! What makes this difficult is the end of a wait. It must be unregistered before the handle is
 //! closed, and its context must stay for as long as the callback may run. `UnregisterWaitEx` can see
-//! to that by waiting for the callback. But the callback wakes a task, which is foreign code: it may
-//! drop this very wait, or another one, or need a lock that is held where the wait is dropped. So
-//! whichever comes first, the callback or the drop, settles it:
+//! to that by waiting for the callback. But callbacks wake tasks, which is foreign code: it may drop
+//! this very wait, or another one, or need a lock that is held where a wait is dropped. So nothing is
+//! ever waited for. The callback and the [`Wait`] each have a share in the context, which keeps the
+//! handle open, and whichever comes first, the callback or the drop, settles it:
 //!
-//! - The drop comes first. Then the callback, if it is ever called, returns at once, and waiting for
-//!   it is harmless. A callback that drops *another* wait leaves that to a different thread, as it
-//!   may occupy the one that is waited for.
+//! - The drop comes first. Then the callback, if it is called after all, only gives up its share.
+//!   Whether it will be, `UnregisterWaitEx` tells. If not, the drop gives up that share too.
 //! - The callback comes first. Then the system is done with the handle, as it waits only once, and
-//!   the callback has a share in its context. Nothing needs to be waited for.
+//!   the callback has given up its share.
 
-use std::cell::Cell;
 use std::ffi::c_void;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle};
@@ -23,10 +22,10 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::System::Threading::{
-    INFINITE, QueueUserWorkItem, RegisterWaitForSingleObject, UnregisterWaitEx, WT_EXECUTEDEFAULT,
-    WT_EXECUTEINWAITTHREAD, WT_EXECUTEONLYONCE,
+    INFINITE, RegisterWaitForSingleObject, UnregisterWaitEx, WT_EXECUTEINWAITTHREAD,
+    WT_EXECUTEONLYONCE,
 };
 
 use super::Handle;
@@ -34,8 +33,14 @@ use crate::inbox::{Inbox, wake};
 
 /// A wait for a process, until this is dropped.
 pub(super) struct Wait {
-    registered: Registered,
+    wait: HANDLE,
+    context: Arc<Context>,
 }
+
+// SAFETY: any thread may unregister a wait.
+unsafe impl Send for Wait {}
+// SAFETY: nothing is done with the wait by reference.
+unsafe impl Sync for Wait {}
 
 /// What the callback and the [`Wait`] share.
 struct Context {
@@ -89,87 +94,38 @@ impl Wait {
             drop(unsafe { Arc::from_raw(share) });
             return Err(error);
         }
-        Ok(Wait {
-            registered: Registered { wait, context },
-        })
+        Ok(Wait { wait, context })
+    }
+
+    pub(super) fn inbox(&self) -> &Inbox<u64> {
+        &self.context.inbox
     }
 }
 
-thread_local! {
-    /// Whether this thread is in a callback.
-    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
-}
-
 unsafe extern "system" fn call_back(context: *mut c_void, _timed_out: bool) {
-    // SAFETY: this is the share that was made for us. We are called once, and never after it was
-    // taken back.
+    // SAFETY: the share that was made for this call. There is one call at most, and the share is
+    // only taken back when there will be none.
     let context = unsafe { Arc::from_raw(context.cast_const().cast::<Context>()) };
     if context.progress.swap(CALLED, Ordering::AcqRel) == WAITING {
         if let Some(waker) = context.inbox.put(context.key) {
-            IN_CALLBACK.set(true);
             wake(waker);
-            IN_CALLBACK.set(false);
         }
     }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let progress = &self.registered.context.progress;
+        let progress = &self.context.progress;
         let cancelled =
             progress.compare_exchange(WAITING, CANCELLED, Ordering::AcqRel, Ordering::Acquire);
-        if cancelled.is_err() {
-            self.registered.release();
-        } else if IN_CALLBACK.get() {
-            self.registered.clone().cancel_elsewhere();
-        } else {
-            self.registered.cancel();
-        }
-    }
-}
-
-/// A registered wait.
-#[derive(Clone)]
-struct Registered {
-    wait: HANDLE,
-    context: Arc<Context>,
-}
-
-// SAFETY: a wait may be unregistered by any thread.
-unsafe impl Send for Registered {}
-// SAFETY: nothing is done with the wait by reference, but for unregistering it in `Drop`.
-unsafe impl Sync for Registered {}
-
-impl Registered {
-    /// Unregisters it once it has been called back.
-    fn release(&self) {
-        // It fails with ERROR_IO_PENDING if the callback has not returned yet. The wait goes then.
+        // No event: it does not wait.
         // SAFETY: the wait is registered, and this is the only time that it is unregistered.
-        unsafe { UnregisterWaitEx(self.wait, ptr::null_mut()) };
-    }
-
-    /// Unregisters it, cancelled before it was called back. Waits for a callback that has begun
-    /// since, which does nothing.
-    fn cancel(&self) {
-        // SAFETY: the wait is registered, and this is the only time that it is unregistered.
-        let result = unsafe { UnregisterWaitEx(self.wait, INVALID_HANDLE_VALUE) };
-        // If that failed there may be a callback yet, whatever the reason: its share stays.
-        if result != 0 && self.context.progress.load(Ordering::Acquire) == CANCELLED {
-            // SAFETY: the callback has not taken this share, and there will be none any more.
+        let result = unsafe { UnregisterWaitEx(self.wait, ptr::null_mut()) };
+        // Success means that no callback runs or will. ERROR_IO_PENDING means that one does or will,
+        // and takes its share with it; after any other error that is not certain, so it stays.
+        if cancelled.is_ok() && result != 0 && progress.load(Ordering::Acquire) == CANCELLED {
+            // SAFETY: the share that was made for the callback, which will not be called.
             unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.context)) };
         }
-    }
-
-    fn cancel_elsewhere(self) {
-        unsafe extern "system" fn run(registered: *mut c_void) -> u32 {
-            // SAFETY: made below, for us alone.
-            let registered = unsafe { Box::from_raw(registered.cast::<Registered>()) };
-            registered.cancel();
-            0
-        }
-        let registered = Box::into_raw(Box::new(self));
-        // SAFETY: `run` takes the box over. If it cannot be queued, the wait and its context stay
-        // for good: rather that than a thread that waits for itself.
-        unsafe { QueueUserWorkItem(Some(run), registered.cast(), WT_EXECUTEDEFAULT) };
     }
 }
