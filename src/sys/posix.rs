@@ -14,11 +14,17 @@ use super::wait_status::Status;
 /// Whether there is a process (on Linux, a task) with this number, zombies included.
 ///
 /// `pid` must be positive: others mean groups.
+#[allow(dead_code, reason = "some systems look closer")]
 pub(super) fn exists(pid: libc::pid_t) -> bool {
+    // EPERM: it is there, and not ours to signal.
+    signal_0(pid) != Err(libc::ESRCH)
+}
+
+/// Asks whether a signal could be sent. The error is the errno. `pid` must be positive too.
+pub(super) fn signal_0(pid: libc::pid_t) -> Result<(), i32> {
     // SAFETY: signal 0 sends nothing.
     let result = unsafe { libc::kill(pid, 0) };
-    // EPERM: it is there, and not ours to signal.
-    result == 0 || errno() != libc::ESRCH
+    if result == 0 { Ok(()) } else { Err(errno()) }
 }
 
 /// The exit status of our own child (or of one that we trace), left in place for its owner.

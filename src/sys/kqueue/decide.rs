@@ -88,7 +88,6 @@ pub(super) enum Presence {
     /// One that has exited: a zombie.
     Exited,
     /// One that we are not shown.
-    #[allow(dead_code, reason = "DragonFly hides zombies only")]
     Hidden,
 }
 
@@ -147,6 +146,22 @@ pub(super) fn polled(presence: Presence, same: Option<bool>, child_exited: bool)
         _ if child_exited => Polled::Exited { certain },
         Presence::Running | Presence::Exiting | Presence::Hidden => Polled::Running,
     }
+}
+
+/// A process that there is, and that the system does not show to us.
+///
+/// `may_signal`: whether `kill` says so, and not EPERM. It says so of every zombie.
+pub(super) fn not_shown(hides_zombies: bool, may_signal: bool) -> Presence {
+    if hides_zombies && may_signal {
+        Presence::Exited
+    } else {
+        Presence::Hidden
+    }
+}
+
+/// Whether two start times are those of one process, where they may be off by `rounding`.
+pub(super) fn is_same_start(one: i64, other: i64, rounding: i64) -> bool {
+    one.abs_diff(other) <= rounding.unsigned_abs()
 }
 
 /// `p_stat` and `p_flag` of FreeBSD's `kinfo_proc`, `pbsi_status` and `pbsi_flags` of XNU.
@@ -208,6 +223,7 @@ mod tests {
             // Not a wait status.
             (Telling::Always, NOTE_EXIT, -1, None),
             (Telling::Always, NOTE_EXIT, 0x1_0000, None),
+            (Telling::Always, NOTE_EXIT, 0x1_0000_0700, None),
             (Telling::Always, NOTE_EXIT, i64::MAX, None),
         ] {
             assert_eq!(
@@ -238,8 +254,9 @@ mod tests {
         const EPERM: i32 = 1;
         const EINVAL: i32 = 22;
         for (errno, for_status, expected) in [
-            (ESRCH, true, Refusal::NotRunning),
-            (ESRCH, false, Refusal::NotRunning),
+            (3, true, Refusal::NotRunning),
+            (3, false, Refusal::NotRunning),
+            (4, true, Refusal::Other),
             // macOS: the exit is anybody's, the status is not.
             (EACCES, true, Refusal::WithoutStatus),
             // NetBSD: another user's process. DragonFly: another jail's.
@@ -256,15 +273,45 @@ mod tests {
     #[test]
     fn only_exhaustion_passes() {
         for (errno, passes) in [
-            (EMFILE, true),
-            (ENFILE, true),
-            (ENOMEM, true),
-            (EACCES, false),
-            (ESRCH, false),
+            (24, true), // EMFILE
+            (23, true), // ENFILE
+            (12, true), // ENOMEM
+            (13, false),
+            (3, false),
+            (22, false),
+            (25, false),
             (1, false),
             (78, false),
         ] {
             assert_eq!(is_exhaustion(errno), passes, "{errno}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_shown_is_a_zombie_only_where_those_are_hidden_and_may_be_signalled() {
+        for (hides_zombies, may_signal, expected) in [
+            (true, true, Presence::Exited),
+            // DragonFly: in another jail, and alive for all we know.
+            (true, false, Presence::Hidden),
+            (false, true, Presence::Hidden),
+            (false, false, Presence::Hidden),
+        ] {
+            assert_eq!(not_shown(hides_zombies, may_signal), expected);
+        }
+    }
+
+    #[test]
+    fn start_times_are_the_same_but_for_rounding() {
+        for (one, other, rounding, same) in [
+            (5, 5, 0, true),
+            (5, 6, 0, false),
+            (5, 6, 1, true),
+            (6, 5, 1, true),
+            (-1, 0, 1, true),
+            (5, 7, 1, false),
+            (i64::MIN, i64::MAX, 1, false),
+        ] {
+            assert_eq!(is_same_start(one, other, rounding), same, "{one} {other}");
         }
     }
 
@@ -313,7 +360,10 @@ mod tests {
             // `waitid` looked first, when the process was a zombie already.
             (Exiting, Some(true), true, certain),
             (Hidden, None, true, uncertain),
+            (Running, None, true, uncertain),
             // Whatever the pid's next owner does.
+            (Exiting, Some(false), false, Polled::Reaped),
+            (Hidden, Some(false), false, Polled::Reaped),
             (Running, Some(false), false, Polled::Reaped),
             (Exited, Some(false), false, Polled::Reaped),
             (Exited, Some(false), true, Polled::Reaped),
@@ -335,6 +385,8 @@ mod tests {
             (1, 0, Presence::Running), // SIDL
             (2, 0, Presence::Running), // SACTIVE
             (2, 0x2000, Presence::Exiting),
+            (2, 0x4000, Presence::Running),
+            (2, 0x6000, Presence::Exiting),
             (3, 0, Presence::Exiting),
             (4, 0, Presence::Running), // SSTOP
             (5, 0x2000, Presence::Exited),
@@ -345,6 +397,9 @@ mod tests {
         for (psflags, expected) in [
             (0, Presence::Running),
             (0x8, Presence::Exiting),
+            (0x10, Presence::Running),
+            (0x18, Presence::Exiting),
+            (0x8_0000, Presence::Running),
             (0x4_0008, Presence::Exited),
             (0x4_0000, Presence::Exited),
         ] {

@@ -48,7 +48,13 @@ impl Group {
     /// The probe is for the case that the system refuses.
     pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
         let pid = pid_in_range(pid)?;
+        let is_taken = self.keys.contains_key(&pid);
         let kqueue = match self.kqueue() {
+            // A filter that is there would be changed, and not another one made.
+            Ok(_) if is_taken => Err(io::ErrorKind::AlreadyExists.into()),
+            kqueue => kqueue,
+        };
+        let kqueue = match kqueue {
             Ok(kqueue) => kqueue,
             Err(error) => return PidProbe::open(pid, error).map(|(probe, _)| Err(probe)),
         };
@@ -61,21 +67,25 @@ impl Group {
     /// Adds a process, as `open` does.
     pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Probe> {
         let pid = process.target.pid;
-        let added = self.kqueue().and_then(|kqueue| {
-            kevent::add(kqueue, pid)?;
-            // As long as the process has not exited, the pid is its own.
-            match process.state() {
-                Ok(State::Running) => Ok(()),
-                _ => {
-                    kevent::remove(kqueue, pid);
-                    Err(io::ErrorKind::NotFound.into())
-                }
-            }
-        });
-        match added {
-            Ok(()) => Ok(self.member(pid, key)),
-            Err(_) => Err(process.into_probe()),
+        let is_running = |process: &Process| matches!(process.state(), Ok(State::Running));
+        // One that has exited may have left its pid to another member, whose filter it would take.
+        if self.keys.contains_key(&pid) || !is_running(&process) {
+            return Err(process.into_probe());
         }
+        let Some(kqueue) = &self.kqueue else {
+            // Its own will do, with the filter that is in it.
+            self.kqueue = Some(Watched::new(process.kqueue.into_inner()));
+            return Ok(self.member(pid, key));
+        };
+        if kevent::add(kqueue.as_fd(), pid).is_err() {
+            return Err(process.into_probe());
+        }
+        // As long as the process has not exited, the pid is its own.
+        if !is_running(&process) {
+            kevent::remove(kqueue.as_fd(), pid);
+            return Err(process.into_probe());
+        }
+        Ok(self.member(pid, key))
     }
 
     fn member(&mut self, pid: libc::pid_t, key: u64) -> Member {
@@ -207,8 +217,10 @@ impl Member {
 
     /// Whether `process` is this very process, given that it has the same pid.
     pub(crate) fn is(&self, process: &Process) -> bool {
-        // No two have the pid at one time.
-        !self.is_reaped() && !process.is_reaped()
+        // No two have the pid at one time. One that has told of its exit is not one that has not;
+        // what the kernel has told is taken in.
+        let has_exited = !matches!(process.state(), Ok(State::Running));
+        self.exit.get().is_some() == has_exited && !self.is_reaped() && !process.is_reaped()
     }
 
     /// It takes no descriptor, and nothing to let go.
@@ -223,7 +235,7 @@ impl Member {
     pub(crate) fn into_probe(self) -> Probe {
         match self.exit.get() {
             Some(&status) => Probe::Exited(self.pid, status),
-            None => Probe::Pid(PidProbe::new(self.pid, false)),
+            None => Probe::Pid(PidProbe::of_running(self.pid)),
         }
     }
 }

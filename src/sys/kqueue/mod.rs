@@ -42,6 +42,9 @@ pub(crate) struct Process {
 }
 
 /// A process that a kqueue tells of, and what it has told.
+///
+/// (On macOS a process that is traced tells only its tracer of its exit. The others are told when the
+/// tracer has reaped it.)
 pub(crate) struct Target {
     pid: libc::pid_t,
     /// The exit, with the status if the system tells it.
@@ -196,7 +199,7 @@ fn register(
             Missing::Another => {}
         }
     }
-    Err(OpenError::NoSuchProcess)
+    PidProbe::open(pid, io::Error::from_raw_os_error(libc::ESRCH)).map(Some)
 }
 
 fn errno_of(error: &io::Error) -> i32 {

@@ -5,12 +5,18 @@
 //! Each block is one system call, or one read of what it wrote. They take integers, and pointers to
 //! locals of the type that the call expects.
 
-use super::decide::Presence;
-use crate::sys::posix::exists;
+use super::decide::{self, Presence};
+use crate::sys::posix::signal_0;
 
 /// What one owner of a pid has and the next one has not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Identity(i64);
+
+impl Identity {
+    pub(super) fn is(self, other: Identity) -> bool {
+        decide::is_same_start(self.0, other.0, system::ROUNDING)
+    }
+}
 
 pub(super) fn of(pid: libc::pid_t) -> Presence {
     presence(pid, || system::info(pid).map(|info| info.presence))
@@ -28,12 +34,14 @@ pub(super) fn look(pid: libc::pid_t) -> (Presence, Option<Identity>) {
 }
 
 fn presence(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presence {
-    // In this order: what is there, and is not shown afterwards, has exited where only zombies are
-    // not shown.
-    if !exists(pid) {
-        return Presence::Gone;
+    // In this order: what is there, and is not shown afterwards, has exited where zombies are not
+    // shown.
+    match signal_0(pid) {
+        Err(libc::ESRCH) => Presence::Gone,
+        signal_0 => {
+            info().unwrap_or_else(|| decide::not_shown(system::HIDES_ZOMBIES, signal_0.is_ok()))
+        }
     }
-    info().unwrap_or(system::NOT_SHOWN)
 }
 
 /// By [sysctl(3)](https://man.freebsd.org/sysctl/3), `kern.proc`.
@@ -51,13 +59,12 @@ mod system {
         start: Option<i64>,
     }
 
-    /// A process that there is and that is not shown: another user's, where those are hidden
-    /// (FreeBSD's `security.bsd.see_other_uids`, NetBSD's `security.curtain`).
-    #[cfg(not(target_os = "dragonfly"))]
-    pub(super) const NOT_SHOWN: Presence = Presence::Hidden;
-    /// Zombies are not shown.
-    #[cfg(target_os = "dragonfly")]
-    pub(super) const NOT_SHOWN: Presence = Presence::Exited;
+    /// All hide other users' processes at times (FreeBSD's `security.bsd.see_other_uids`, NetBSD's
+    /// `security.curtain`), this one zombies too.
+    pub(super) const HIDES_ZOMBIES: bool = cfg!(target_os = "dragonfly");
+
+    /// OpenBSD adds up nanoseconds, and shows microseconds.
+    pub(super) const ROUNDING: i64 = if cfg!(target_os = "openbsd") { 1 } else { 0 };
 
     pub(super) fn look(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
         // FreeBSD and OpenBSD keep the time since boot, and add the time of the boot when asked,
@@ -175,7 +182,9 @@ mod system {
         pub(super) presence: Presence,
     }
 
-    pub(super) const NOT_SHOWN: Presence = Presence::Hidden;
+    pub(super) const HIDES_ZOMBIES: bool = false;
+
+    pub(super) const ROUNDING: i64 = 0;
 
     /// `struct proc_bsdshortinfo`, which is shown of any user's process.
     #[repr(C)]
@@ -240,7 +249,9 @@ mod system {
         pub(super) presence: Presence,
     }
 
-    pub(super) const NOT_SHOWN: Presence = Presence::Hidden;
+    pub(super) const HIDES_ZOMBIES: bool = false;
+
+    pub(super) const ROUNDING: i64 = 0;
 
     pub(super) fn look(_pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
         None

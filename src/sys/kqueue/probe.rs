@@ -64,18 +64,26 @@ impl PidProbe {
         pid: libc::pid_t,
         reason: io::Error,
     ) -> Result<(Probe, io::Error), OpenError> {
-        if presence::of(pid) == Presence::Gone {
+        // One look, so that the identity is that of the process that is there.
+        let (presence, identity) = presence::look(pid);
+        if presence == Presence::Gone {
             return Err(OpenError::NoSuchProcess);
         }
-        let probe = PidProbe::new(pid, is_exhaustion(errno_of(&reason)));
+        let may_reopen = is_exhaustion(errno_of(&reason));
+        let probe = PidProbe {
+            pid,
+            may_reopen,
+            identity,
+        };
         Ok((Probe::Pid(probe), reason))
     }
 
-    pub(super) fn new(pid: libc::pid_t, may_reopen: bool) -> PidProbe {
+    /// For a process that has not told of its exit, when it is not listened to any more.
+    pub(super) fn of_running(pid: libc::pid_t) -> PidProbe {
         let (_, identity) = presence::look(pid);
         PidProbe {
             pid,
-            may_reopen,
+            may_reopen: false,
             identity,
         }
     }
@@ -100,7 +108,7 @@ impl PidProbe {
 
     /// Whether this is the identity that it had at the opening, where both are told.
     fn is(&self, identity: Option<Identity>) -> Option<bool> {
-        Some(self.identity? == identity?)
+        Some(self.identity?.is(identity?))
     }
 
     fn reopen(&self) -> Reopened {
