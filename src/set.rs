@@ -402,12 +402,16 @@ impl ExitSet {
         } = exit.into_parts();
         let mut owner = self.by_pid.get(&id).copied();
         if let Some(key) = owner {
+            let is_running = match &source {
+                Source::Event(process) => matches!(process.state(), Ok(State::Running)),
+                _ => false,
+            };
             self.catch_up();
             if self.is_same(key, &source) {
                 return false;
             }
             // The one that was opened earlier may come in later.
-            owner = owner.filter(|&key| !self.is_reaped(key));
+            owner = owner.filter(|&key| !is_running && !self.is_reaped(key));
         }
         let key = self.slots.next_key();
         let slot = match (progress.exited(), source) {

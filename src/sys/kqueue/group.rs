@@ -215,12 +215,14 @@ impl Member {
         )
     }
 
-    /// Whether `process` is this very process, given that it has the same pid.
+    /// Whether `process` is this very process, given that it has the same pid, and was looked at
+    /// before all events were taken.
     pub(crate) fn is(&self, process: &Process) -> bool {
-        // No two have the pid at one time. One that has told of its exit is not one that has not;
-        // what the kernel has told is taken in.
-        let has_exited = !matches!(process.state(), Ok(State::Running));
-        self.exit.get().is_some() == has_exited && !self.is_reaped() && !process.is_reaped()
+        // No two have the pid at one time. But if one has been reaped, and the other is a zombie with
+        // its pid, that looks the same. (That one has told and the other has not proves nothing:
+        // FreeBSD tells at once of a process that is exiting, and a little later those that listen.)
+        let both_run = self.exit.get().is_none() && process.target.exit.get().is_none();
+        both_run || !self.is_reaped() && !process.is_reaped()
     }
 
     /// It takes no descriptor, and nothing to let go.
