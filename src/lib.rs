@@ -68,11 +68,18 @@
 //! - With no descriptor left at all, `/proc` cannot be read either: another parent's process counts
 //!   as exited once it has been reaped, or there is a descriptor again. So this crate never takes
 //!   the last one.
-//! - A process that is replaced by one with the same pid within 10 ms of the opening may be taken
+//! - On Linux a process that is replaced by one with the same pid within 10 ms of the opening may be taken
 //!   for that, if the kernel drops its caches just then. Its status is not.
 //! - A blocking pool of a single thread is held up by up to 40 ms at a time, and holds up the poller
 //!   for as long as something else has it.
 //! - As all blocking work, a poller keeps the clock of `tokio::time::pause` from advancing by itself.
+//!
+//! On Windows and iOS a wait that is polled does not go back to events.
+//!
+//! On macOS and the BSDs one thing cannot be told, with events or without: a process that has exited
+//! and was reaped, from another one that has got its pid and is a zombie just then.
+//! [`ProcessExit::reaped`] waits for that one too, and [`ExitSet::insert`] takes it for the first, as
+//! long as that is in the set.
 //!
 //! # Timeouts, many processes
 //!

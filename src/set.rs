@@ -24,9 +24,10 @@ use crate::{Exit, ProcessExit};
 ///
 /// The cost of an exit does not grow with the size of the set. On Unix all processes share one
 /// registration with the reactor; each costs some 50 bytes, and on Linux its pidfd. On macOS and the
-/// BSDs one descriptor does for all. On Windows each costs its handle and a registered wait. Each
-/// process is yielded
-/// exactly once, in the order in which the kernel tells of the exits, and has left the set then.
+/// BSDs one descriptor does for all. On Windows each costs its handle and a registered wait.
+///
+/// Each process is yielded exactly once, in the order in which the kernel tells of the exits (on
+/// Windows, in which the thread pool does), and has left the set then.
 ///
 /// Where descriptors run out midway, the remaining processes are polled (see
 /// [`ProcessExit::fallback_reason`]) until there are descriptors again.
@@ -935,8 +936,13 @@ impl ExitSet {
                 break;
             }
             while let Some(event) = self.events.pop_front() {
-                if let Some(state) = event.told() {
-                    self.take_in(Key::from_u64(event.key), News::Exited(state));
+                let key = Key::from_u64(event.key);
+                let (Some(state), Some(polled)) = (event.told(), self.slots.polled(key)) else {
+                    continue;
+                };
+                // If it is waited for until its reap, the poller sees to that.
+                if let Some(state) = polled.progress.advance(state) {
+                    self.take_in(key, News::Exited(state));
                 }
             }
         }
