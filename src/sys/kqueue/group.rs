@@ -48,15 +48,14 @@ impl Group {
     /// The probe is for the case that the system refuses.
     pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
         let pid = pid_in_range(pid)?;
-        let is_taken = self.keys.contains_key(&pid);
+        let refused = |error| PidProbe::open(pid, error).map(|(probe, _)| Err(probe));
+        if self.keys.contains_key(&pid) {
+            // The filter that is there would be changed, and not another one made.
+            return refused(io::ErrorKind::AlreadyExists.into());
+        }
         let kqueue = match self.kqueue() {
-            // A filter that is there would be changed, and not another one made.
-            Ok(_) if is_taken => Err(io::ErrorKind::AlreadyExists.into()),
-            kqueue => kqueue,
-        };
-        let kqueue = match kqueue {
             Ok(kqueue) => kqueue,
-            Err(error) => return PidProbe::open(pid, error).map(|(probe, _)| Err(probe)),
+            Err(error) => return refused(error),
         };
         Ok(match register(kqueue, pid)? {
             None => Ok(self.member(pid, key)),
