@@ -14,16 +14,8 @@ pub(crate) enum OpenError {
         process: Option<u32>,
     },
     /// There is such a process, but the system denies us any means to watch it.
-    #[cfg_attr(
-        unix,
-        expect(dead_code, reason = "there one can always ask whether it exists")
-    )]
     Denied,
     /// The system's own error.
-    #[cfg_attr(
-        unix,
-        expect(dead_code, reason = "all of them can be got around there")
-    )]
     System(i32),
 }
 

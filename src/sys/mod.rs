@@ -116,19 +116,6 @@ mod reactor;
         target_os = "dragonfly"
     ))
 ))]
-mod no_events;
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "linux",
-        target_os = "android",
-        target_vendor = "apple",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly"
-    ))
-))]
 mod unix;
 #[cfg(all(
     unix,

@@ -3,9 +3,11 @@
 //! A pid that is recycled between two looks goes unnoticed here, and a zombie of another parent
 //! counts as running until it is reaped.
 
+mod no_events;
+
 use std::io;
 
-pub(crate) use super::no_events::*;
+pub(crate) use self::no_events::*;
 pub(crate) use super::posix::thread_cpu_time;
 use super::posix::{child_status, exists};
 pub(crate) use super::wait_status::Status;

@@ -5,9 +5,10 @@ use std::convert::Infallible;
 use std::io;
 use std::task::{Context, Poll};
 
-use super::{EventError, Opened, Probe, State};
+use super::Probe;
 use crate::Mechanism;
 use crate::error::OpenError;
+use crate::sys::{EventError, Opened, State};
 
 /// No process is ever held by an event source.
 pub(crate) struct Process(pub(super) Infallible);
