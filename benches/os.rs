@@ -1,0 +1,181 @@
+//! The system calls that the benchmarks share, runtimes and figures.
+//!
+//! # Safety
+//!
+//! Each block is one system call (or one read of what it wrote). Every pointer is to a local of the
+//! type that the call expects.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+pub(crate) fn current_thread() -> Runtime {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+pub(crate) fn multi_thread() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// Takes over what a system call has returned.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    assert!(fd >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: a system call has just returned it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+pub(crate) fn pidfd_open(pid: u32) -> OwnedFd {
+    // SAFETY: takes integers.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd)
+}
+
+/// An epoll by hand.
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> Epoll {
+        // SAFETY: takes an integer.
+        Epoll(own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))
+    }
+
+    pub(crate) fn add(&self, fd: RawFd, events: libc::c_int, key: u64) {
+        let mut event = libc::epoll_event {
+            events: events as u32,
+            u64: key,
+        };
+        let epoll = self.0.as_raw_fd();
+        // SAFETY: `event` is readable.
+        let result = unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    }
+
+    pub(crate) fn delete(&self, fd: RawFd) {
+        let epoll = self.0.as_raw_fd();
+        // SAFETY: deleting takes no event.
+        unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+    }
+
+    /// The events, as many as there is room for.
+    pub(crate) fn wait<'a>(
+        &self,
+        events: &'a mut [libc::epoll_event],
+        timeout: libc::c_int,
+    ) -> &'a [libc::epoll_event] {
+        let (epoll, buffer, room) = (self.0.as_raw_fd(), events.as_mut_ptr(), events.len());
+        // SAFETY: `events` has room for that many.
+        let count = unsafe { libc::epoll_wait(epoll, buffer, room as libc::c_int, timeout) };
+        &events[..count.max(0) as usize]
+    }
+}
+
+/// The status of our own child that has exited, left in place.
+pub(crate) fn child_status(pidfd: RawFd) -> i32 {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: `info` is writable.
+    unsafe { libc::waitid(libc::P_PIDFD, pidfd as libc::id_t, &raw mut info, options) };
+    // SAFETY: `waitid` has filled it in.
+    unsafe { info.si_status() }
+}
+
+pub(crate) fn kill(pid: u32) {
+    // SAFETY: takes integers.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+}
+
+pub(crate) fn reap(pid: u32) {
+    // SAFETY: the status is not asked for.
+    unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
+}
+
+pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is writable.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Nanoseconds of the clock that all processes, and Python, have in common.
+pub(crate) fn now() -> u64 {
+    clock(libc::CLOCK_MONOTONIC).as_nanos() as u64
+}
+
+pub(crate) fn cpu_time() -> Duration {
+    clock(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// How often this process has gone to sleep: its voluntary context switches.
+pub(crate) fn sleeps() -> i64 {
+    // SAFETY: a `rusage` is all integers.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: `usage` is writable.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    usage.ru_nvcsw as i64
+}
+
+/// Waits for a child, and returns what it has used in all its life.
+pub(crate) fn reap_with_usage(pid: u32) -> (i32, libc::rusage) {
+    let mut status = 0;
+    // SAFETY: a `rusage` is all integers.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: `status` and `usage` are writable.
+    unsafe { libc::wait4(pid as libc::pid_t, &raw mut status, 0, &raw mut usage) };
+    (status, usage)
+}
+
+/// The bytes of memory that are in use: what the kernel says.
+pub(crate) fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = status
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0usize) * 4096
+}
+
+pub(crate) fn write_all(fd: BorrowedFd<'_>, bytes: &[u8]) {
+    // SAFETY: `bytes` is readable.
+    let written = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    assert_eq!(
+        written,
+        bytes.len() as isize,
+        "{}",
+        io::Error::last_os_error()
+    );
+}
+
+/// Fills `bytes`, or returns false at the end.
+pub(crate) fn read_all(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> bool {
+    // SAFETY: `bytes` is writable.
+    let read = unsafe { libc::read(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len()) };
+    read == bytes.len() as isize
+}
+
+/// The figure that this share of them do not exceed.
+pub(crate) fn quantile(figures: &[f64], share: f64) -> f64 {
+    let mut figures = figures.to_vec();
+    figures.sort_by(f64::total_cmp);
+    let last = figures.len().saturating_sub(1);
+    figures
+        .get((last as f64 * share).round() as usize)
+        .copied()
+        .unwrap_or(f64::NAN)
+}
+
+pub(crate) fn median(figures: &[f64]) -> f64 {
+    quantile(figures, 0.5)
+}

@@ -1,0 +1,175 @@
+//! What one wait costs: open, poll once, drop.
+
+use std::future::Future;
+use std::hint::black_box;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::pin::pin;
+use std::process::Command;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio_process_exit::exit_of;
+
+use crate::os::{self, Epoll, median};
+use crate::python::run;
+use crate::run::{Plan, Role, ourselves};
+
+/// More system calls or instructions for a wait are a mistake. They do not depend on what else the
+/// machine does, so this is a check that CI can make.
+const SYSTEM_CALLS: f64 = 4.0;
+const INSTRUCTIONS: f64 = 2000.0;
+
+pub(crate) fn measure(plan: &Plan) -> bool {
+    const WAITS: usize = 500;
+    let rounds = if plan.quick { 20 } else { 400 };
+    let epoll = Epoll::new();
+    let runtime = os::current_thread();
+    let _guard = runtime.enter();
+    let mut contenders: [(&str, Box<dyn FnMut()>); 3] = [
+        (
+            "pidfd_open, epoll_ctl twice, close",
+            Box::new(|| by_hand(&epoll)),
+        ),
+        ("AsyncFd by hand", Box::new(async_fd)),
+        ("exit_of", Box::new(wait)),
+    ];
+    let mut figures = vec![Vec::new(); contenders.len()];
+    let mut order: Vec<usize> = (0..contenders.len()).collect();
+    for _ in 0..rounds {
+        fastrand::shuffle(&mut order);
+        for &which in &order {
+            let start = Instant::now();
+            for _ in 0..WAITS {
+                contenders[which].1();
+            }
+            figures[which].push(start.elapsed().as_nanos() as f64 / WAITS as f64);
+        }
+    }
+    println!("\n### One wait: open, poll once, drop; {rounds} rounds of {WAITS}\n");
+    println!("| {:34} | median, ns | ratio |", "");
+    println!("|{:-<36}|-----------:|------:|", "");
+    let floor = median(&figures[0]);
+    for ((name, _), figures) in contenders.iter().zip(&figures) {
+        let middle = median(figures);
+        println!("| {name:34} | {middle:10.0} | {:5.2} |", middle / floor);
+    }
+    println!();
+    // Not short-circuited: both are shown.
+    system_calls() & instructions()
+}
+
+/// The calls that must be made in any design.
+fn by_hand(epoll: &Epoll) {
+    let pidfd = os::pidfd_open(std::process::id());
+    epoll.add(pidfd.as_raw_fd(), libc::EPOLLIN | libc::EPOLLET, 0);
+    epoll.delete(pidfd.as_raw_fd());
+}
+
+fn async_fd() {
+    let pidfd = os::pidfd_open(std::process::id());
+    // SAFETY: the descriptor is owned by the `AsyncFd` and never replaced.
+    let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+    let pidfd = pidfd.expect("it can be registered");
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(pidfd.poll_read_ready(&mut cx).is_pending());
+}
+
+fn wait() {
+    let mut exit = pin!(exit_of(black_box(std::process::id())));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(exit.as_mut().poll(&mut cx).is_pending());
+}
+
+/// Makes so many waits, to be watched from outside.
+pub(crate) fn waits(count: usize) {
+    let runtime = os::current_thread();
+    let _guard = runtime.enter();
+    for _ in 0..count {
+        wait();
+    }
+}
+
+const FEW: usize = 100;
+const MANY: usize = 1100;
+
+fn count(waits: usize, wrapper: &mut Command) -> Result<String, String> {
+    let ourselves = ourselves(Role::Waits);
+    wrapper
+        .arg(ourselves.get_program())
+        .args(ourselves.get_args())
+        .args(["--count", &waits.to_string()]);
+    run(wrapper)
+}
+
+/// A difference, so that what the program does before and after does not count.
+fn per_wait(few: f64, many: f64) -> f64 {
+    (many - few) / (MANY - FEW) as f64
+}
+
+fn system_calls() -> bool {
+    let trace = |waits| {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("strace");
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o"]).arg(&file);
+        count(waits, &mut strace)?;
+        std::fs::read_to_string(&file).map_err(|error| error.to_string())
+    };
+    let (few, many) = match (trace(FEW), trace(MANY)) {
+        (Ok(few), Ok(many)) => (few, many),
+        (Err(error), _) | (_, Err(error)) => {
+            println!("skipped: counting system calls, {error}");
+            return true;
+        }
+    };
+    let of = |name: &str| {
+        let lines = |trace: &str| {
+            // "1234 close(5) = 0"
+            let calls = trace.lines().filter_map(|line| line.split_once(' '));
+            calls
+                .filter(|(_, call)| call.trim_start().starts_with(name))
+                .count() as f64
+        };
+        per_wait(lines(&few), lines(&many))
+    };
+    let all = of("");
+    print!("System calls of a wait, counted by strace: {all:.2}");
+    for name in ["pidfd_open", "epoll_ctl", "close"] {
+        print!(", {name} {:.2}", of(&format!("{name}(")));
+    }
+    println!(". At most {SYSTEM_CALLS} are allowed.");
+    // Some slack for a call that the runtime makes once in a while.
+    all < SYSTEM_CALLS + 0.1
+}
+
+fn instructions() -> bool {
+    let collect = |waits| {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("callgrind");
+        let mut valgrind = Command::new("valgrind");
+        valgrind
+            .args(["--tool=callgrind", "--log-file=/dev/stdout"])
+            .arg(format!("--callgrind-out-file={}", file.display()));
+        let log = count(waits, &mut valgrind)?;
+        // "==1234== Collected : 5678"
+        let collected = log.split("Collected : ").nth(1);
+        collected
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .ok_or_else(|| format!("valgrind says: {log}"))
+    };
+    match (collect(FEW), collect(MANY)) {
+        (Ok(few), Ok(many)) => {
+            let each: f64 = per_wait(few, many);
+            println!(
+                "Instructions of a wait outside the kernel, counted by valgrind: {each:.0}. At \
+                 most {INSTRUCTIONS} are allowed."
+            );
+            each > 0.0 && each <= INSTRUCTIONS
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            println!("skipped: counting instructions, {error}");
+            true
+        }
+    }
+}
