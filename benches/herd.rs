@@ -152,15 +152,18 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
         let (sleeps, cpu) = row.idle.map_or(("-".into(), "-".into()), |idle| {
             (idle.sleeps.to_string(), format!("{:.1}", idle.cpu / 1e6))
         });
+        let told = if round.told.is_nan() {
+            "-".to_owned()
+        } else {
+            format!("{:.1}, {:.2}", round.told / 1e6, round.told / floor.told)
+        };
         println!(
-            "| {:32} | {:5.0} | {:5.2}, {:4.2} | {:7.1}, {:5.2} | {:6.1} | {:6.2}, {:4.2} | {sleeps:>5} | \
+            "| {:32} | {:5.0} | {:5.2}, {:4.2} | {told} | {:6.1} | {:6.2}, {:4.2} | {sleeps:>5} | \
              {cpu:>6} |",
             row.name,
             each(round.bytes as f64),
             each(round.register) / 1e3,
             round.register / floor.register,
-            round.told / 1e6,
-            round.told / floor.told,
             round.closed / 1e6,
             each(round.cpu) / 1e3,
             round.cpu / floor.cpu,
@@ -389,14 +392,16 @@ fn threads(pids: &[u32], herd: &Herd) -> Round {
         let waits = spawn_threads(pids);
         round.register = meter.lap();
         round.bytes = os::resident() - bytes;
+        // The threads run while the rest is still being killed, so that only the time that they and
+        // this one then take can be told.
+        let cpu = cpu_time() - os::clock(libc::CLOCK_THREAD_CPUTIME_ID);
         herd.kill();
-        meter.lap();
-        let cpu = cpu_time();
+        let own = os::clock(libc::CLOCK_THREAD_CPUTIME_ID);
         for wait in waits {
             wait.await.expect("no panic");
         }
-        round.told = meter.lap();
-        round.cpu = (cpu_time() - cpu).as_nanos() as f64;
+        round.told = f64::NAN;
+        round.cpu = (cpu_time() - own - cpu).as_nanos() as f64;
     });
     let mut meter = Meter::start();
     drop(runtime);

@@ -52,6 +52,7 @@ pub(crate) enum Role {
     Polled,
     /// Makes waits, to be counted.
     Waits,
+    AdoptedWaits,
     /// Each waits 10 seconds for itself.
     IdlePpoll,
     IdleCurrentThread,
@@ -95,6 +96,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Role::Subject) => subject::exit_in_time(&arguments.file.expect("a file")),
         Some(Role::Polled) => latency::polled(),
         Some(Role::Waits) => wait::waits(arguments.count),
+        Some(Role::AdoptedWaits) => wait::adopted_waits(arguments.count),
         Some(Role::IdlePpoll) => idle::ppoll(),
         Some(Role::IdleCurrentThread) => idle::current_thread(),
         Some(Role::IdleMultiThread) => idle::multi_thread(),
