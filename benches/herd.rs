@@ -42,8 +42,9 @@ pub(crate) fn measure(plan: &Plan) -> bool {
             Ok(rows) => {
                 let idle = rows.iter().filter_map(|row| row.sleeps_row());
                 if size == PSUTIL_SIZE {
-                    let title =
-                        format!("Voluntary context switches while {size} are waited for for 10 s");
+                    let title = format!(
+                        "Voluntary context switches in 10 s of waiting for {size} processes"
+                    );
                     let file = plan.pictures().join("herd.svg");
                     chart::bars(&file, &title, &idle.collect::<Vec<_>>());
                 }
@@ -113,8 +114,10 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
     }
     let rounds = match size {
         _ if plan.quick => 1,
-        0..10_000 => 5,
-        _ => 3,
+        0..2000 => 5,
+        2000..10_000 => 3,
+        // Starting them takes most of the time.
+        _ => 1,
     };
     let contenders = contenders(size);
     let mut figures = vec![Vec::new(); contenders.len()];
@@ -138,7 +141,7 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
     let seconds = if plan.quick { 2 } else { 10 };
     idle_of(size, seconds, rounds, &mut rows)?;
 
-    println!("\n### {size} processes, {rounds} rounds; idle for {seconds} s\n");
+    println!("\n### {size} processes; rounds: {rounds}; idle for {seconds} s\n");
     println!(
         "| {:32} | bytes each | registering, µs each | last exit told, ms | + closing, ms | CPU for \
          all, µs each | idle: switches | idle: CPU, ms |",

@@ -36,7 +36,7 @@ const OTHER_STATUS: &str = "other, status";
 pub(crate) fn measure(plan: &Plan) -> bool {
     let stage = Stage::new();
     let python = Python::find();
-    let rounds = plan.rounds.unwrap_or(if plan.quick { 12 } else { 300 });
+    let rounds = plan.rounds.unwrap_or(if plan.quick { 12 } else { 250 });
     let mut contenders = contenders(&stage, python.as_ref());
     let mut figures = vec![Vec::new(); contenders.len()];
     let mut order: Vec<usize> = (0..contenders.len()).collect();
