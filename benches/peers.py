@@ -78,8 +78,9 @@ def herd(size, seconds, rounds):
 def fork_sleeper():
     pid = os.fork()
     if pid == 0:
-        while True:
-            time.sleep(1000)
+        # Should nobody kill it.
+        time.sleep(300)
+        os._exit(1)
     return pid
 
 
