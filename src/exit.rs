@@ -437,9 +437,14 @@ impl ProcessExit {
     fn advance(&mut self, state: State) {
         self.progress.advance(state);
         match &self.source {
-            _ if self.progress.resolved => self.disarm(),
+            // An event source is left when this is dropped: whoever waits is to run first.
+            Source::Polled(_) if self.progress.resolved => self.disarm(),
             // A zombie that we wait for to be reaped.
-            Source::Event(process) if state != State::Running && !process.tells_the_reap() => {
+            Source::Event(process)
+                if !self.progress.resolved
+                    && state != State::Running
+                    && !process.tells_the_reap() =>
+            {
                 let reason = "this system tells of the exit, but not of the reap";
                 self.fall_back(io::Error::new(io::ErrorKind::Unsupported, reason));
             }
