@@ -9,6 +9,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use super::{Status, errno, posix};
@@ -133,6 +134,7 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
         events: libc::POLLIN,
         revents: 0,
     };
+    let mut selected = false;
     let readable = loop {
         // SAFETY: one `pollfd`, and a count of one.
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
@@ -143,7 +145,10 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
             // Although it does not block, Linux looks for signals.
             libc::EINTR => {}
             // One is more than the limit of descriptors, if that has been set to 0 meanwhile.
-            libc::EINVAL => break is_readable(pidfd)?,
+            libc::EINVAL => {
+                selected = true;
+                break is_readable(pidfd)?;
+            }
             errno => return Err(io::Error::from_raw_os_error(errno)),
         }
     };
@@ -151,8 +156,8 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
         Ok(Liveness::Reaped)
     } else if !readable {
         Ok(Liveness::Running)
-    } else if signal_0(pidfd) == Err(libc::ESRCH) {
-        // Linux before 6.9 has no POLLHUP here. After 6.9 this is a reap since the poll.
+    } else if (selected || !is_on_pidfs(pidfd)) && signal_0(pidfd) == Err(libc::ESRCH) {
+        // Linux before 6.9 has no POLLHUP here, and `select` never has.
         Ok(Liveness::Reaped)
     } else {
         Ok(Liveness::Zombie)
@@ -243,11 +248,15 @@ fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<uapi::pidfd_inf
 /// readiness also tells of the reap: include/uapi/linux/magic.h, `PID_FS_MAGIC`.
 pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     const PID_FS_MAGIC: libc::c_long = 0x5049_4446;
-    // SAFETY: a `statfs` is all integers, for which all zeroes is a valid value.
-    let mut stat: libc::statfs = unsafe { mem::zeroed() };
-    // SAFETY: `stat` is writable.
-    let result = unsafe { libc::fstatfs(pidfd.as_raw_fd(), &raw mut stat) };
-    result == 0 && stat.f_type as libc::c_long == PID_FS_MAGIC
+    // All pidfds of a kernel are alike.
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        // SAFETY: a `statfs` is all integers, for which all zeroes is a valid value.
+        let mut stat: libc::statfs = unsafe { mem::zeroed() };
+        // SAFETY: `stat` is writable.
+        let result = unsafe { libc::fstatfs(pidfd.as_raw_fd(), &raw mut stat) };
+        result == 0 && stat.f_type as libc::c_long == PID_FS_MAGIC
+    })
 }
 
 /// What no other process ever has. `None` before Linux 6.9, where all pidfds share one inode.

@@ -149,18 +149,16 @@ fn read<'a>(pid: u32, file: &str, buffer: &'a mut Buffer) -> io::Result<&'a [u8]
     read_path(format_args!("{pid}/{file}"), buffer)
 }
 
-/// Reads as much of a file below `/proc` as fits.
+/// Reads a file below `/proc`, or as much of it as fits.
 fn read_path(path: impl Display, buffer: &mut Buffer) -> io::Result<&[u8]> {
     let mut file = File::open(format!("/proc/{path}"))?;
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(read) => length += read,
+    // These files are one record each, which one read gives as a whole: fs/seq_file.c.
+    let length = loop {
+        match file.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            result => break result?,
         }
-    }
+    };
     Ok(&buffer[..length])
 }
 
