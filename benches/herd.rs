@@ -114,10 +114,9 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
     }
     let rounds = match size {
         _ if plan.quick => 1,
-        0..2000 => 5,
-        2000..10_000 => 3,
+        0..10_000 => 5,
         // Starting them takes most of the time.
-        _ => 1,
+        _ => 3,
     };
     let contenders = contenders(size);
     let mut figures = vec![Vec::new(); contenders.len()];
@@ -143,11 +142,11 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
 
     println!("\n### {size} processes; rounds: {rounds}; idle for {seconds} s\n");
     println!(
-        "| {:32} | bytes each | registering, µs each | last exit told, ms | + closing, ms | CPU for \
+        "| {:35} | bytes each | registering, µs each | last exit told, ms | + closing, ms | CPU for \
          all, µs each | idle: switches | idle: CPU, ms |",
         ""
     );
-    println!("|{:-<34}|---:|---:|---:|---:|---:|---:|---:|", "");
+    println!("|{:-<37}|---:|---:|---:|---:|---:|---:|---:|", "");
     let floor = rows[0].round;
     for row in &rows {
         let round = row.round;
@@ -161,7 +160,7 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
             format!("{:.1}, {:.2}", round.told / 1e6, round.told / floor.told)
         };
         println!(
-            "| {:32} | {:5.0} | {:5.2}, {:4.2} | {told} | {:6.1} | {:6.2}, {:4.2} | {sleeps:>5} | \
+            "| {:35} | {:5.0} | {:5.2}, {:4.2} | {told} | {:6.1} | {:6.2}, {:4.2} | {sleeps:>5} | \
              {cpu:>6} |",
             row.name,
             each(round.bytes as f64),
@@ -224,11 +223,18 @@ fn contenders(size: usize) -> Vec<Contender> {
         },
         Contender {
             name: "ExitSet",
-            run: |pids, herd| set(os::current_thread(), pids, herd),
+            run: |pids, herd| set(os::current_thread(), ExitSet::new, pids, herd),
         },
         Contender {
             name: "ExitSet, multi_thread",
-            run: |pids, herd| set(os::multi_thread(), pids, herd),
+            run: |pids, herd| set(os::multi_thread(), ExitSet::new, pids, herd),
+        },
+        Contender {
+            name: "ExitSet with_capacity, multi_thread",
+            run: |pids, herd| {
+                let set_of_them = || ExitSet::with_capacity(pids.len());
+                set(os::multi_thread(), set_of_them, pids, herd)
+            },
         },
         Contender {
             name: "FuturesUnordered of ProcessExit",
@@ -296,11 +302,11 @@ fn by_hand(pids: &[u32], herd: &Herd, status: bool, later: bool) -> Round {
     round
 }
 
-fn set(runtime: Runtime, pids: &[u32], herd: &Herd) -> Round {
+fn set(runtime: Runtime, new: impl FnOnce() -> ExitSet, pids: &[u32], herd: &Herd) -> Round {
     let mut round = Round::default();
-    let mut set = ExitSet::new();
     let bytes = allocated();
     let mut meter = Meter::start();
+    let mut set = new();
     runtime.block_on(async {
         for &pid in pids {
             set.insert(pid).expect("it is there");

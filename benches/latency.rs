@@ -173,6 +173,13 @@ fn contenders<'a>(stage: &Stage, python: Option<&Python>) -> Vec<Contender<'a>> 
             async_fd(&runtime, stage, child.pid, true)
         })
     });
+    add("AsyncFd by hand, current_thread", OTHER, false, {
+        let runtime = os::current_thread();
+        Box::new(move |stage| {
+            let other = stage.fork_elsewhere();
+            async_fd(&runtime, stage, other.pid, false)
+        })
+    });
     add("exit_of, current_thread", CHILD_STATUS, false, {
         let runtime = os::current_thread();
         Box::new(move |stage| {
@@ -293,20 +300,30 @@ fn contenders<'a>(stage: &Stage, python: Option<&Python>) -> Vec<Contender<'a>> 
         }),
         Err(error) => println!("\nskipped: our fallback, {error}"),
     }
-    for (order, name, looks) in [
-        ("psutil", "psutil 7.2.2: Process.wait", false),
-        ("popen", "CPython: Popen.wait(timeout)", true),
+    for (order, name, what, looks) in [
+        ("psutil", "psutil 7.2.2: Process.wait", CHILD_STATUS, false),
+        ("other", "psutil 7.2.2, reaped at once", OTHER, true),
+        ("popen", "CPython: Popen.wait(timeout)", CHILD_STATUS, true),
     ] {
-        // Only Python itself can have children of Python's.
         let Some(python) = python else { continue };
         let mut command = python.command("latency");
         command.arg(std::env::current_exe().expect("this program"));
         command.arg(stage.file());
         let mut helper = Helper::start(command);
-        add(name, CHILD_STATUS, looks, {
-            Box::new(move |_| {
-                helper.send(order);
-                helper.receive()
+        add(name, what, looks, {
+            Box::new(move |stage| {
+                if what == OTHER {
+                    let other = stage.fork_elsewhere();
+                    helper.send(&format!("{order} {}", other.pid));
+                    stage.go();
+                    // It takes a zombie for alive.
+                    other.reap_soon();
+                    helper.receive()
+                } else {
+                    // Only Python itself can have children of Python's.
+                    helper.send(order);
+                    helper.receive()
+                }
             })
         });
     }

@@ -11,17 +11,22 @@ import psutil
 
 
 def latency(program, file):
-    """For each order on standard input, waits for a child, and tells when it ran."""
+    """For each order on standard input, waits for a process, and tells when it ran."""
     for order in sys.stdin:
-        child = subprocess.Popen([program, "--role", "subject", "--file", file])
-        if order.strip() == "psutil":
-            code = psutil.Process(child.pid).wait()
+        name, *pid = order.split()
+        if name == "other":
+            psutil.Process(int(*pid)).wait()
             now = time.monotonic_ns()
-            child.returncode = code
         else:
-            code = child.wait(timeout=60)
-            now = time.monotonic_ns()
-        assert code == 7, code
+            child = subprocess.Popen([program, "--role", "subject", "--file", file])
+            if name == "psutil":
+                code = psutil.Process(child.pid).wait()
+                now = time.monotonic_ns()
+                child.returncode = code
+            else:
+                code = child.wait(timeout=60)
+                now = time.monotonic_ns()
+            assert code == 7, code
         print(now, flush=True)
 
 
