@@ -6,7 +6,7 @@
 //! - `herd`: many processes at once;
 //! - `idle`: waiting for ten seconds for nothing.
 //!
-//! `cargo bench` runs them all and draws the pictures in this directory;
+//! `cargo bench` runs them all, draws the pictures in this directory and writes `results.md`;
 //! `cargo bench -- latency wait` runs these two. `--quick` takes less than a minute, for figures
 //! that show that it runs, and leaves the pictures alone. The tables are Markdown.
 //!

@@ -1,7 +1,8 @@
 //! What is to be run, and where.
 
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Parser, ValueEnum};
 
@@ -106,6 +107,14 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// What the tables begin with.
+const TABLES: &str = "\
+# What `cargo bench` has measured
+
+Written by the run that has drawn the pictures here. Ratios are to the first row of a table, or of
+those in it that wait for the same kind of process.
+";
+
 /// Each part in a process of its own, so that none finds what another has left: threads, a grown
 /// table of descriptors, a heap.
 fn run_all(arguments: &Arguments) -> ExitCode {
@@ -114,6 +123,7 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut failed = false;
+    let mut tables = TABLES.to_owned();
     for part in Part::value_variants() {
         if !arguments.parts.is_empty() && !arguments.parts.contains(part) {
             continue;
@@ -130,11 +140,26 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         for size in &arguments.sizes {
             command.args(["--sizes", &size.to_string()]);
         }
-        let status = command.status().expect("this program runs");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program runs");
+        for line in BufReader::new(child.stdout.take().expect("a pipe")).lines() {
+            let line = line.expect("text");
+            println!("{line}");
+            tables += &line;
+            tables.push('\n');
+        }
+        let status = child.wait().expect("a child");
         if !status.success() {
             println!("\n{} failed: {status}", name.get_name());
             failed = true;
         }
+    }
+    // Whatever is shown together has been measured together.
+    if arguments.parts.is_empty() && !arguments.quick && !failed {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results.md");
+        std::fs::write(file, tables).expect("a file");
     }
     if failed {
         ExitCode::FAILURE
