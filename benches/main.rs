@@ -7,8 +7,8 @@
 //! - `idle`: waiting for ten seconds for nothing.
 //!
 //! `cargo bench` runs them all, draws the pictures in this directory and writes `results.md`;
-//! `cargo bench -- latency wait` runs these two. `--quick` takes less than a minute, for figures
-//! that show that it runs, and leaves the pictures alone. The tables are Markdown.
+//! `cargo bench -- latency wait` runs these two and keeps nothing, nor does `--quick`, which takes
+//! less than a minute and only shows that it runs.
 //!
 //! Contenders take turns: in every round each has one turn, in an order drawn anew. Figures are
 //! medians of the rounds. Another machine gives other times, so compare ratios.

@@ -32,6 +32,9 @@ struct Arguments {
     count: usize,
     #[arg(long, hide = true)]
     file: Option<PathBuf>,
+    /// The pictures are to be kept.
+    #[arg(long, hide = true)]
+    keep: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,18 +69,19 @@ pub(crate) enum Role {
 /// How thoroughly to measure.
 pub(crate) struct Plan {
     pub(crate) quick: bool,
+    keep: bool,
     pub(crate) rounds: Option<usize>,
     pub(crate) sizes: Vec<usize>,
 }
 
 impl Plan {
-    /// Where pictures go: into the source tree, if they are worth it.
-    pub(crate) fn pictures(&self) -> PathBuf {
-        if self.quick {
-            PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+    /// Where pictures go: into the source tree, if they are to be kept.
+    pub(crate) fn pictures(&self) -> &'static Path {
+        Path::new(if self.keep {
+            env!("CARGO_MANIFEST_DIR")
         } else {
-            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        }
+            env!("CARGO_TARGET_TMPDIR")
+        })
     }
 }
 
@@ -123,6 +127,8 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut failed = false;
+    // Whatever is shown together has been measured together.
+    let keep = arguments.parts.is_empty() && !arguments.quick;
     let mut tables = TABLES.to_owned();
     for part in Part::value_variants() {
         if !arguments.parts.is_empty() && !arguments.parts.contains(part) {
@@ -133,6 +139,9 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         command.arg(name.get_name());
         if arguments.quick {
             command.arg("--quick");
+        }
+        if keep {
+            command.arg("--keep");
         }
         if let Some(rounds) = arguments.rounds {
             command.args(["--rounds", &rounds.to_string()]);
@@ -156,8 +165,7 @@ fn run_all(arguments: &Arguments) -> ExitCode {
             failed = true;
         }
     }
-    // Whatever is shown together has been measured together.
-    if arguments.parts.is_empty() && !arguments.quick && !failed {
+    if keep && !failed {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results.md");
         std::fs::write(file, tables).expect("a file");
     }
@@ -171,6 +179,7 @@ fn run_all(arguments: &Arguments) -> ExitCode {
 fn run_part(arguments: Arguments) -> ExitCode {
     let plan = Plan {
         quick: arguments.quick,
+        keep: arguments.keep,
         rounds: arguments.rounds,
         sizes: arguments.sizes,
     };
