@@ -136,13 +136,13 @@ pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
 
 async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
     let waker = Waker::from(wakes);
-    let mut cx = Context::from_waker(&waker);
+    let cx = || Context::from_waker(&waker);
     let mut set = ExitSet::new();
     for n in 0..count {
         let pid = pids[random(pids.len() as u64) as usize];
         let mut exit = exit_of(pid);
-        let mut poll = |exit: &mut ProcessExit| {
-            assert!(Pin::new(exit).poll(&mut cx).is_pending(), "{pid} lives");
+        let poll = |exit: &mut ProcessExit| {
+            assert!(Pin::new(exit).poll(&mut cx()).is_pending(), "{pid} lives");
         };
         match n % 10 {
             0 => {}
@@ -175,12 +175,12 @@ async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
             6 => {
                 // A set that lives on.
                 assert!(set.insert(pid).unwrap());
-                assert!(set.poll_next_exit(&mut cx).is_pending());
+                assert!(set.poll_next_exit(&mut cx()).is_pending());
                 assert!(set.remove(pid));
             }
             7 => {
                 assert!(set.insert_exit(exit.reaped()));
-                assert!(set.poll_next_exit(&mut cx).is_pending());
+                assert!(set.poll_next_exit(&mut cx()).is_pending());
                 assert!(set.remove(pid));
                 continue;
             }
@@ -188,12 +188,12 @@ async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
                 // One that does not.
                 let mut set = ExitSet::with_capacity(2);
                 assert!(set.insert(pid).unwrap());
-                assert!(set.poll_next_exit(&mut cx).is_pending());
+                assert!(set.poll_next_exit(&mut cx()).is_pending());
             }
             _ => {
                 let mut set = ExitSet::new();
                 assert!(set.insert_exit(exit));
-                assert!(matches!(set.poll_next_exit(&mut cx), Poll::Pending));
+                assert!(matches!(set.poll_next_exit(&mut cx()), Poll::Pending));
                 let exits = set.exits_within(Duration::ZERO).await.unwrap();
                 assert!(exits.is_empty());
                 continue;

@@ -94,7 +94,7 @@ pub fn now() -> u64 {
 
 /// Memory that forked processes go on sharing.
 pub fn share<T: Default>(count: usize) -> &'static [T] {
-    let size = count * mem::size_of::<T>();
+    let size = count * size_of::<T>();
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     // SAFETY: an anonymous mapping at an address of the kernel's choice.

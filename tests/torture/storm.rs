@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
-use tokio_process_exit::{Exit, ExitSet, ProcessExit, exit_of};
+use tokio_process_exit::{Exit, ExitSet, ProcessExit};
 
 use crate::figures::{Figures, LATE, one_in, random};
 use crate::oracle::{self, Keeper, Kind, Life, Parent, Plan, Slots};
