@@ -165,6 +165,17 @@ pub(crate) enum Source {
     Polled(Box<Polled>),
 }
 
+impl Source {
+    /// What no other process has, where that is known.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        match self {
+            Source::Event(process) => process.identity(),
+            Source::Polled(polled) => polled.probe.identity(),
+            Source::Failed(_) => None,
+        }
+    }
+}
+
 /// A process that is polled.
 pub(crate) struct Polled {
     probe: Arc<Probe>,

@@ -150,6 +150,20 @@ enum Slot {
     Failed(Box<io::Error>),
 }
 
+impl Slot {
+    /// What no other process has, where that is known.
+    fn identity(&self) -> Option<u64> {
+        match self {
+            Slot::Event(member) | Slot::Exited { member, .. } => member.identity(),
+            Slot::EventUntilReap(waiting) => waiting.0.identity(),
+            Slot::Polled(polled) => polled.probe.identity(),
+            Slot::ExitedPolled(exited) => exited.0.identity(),
+            Slot::LetGo(gone) => Some(gone.0),
+            Slot::Failed(_) | Slot::Free { .. } => None,
+        }
+    }
+}
+
 struct Polled {
     probe: Arc<Probe>,
     watch: Option<Watch>,
@@ -689,11 +703,16 @@ impl ExitSet {
         let Some(entry) = self.slots.get(key) else {
             return false;
         };
+        // Two that differ prove nothing here: a process that is polled may have several.
+        let (this, other) = (entry.slot.identity(), source.identity());
+        if this.is_some() && this == other {
+            return true;
+        }
         match (&entry.slot, source) {
             (Slot::Event(member) | Slot::Exited { member, .. }, Source::Event(process)) => {
                 member.is(process)
             }
-            (Slot::LetGo(gone), Source::Event(process)) => process.identity() == Some(gone.0),
+            (Slot::LetGo(_), Source::Event(_)) => false,
             (Slot::EventUntilReap(waiting), Source::Event(process)) => waiting.0.is(process),
             // No two have the pid at one time.
             (_, Source::Event(process)) => !self.is_reaped(key) && !process.is_reaped(),

@@ -1076,3 +1076,32 @@ fn under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status() {
         still_pending(exit_of(1)).await;
     });
 }
+
+#[test]
+fn a_set_takes_a_polled_process_in_once_also_after_its_reap() {
+    let role = in_a_process_of_its_own!(
+        a_set_takes_a_polled_process_in_once_also_after_its_reap,
+        ["no pidfd", "no registration"]
+    );
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    if role == "no pidfd" {
+        deny!(libc::SYS_pidfd_open, libc::EPERM);
+    } else {
+        deny!(libc::SYS_epoll_ctl, libc::ENOSPC);
+    }
+    runtime.block_on(async {
+        let process = linux::fork(|| linux::forever());
+        let pid = process.id();
+        let [first, second, mut third] = [0; 3].map(|_| exit_of(pid));
+        // This one knows already that it is polled.
+        still_pending(&mut third).await;
+        let mut set = ExitSet::new();
+        assert!(set.insert_exit(first));
+        assert_eq!(set.polled(), 1);
+        drop(process); // reaps
+        assert!(!set.insert_exit(second), "it is in already");
+        assert!(!set.insert_exit(third), "it is in already");
+        assert_eq!(deadline(set.next_exit()).await.unwrap().unwrap().id(), pid);
+        assert!(deadline(set.next_exit()).await.is_none());
+    });
+}

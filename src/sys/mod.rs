@@ -22,7 +22,8 @@
 //!   - `into_probe(self) -> Probe`, when events are refused or there are no more to come.
 //! - `Probe`: what is left to look at a process by when there is no event source. It stands for
 //!   that very process too, as far as the system lets us see.
-//!   - `state(&self)` and `is_reaped(&self)` as above.
+//!   - `state(&self)`, `is_reaped(&self)` and `identity(&self)` as above. But two identities that
+//!     differ may be of one process.
 //!   - `reopen(&self) -> Reopened` tries again for an event source.
 //! - `Group`: an event source for any number of processes, for [`ExitSet`](crate::ExitSet).
 //!   - `open(&mut self, pid, key) -> Result<Result<Member, Probe>, OpenError>` opens a process as

@@ -42,6 +42,11 @@ impl Probe {
         matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
     }
 
+    /// What no other process ever has, nor will have, where there is such a thing.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        None
+    }
+
     /// Tries again for an event source, if what was refused may be granted by now.
     pub(crate) fn reopen(&self) -> Reopened {
         match self {

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
-use super::{Process, State, is_exhaustion, is_reaped, look, open_unless_denied, posix, task};
+use super::{
+    Process, State, is_exhaustion, is_reaped, look, open_unless_denied, pidfd, posix, task,
+};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -42,6 +44,17 @@ impl Probe {
     /// Whether its pid is free for another process.
     pub(crate) fn is_reaped(&self) -> bool {
         matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
+    }
+
+    /// What no other process has. But two that differ may be of one process, see
+    /// [`PidProbe::identity`].
+    pub(crate) fn identity(&self) -> Option<u64> {
+        // The two kinds of numbers must not meet. Those of /proc have 32 bits.
+        const PROC: u64 = 1 << 63;
+        match self {
+            Probe::PidFd(pidfd) => pidfd::identity(pidfd.as_fd()),
+            Probe::Pid(probe) => probe.inode.map(|inode| inode | PROC),
+        }
     }
 
     /// Tries again for an event source, if what was refused may be granted by now.

@@ -142,6 +142,11 @@ impl Probe {
         false
     }
 
+    /// What no other process ever has, nor will have, where there is such a thing.
+    pub(crate) fn identity(&self) -> Option<u64> {
+        None
+    }
+
     pub(crate) fn reopen(&self) -> Reopened {
         Reopened::No
     }
