@@ -121,9 +121,10 @@ impl Progress {
         self.status
     }
 
-    /// Takes in a status that was seen elsewhere.
+    /// Takes in a status that was seen. The first is as good as any later one, and better where
+    /// Linux has it wrong after the reap (see the crate's page).
     pub(crate) fn learn(&mut self, status: Option<sys::Status>) {
-        self.status = status.or(self.status);
+        self.status = self.status.or(status);
     }
 
     /// The exit status as far as it is known, once what is waited for has come.

@@ -47,6 +47,10 @@
 //! - once it has been reaped, to everybody: Linux 6.15 and later, inside one pid namespace.
 //!   [`ProcessExit::reaped`] waits for that.
 //!
+//! One case is known in which Linux itself (6.18) tells a wrong status of a process that was reaped
+//! before we looked: if its leading thread exits by itself while another thread ends the process. In
+//! one of some thousand such coincidences, the kernel keeps the code of that thread.
+//!
 //! # Where events are refused
 //!
 //! Containers deny `pidfd_open` with old seccomp profiles, old kernels do not have it, and

@@ -19,6 +19,8 @@ pub struct Figures {
     pub successor: AtomicU64,
     /// Without a status.
     pub no_status: AtomicU64,
+    /// With a status that the kernel itself has wrong, see [`Storm::told`](crate::storm::Storm).
+    pub misled: AtomicU64,
     /// In ns, from the moment when a process was sent to its end until that was told.
     pub latest: AtomicU64,
     /// By more than [`LATE`].
@@ -70,7 +72,7 @@ impl Figures {
         let list = crimes.map(|(crime, count)| format!("{} {crime}", get(count)));
         println!(
             "torture: {name}: {told} exits watched of {} processes, {}; {} cancelled, {} unclear, \
-             {} successors, {} without status; the latest after {} ms, {} later than {} ms; \
+             {} successors, {} without status, {} misled by the kernel; the latest after {} ms, {} later than {} ms; \
              {seconds:.1} s, {:.0} exits/s",
             get(&self.processes),
             list.join(", "),
@@ -78,6 +80,7 @@ impl Figures {
             get(&self.unclear),
             get(&self.successor),
             get(&self.no_status),
+            get(&self.misled),
             get(&self.latest) / 1_000_000,
             get(&self.late),
             LATE.as_millis(),

@@ -11,6 +11,7 @@
 //! for `TORTURE_SECONDS` each. Both print one line of figures for each place where they ran.
 
 #![cfg(target_os = "linux")]
+#![allow(unreachable_pub, reason = "one program in several files")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -200,7 +201,10 @@ torture! {
     without_caches_no_status_is_another_processs, [
         ("no caches, no pidfd", Place::PidNamespace, |budget| {
             std::thread::spawn(drop_caches);
-            recycled(no_pidfd("no caches, no pidfd", budget));
+            recycled(Weather {
+                identities: false,
+                ..no_pidfd("no caches, no pidfd", budget)
+            });
         }),
     ];
     /// Those that may not see everything are told nothing wrong, and no more than they may know.
@@ -272,6 +276,7 @@ fn weather(name: &'static str, budget: Budget) -> Weather {
             && fs::exists("/proc/self").is_ok_and(|proc| proc)
             && linux::pidfd_tells_the_status(),
         refuse_registration: false,
+        identities: true,
         prepare: || {},
     }
 }
@@ -300,9 +305,11 @@ fn stranger(weather: Weather, prepare: fn()) -> Weather {
     }
 }
 
+/// Where `/proc` tells nothing.
 fn blind(weather: Weather) -> Weather {
     Weather {
         every_status: false,
+        identities: false,
         ..weather
     }
 }

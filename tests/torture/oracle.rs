@@ -369,8 +369,10 @@ fn body(slot: &Slot, pipe: RawFd) -> i32 {
         slot.leave();
         let status = slot.status.load(SeqCst);
         if status & 0x7f != 0 {
-            // SAFETY: takes integers. The signal is SIGKILL.
-            unsafe { libc::kill(libc::getpid(), status & 0x7f) };
+            // SAFETY: takes nothing.
+            let me = unsafe { libc::getpid() };
+            // SAFETY: takes integers.
+            unsafe { libc::kill(me, status & 0x7f) };
         }
         status >> 8
     };
@@ -532,6 +534,18 @@ impl Life {
         // Before Linux 6.9 the descriptor does not tell.
         let told = self.inode.is_none() || self.events() & libc::POLLHUP != 0;
         self.may_be_reaped() && self.has_exited() && told
+    }
+
+    /// What the kernel says of it after the reap, to whoever asks. That is not always the truth.
+    pub fn told_by_kernel(&self) -> Option<i32> {
+        // SAFETY: a `pidfd_info` is all integers.
+        let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
+        info.mask = libc::PIDFD_INFO_EXIT.into();
+        let (fd, request) = (self.pidfd.as_raw_fd(), libc::PIDFD_GET_INFO as _);
+        // SAFETY: `info` is as large as the number says, and writable.
+        let result = unsafe { libc::ioctl(fd, request, &raw mut info) };
+        let told = result == 0 && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0;
+        told.then_some(info.exit_code)
     }
 
     fn events(&self) -> libc::c_short {

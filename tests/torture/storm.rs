@@ -37,6 +37,8 @@ pub struct Weather {
     pub every_status: bool,
     /// The reactors take no descriptor once they run.
     pub refuse_registration: bool,
+    /// Whether a process that has been reaped is known again without a pidfd.
+    pub identities: bool,
     /// Runs once the other parents are there, before any thread is started: gives up rights.
     pub prepare: fn(),
 }
@@ -261,6 +263,17 @@ impl Storm {
             figures.blame(&figures.false_, what);
         }
         match exit.status().map(ExitStatusExt::into_raw) {
+            // Of a process whose leading thread exits in the very moment in which another one ends
+            // it, Linux 6.18 may take down the code of that thread: in one of some thousand cases
+            // `PIDFD_GET_INFO` contradicts what the parent has collected. Whoever comes after the
+            // reap has nothing else to go by.
+            Some(status)
+                if status != plan
+                    && kind == Kind::LeaderFirst
+                    && life.told_by_kernel() == Some(status) =>
+            {
+                figures.misled.fetch_add(1, SeqCst);
+            }
             Some(status) if status != plan => figures.blame(&figures.wrong, what),
             Some(_) if self.is_secret(life) && !may_be_reaped => {
                 figures.blame(&figures.overreached, what);
@@ -373,7 +386,10 @@ async fn watch(storm: &Arc<Storm>, life: &Arc<Life>, opened: Option<ProcessExit>
         42..46 => {
             // One task, and then another in this runtime or the other.
             if let Poll::Ready(exit) = poll_once(&mut exit).await {
-                return drop(storm.settle(life, async { exit }, Until::Exit).await);
+                {
+                    storm.settle(life, async { exit }, Until::Exit).await;
+                    return;
+                }
             }
             let (storm, life) = (storm.clone(), life.clone());
             let runtime = storm.other_runtime().clone();
@@ -445,7 +461,10 @@ async fn drop_midway(storm: &Storm, life: &Life, mut exit: ProcessExit) {
         // In a runtime, but with a waker of our own.
         let polled = Pin::new(&mut exit).poll(&mut Context::from_waker(&waker));
         if let Poll::Ready(exit) = polled {
-            return drop(storm.settle(life, async { exit }, Until::Exit).await);
+            {
+                storm.settle(life, async { exit }, Until::Exit).await;
+                return;
+            }
         }
         if one_in(2) {
             sleep(Duration::from_micros(random(200))).await;
@@ -500,7 +519,7 @@ async fn shut_down(storm: &Storm, life: &Life, mut exit: ProcessExit) {
 }
 
 /// What a task with a set is told.
-pub enum Order {
+enum Order {
     Watch(Arc<Life>, Option<ProcessExit>, Until, oneshot::Sender<()>),
     Remove(Arc<Life>),
     End,
@@ -541,6 +560,8 @@ struct Kept {
     set: ExitSet,
     /// By pid, in the order of insertion.
     inmates: HashMap<u32, VecDeque<Inmate>>,
+    /// Those that an exit without a status was put down to, though there were others.
+    guessed: HashMap<u32, Vec<Arc<Life>>>,
 }
 
 async fn keep_set(storm: Arc<Storm>, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -548,6 +569,7 @@ async fn keep_set(storm: Arc<Storm>, mut orders: mpsc::UnboundedReceiver<Order>)
         storm,
         set: ExitSet::new(),
         inmates: HashMap::new(),
+        guessed: HashMap::new(),
     };
     let mut is_open = true;
     while is_open || !kept.inmates.is_empty() {
@@ -607,6 +629,9 @@ impl Kept {
                 .any(|inmate| Arc::ptr_eq(&inmate.life, &life))
         });
         let was_opened = opened.is_some();
+        // By its pidfd, or while it has the pid.
+        let has_pidfd = |exit: &ProcessExit| exit.as_pidfd().is_some();
+        let is_known = self.storm.weather.identities || opened.as_ref().is_some_and(has_pidfd);
         let inserted = match opened {
             // Adopted after the reap: nobody could tell later whose exit it is.
             Some(exit) if exit.id() == 0 => return,
@@ -614,8 +639,9 @@ impl Kept {
             None => self.set.insert(pid),
         };
         let is_certain = was_opened || !life.may_be_reaped();
+        let is_known_again = is_known || !life.may_be_reaped();
         match inserted {
-            Ok(true) if is_certain && is_inside => {
+            Ok(true) if is_certain && is_inside && is_known_again => {
                 figures.blame(&figures.false_, format_args!("{pid} was let in twice"));
             }
             Ok(true) if is_certain => {}
@@ -669,20 +695,36 @@ impl Kept {
             return figures.blame(&figures.false_, what);
         };
         // Several that have had the pid may be in, and polling may tell of a later one first.
-        let fits = |inmate: &Inmate| {
-            let has_come = match inmate.until {
-                Until::Exit => inmate.life.has_exited(),
-                Until::Reap => inmate.life.is_reaped(),
-            };
-            let status = exit.status().map(ExitStatusExt::into_raw);
-            has_come && status.is_none_or(|status| status == inmate.life.status())
+        let status = exit.status().map(ExitStatusExt::into_raw);
+        let fits = |life: &Life| status.is_none_or(|status| status == life.status());
+        let has_come = |inmate: &Inmate| match inmate.until {
+            Until::Exit => inmate.life.has_exited(),
+            Until::Reap => inmate.life.is_reaped(),
         };
-        let index = inmates.iter().position(fits).unwrap_or(0);
-        if let Some(inmate) = inmates.remove(index) {
-            self.storm.told(&inmate.life, exit, inmate.until);
+        let index = inmates
+            .iter()
+            .position(|inmate| has_come(inmate) && fits(&inmate.life));
+        let inmate = inmates.remove(index.unwrap_or(0));
+        let guessed = self.guessed.entry(exit.id()).or_default();
+        // Without a status it may have been another one before. Then that was this one.
+        let before = guessed.iter().position(|life| fits(life));
+        match (inmate, index, before) {
+            (Some(inmate), None, Some(before)) if has_come(&inmate) => {
+                let life = guessed.swap_remove(before);
+                self.storm.told(&life, exit, Until::Exit);
+                guessed.push(inmate.life);
+            }
+            (Some(inmate), _, _) => {
+                self.storm.told(&inmate.life, exit, inmate.until);
+                if status.is_none() && !inmates.is_empty() {
+                    guessed.push(inmate.life);
+                }
+            }
+            (None, _, _) => {}
         }
         if inmates.is_empty() {
             self.inmates.remove(&exit.id());
+            self.guessed.remove(&exit.id());
         }
     }
 
