@@ -76,8 +76,14 @@ impl Herd {
         if left == 0 || !is_zombie() && member.may_be_reaped.load(SeqCst) == 0 {
             figures.blame(&figures.false_, what);
         }
-        if exit.status().map(ExitStatusExt::into_raw) != Some(status) {
-            figures.blame(&figures.wrong, what);
+        match exit.status().map(ExitStatusExt::into_raw) {
+            Some(told) if told == status => {}
+            Some(_) => figures.blame(&figures.wrong, what),
+            // Polled, and reaped between two looks.
+            None if member.may_be_reaped.load(SeqCst) == 1 => {
+                figures.no_status.fetch_add(1, SeqCst);
+            }
+            None => figures.blame(&figures.untold, what),
         }
         let late = now() - left;
         figures.latest.fetch_max(late, SeqCst);

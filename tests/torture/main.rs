@@ -112,8 +112,8 @@ fn run(test: &str, parts: &[Part], is_long: bool) {
             }
         } else {
             Budget {
-                time: Duration::from_millis(600),
-                waits: 4000,
+                time: Duration::from_millis(400),
+                waits: 2000,
                 processes: 1000,
             }
         });
@@ -213,13 +213,13 @@ torture! {
             storm::rage(stranger(weather("nobody, events", budget), be_nobody));
         }),
         ("nobody, no pidfd", Place::Here, |budget| {
-            storm::rage(stranger(polled("nobody, no pidfd", budget), be_nobody_without_pidfds));
+            storm::rage(stranger(no_pidfd("nobody, no pidfd", budget), be_nobody_without_pidfds));
         }),
         ("hidepid, events", Place::HidePid, |budget| {
             storm::rage(stranger(weather("hidepid, events", budget), be_nobody));
         }),
         ("hidepid, no pidfd", Place::HidePid, |budget| {
-            storm::rage(stranger(polled("hidepid, no pidfd", budget), be_nobody_without_pidfds));
+            storm::rage(stranger(no_pidfd("hidepid, no pidfd", budget), be_nobody_without_pidfds));
         }),
         ("no /proc, events", Place::NoProc, |budget| {
             storm::rage(blind(weather("no /proc, events", budget)));
@@ -276,6 +276,7 @@ fn weather(name: &'static str, budget: Budget) -> Weather {
             && fs::exists("/proc/self").is_ok_and(|proc| proc)
             && linux::pidfd_tells_the_status(),
         refuse_registration: false,
+        pidfds: !support::poll_forced(),
         identities: true,
         prepare: || {},
     }
@@ -291,6 +292,7 @@ fn polled(name: &'static str, budget: Budget) -> Weather {
 
 fn no_pidfd(name: &'static str, budget: Budget) -> Weather {
     Weather {
+        pidfds: false,
         prepare: deny_pidfds,
         ..polled(name, budget)
     }

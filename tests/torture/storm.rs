@@ -37,7 +37,9 @@ pub struct Weather {
     pub every_status: bool,
     /// The reactors take no descriptor once they run.
     pub refuse_registration: bool,
-    /// Whether a process that has been reaped is known again without a pidfd.
+    /// Whether opening gives a pidfd.
+    pub pidfds: bool,
+    /// Whether a process that has been reaped is known again without one.
     pub identities: bool,
     /// Runs once the other parents are there, before any thread is started: gives up rights.
     pub prepare: fn(),
@@ -550,6 +552,7 @@ async fn watch_in_set(storm: &Arc<Storm>, life: &Arc<Life>, opened: Option<Proce
 struct Inmate {
     life: Arc<Life>,
     until: Until,
+    has_pidfd: bool,
     since: Instant,
     _done: oneshot::Sender<()>,
 }
@@ -623,15 +626,13 @@ impl Kept {
     ) {
         let figures = &self.storm.figures;
         let pid = life.pid;
-        let is_inside = self.inmates.get(&pid).is_some_and(|inmates| {
-            inmates
-                .iter()
-                .any(|inmate| Arc::ptr_eq(&inmate.life, &life))
-        });
+        let mut same = self.inmates.get(&pid).into_iter().flatten();
+        let inside = same.find(|inmate| Arc::ptr_eq(&inmate.life, &life));
+        let (is_inside, with_pidfd) = (inside.is_some(), inside.map(|inmate| inmate.has_pidfd));
         let was_opened = opened.is_some();
-        // By its pidfd, or while it has the pid.
+        // If it was adopted, it has one anyway.
         let has_pidfd = |exit: &ProcessExit| exit.as_pidfd().is_some();
-        let is_known = self.storm.weather.identities || opened.as_ref().is_some_and(has_pidfd);
+        let has_pidfd = opened.as_ref().map_or(self.storm.weather.pidfds, has_pidfd);
         let inserted = match opened {
             // Adopted after the reap: nobody could tell later whose exit it is.
             Some(exit) if exit.id() == 0 => return,
@@ -639,7 +640,10 @@ impl Kept {
             None => self.set.insert(pid),
         };
         let is_certain = was_opened || !life.may_be_reaped();
-        let is_known_again = is_known || !life.may_be_reaped();
+        // Of different kinds they have nothing in common.
+        let is_alike = with_pidfd == Some(has_pidfd);
+        let is_comparable = is_alike && (has_pidfd || self.storm.weather.identities);
+        let is_known_again = is_comparable || !life.may_be_reaped();
         match inserted {
             Ok(true) if is_certain && is_inside && is_known_again => {
                 figures.blame(&figures.false_, format_args!("{pid} was let in twice"));
@@ -665,6 +669,7 @@ impl Kept {
         let inmate = Inmate {
             life,
             until,
+            has_pidfd,
             since: Instant::now(),
             _done: done,
         };
