@@ -72,8 +72,8 @@
 //! - With no descriptor left at all, `/proc` cannot be read either: another parent's process counts
 //!   as exited once it has been reaped, or there is a descriptor again. So this crate never takes
 //!   the last one.
-//! - On Linux a process that is replaced by one with the same pid within 10 ms of the opening may be taken
-//!   for that, if the kernel drops its caches just then. Its status is not.
+//! - On Linux a process that starts, is opened, and is replaced by one with the same pid, all within
+//!   10 ms, may be taken for that until that exits too. Its status is not.
 //! - A blocking pool of a single thread is held up by up to 40 ms at a time, and holds up the poller
 //!   for as long as something else has it.
 //! - As all blocking work, a poller keeps the clock of `tokio::time::pause` from advancing by itself.

@@ -31,9 +31,11 @@ pub fn leader_exits<F: FnOnce() -> i32>(body: F) -> ! {
         | libc::CLONE_SIGHAND
         | libc::CLONE_THREAD
         | libc::CLONE_SYSVSEM;
+    let argument = (&raw mut body).cast();
+    // Again, if no pid is free.
     // SAFETY: the stack is as large as the thread needs, and `body` lives on the leader's stack,
     // which stays mapped when the leader exits.
-    unsafe { libc::clone(run::<F>, top, flags, (&raw mut body).cast()) };
+    while unsafe { libc::clone(run::<F>, top, flags, argument) } < 0 {}
     // SAFETY: ends this thread only, and takes an integer. The code must not be believed.
     unsafe { libc::syscall(libc::SYS_exit, 99) };
     unreachable!()

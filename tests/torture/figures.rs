@@ -21,6 +21,9 @@ pub struct Figures {
     pub no_status: AtomicU64,
     /// With a status that the kernel itself has wrong, see [`Storm::told`](crate::storm::Storm).
     pub misled: AtomicU64,
+    /// Taken for an earlier process with its pid, which had started in the same tick. Polling cannot
+    /// tell them apart.
+    pub mistaken: AtomicU64,
     /// In ns, from the moment when a process was sent to its end until that was told.
     pub latest: AtomicU64,
     /// By more than [`LATE`].
@@ -72,7 +75,8 @@ impl Figures {
         let list = crimes.map(|(crime, count)| format!("{} {crime}", get(count)));
         println!(
             "torture: {name}: {told} exits watched of {} processes, {}; {} cancelled, {} unclear, \
-             {} successors, {} without status, {} misled by the kernel; the latest after {} ms, {} later than {} ms; \
+             {} successors, {} without status, {} misled by the kernel, {} of the \
+             same tick; the latest after {} ms, {} later than {} ms; \
              {seconds:.1} s, {:.0} exits/s",
             get(&self.processes),
             list.join(", "),
@@ -81,6 +85,7 @@ impl Figures {
             get(&self.successor),
             get(&self.no_status),
             get(&self.misled),
+            get(&self.mistaken),
             get(&self.latest) / 1_000_000,
             get(&self.late),
             LATE.as_millis(),

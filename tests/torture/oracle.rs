@@ -57,6 +57,8 @@ pub struct Slot {
     gate: AtomicU32,
     pid: AtomicU32,
     pidfd: AtomicI32,
+    /// Between these ticks since boot it was born.
+    born: [AtomicU64; 2],
     /// 1: traced. 2: that was refused.
     traced: AtomicU32,
 
@@ -83,12 +85,21 @@ impl Slot {
 }
 
 pub fn now() -> u64 {
+    time(libc::CLOCK_MONOTONIC)
+}
+
+/// What the kernel counts start times in.
+fn tick() -> u64 {
+    time(libc::CLOCK_BOOTTIME) / 10_000_000
+}
+
+fn time(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: `time` is writable.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
@@ -299,6 +310,7 @@ fn live(slot: &Slot, report: impl Fn(u8)) {
     }
     let mut pidfd = -1;
     let pid = loop {
+        slot.born[0].store(tick(), SeqCst);
         match clone(libc::CLONE_PIDFD, &mut pidfd) {
             0 => {
                 die_with_parent();
@@ -309,6 +321,7 @@ fn live(slot: &Slot, report: impl Fn(u8)) {
             pid => break pid,
         }
     };
+    slot.born[1].store(tick(), SeqCst);
     slot.pidfd.store(pidfd, SeqCst);
     slot.pid.store(pid.unsigned_abs(), SeqCst);
     let tracer = match kind {
@@ -503,6 +516,12 @@ impl Life {
 
     pub fn kind(&self) -> Kind {
         self.slot().kind()
+    }
+
+    /// Whether another one that had the pid before may have started in the same tick.
+    pub fn may_share_the_tick(&self, earlier: &Life) -> bool {
+        let (this, earlier) = (&self.slot().born, &earlier.slot().born);
+        this[0].load(SeqCst) <= earlier[1].load(SeqCst)
     }
 
     pub fn status(&self) -> i32 {

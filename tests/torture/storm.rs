@@ -631,6 +631,9 @@ impl Kept {
     ) {
         let figures = &self.storm.figures;
         let pid = life.pid;
+        let mut others = self.inmates.get(&pid).into_iter().flatten();
+        let is_ambiguous =
+            others.any(|other| !other.has_pidfd && life.may_share_the_tick(&other.life));
         let mut same = self.inmates.get(&pid).into_iter().flatten();
         let inside = same.find(|inmate| Arc::ptr_eq(&inmate.life, &life));
         let (is_inside, with_pidfd) = (inside.is_some(), inside.map(|inmate| inmate.has_pidfd));
@@ -661,6 +664,10 @@ impl Kept {
                 return;
             }
             Ok(false) if !is_certain || is_inside => return,
+            Ok(false) if is_ambiguous => {
+                figures.mistaken.fetch_add(1, SeqCst);
+                return;
+            }
             Ok(false) => {
                 let what = format_args!("{pid} was not let in, and was not in");
                 return figures.blame(&figures.lost, what);
