@@ -126,3 +126,18 @@ async fn the_pidfd_of_a_thread_is_refused() {
         Err(error) => support::skip(&format!("a pidfd cannot be opened again here: {error}")),
     }
 }
+
+/// While a thread replaces the leading one, its number and the process's differ for an instant.
+#[tokio::test]
+async fn a_process_can_be_adopted_during_an_exec_by_another_thread() {
+    for _ in 0..1000 {
+        let process = linux::fork(|| linux::leader_exits(|| linux::exec_sh(c"exit 8")));
+        let pidfd = linux::pidfd_open(process.id(), 0);
+        loop {
+            let mut exit = ProcessExit::try_from(pidfd.try_clone().unwrap()).unwrap();
+            if exit.try_exit().unwrap().is_some() {
+                break;
+            }
+        }
+    }
+}

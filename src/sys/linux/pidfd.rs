@@ -288,9 +288,12 @@ pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
     // PIDFD_THREAD (Linux 6.9) is kept among the file's flags.
     let is_marked = flags >= 0 && flags & uapi::PIDFD_THREAD as i32 != 0;
-    // But opened again through /proc it has lost the mark.
-    let leads = |info: uapi::pidfd_info| info.pid == info.tgid;
-    if is_marked || !get_info(fd, uapi::PIDFD_INFO_PID).is_none_or(leads) {
+    // But opened again through /proc it has lost the mark. The numbers of a process differ too, for
+    // an instant, while a thread replaces the leading one (`execve`).
+    const ROUNDS: u32 = 16;
+    let follows = |info: uapi::pidfd_info| info.pid != info.tgid;
+    let is_thread = || get_info(fd, uapi::PIDFD_INFO_PID).is_some_and(follows);
+    if is_marked || (0..ROUNDS).all(|_| is_thread()) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(
