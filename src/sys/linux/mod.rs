@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll};
+use std::thread;
 
 pub(crate) use self::group::{Event, Group, Member};
 use self::pidfd::Liveness;
@@ -163,32 +164,46 @@ fn is_exhaustion(errno: i32) -> bool {
 /// 3. A zombie's status stands in `/proc`, but is that process's only if the zombie is still
 ///    there after the read: only then its pid had not been recycled.
 ///
-/// What seems to be a zombie is looked at twice in any case.
+/// What seems to be a zombie is looked at twice in any case. While it is being reaped, for some
+/// microseconds, nobody tells its status. So it is looked at again then.
 fn look(pidfd: BorrowedFd<'_>) -> io::Result<State> {
+    const ROUNDS: u32 = 16;
+    for _ in 0..ROUNDS {
+        match look_once(pidfd)? {
+            (State::Exited { status: None, .. }, true) => thread::yield_now(),
+            (state, _) => return Ok(state),
+        }
+    }
+    look_once(pidfd).map(|(state, _)| state)
+}
+
+/// Returns also whether it is being reaped at this moment.
+fn look_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
     if let Some(status) = pidfd::child_status(pidfd) {
-        return Ok(State::Exited {
-            status: Some(status),
-            reaped: false,
-        });
+        let status = Some(status);
+        let reaped = false;
+        return Ok((State::Exited { status, reaped }, false));
     }
     match pidfd::liveness(pidfd)? {
-        Liveness::Running => return Ok(State::Running),
-        Liveness::Reaped => return Ok(reaped(pidfd)),
+        Liveness::Running => return Ok((State::Running, false)),
+        Liveness::Reaped => return Ok((reaped(pidfd), false)),
         Liveness::Zombie => {}
     }
     // Through the descriptor, as /proc may belong to another pid namespace than ours, where the
     // same number means another process.
-    let status = procfs::pid_of_pidfd(pidfd).and_then(procfs::zombie_status);
-    match pidfd::liveness(pidfd)? {
+    let pid = procfs::pid_of_pidfd(pidfd);
+    let status = pid.and_then(procfs::zombie_status);
+    let is_leaving = status.is_none() && pid.is_some_and(procfs::is_being_reaped);
+    Ok(match pidfd::liveness(pidfd)? {
         // The first look was at a leading thread that another one was replacing by `execve`. For an
         // instant such a process seems to have no thread alive.
-        Liveness::Running => Ok(State::Running),
-        Liveness::Reaped => Ok(reaped(pidfd)),
-        Liveness::Zombie => Ok(State::Exited {
-            status,
-            reaped: false,
-        }),
-    }
+        Liveness::Running => (State::Running, false),
+        Liveness::Reaped => (reaped(pidfd), false),
+        Liveness::Zombie => {
+            let reaped = false;
+            (State::Exited { status, reaped }, is_leaving)
+        }
+    })
 }
 
 fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {

@@ -67,6 +67,11 @@ pub(super) fn zombie_status(pid: u32) -> Option<Status> {
     real.then_some(Status(stat.exit_code))
 }
 
+/// Whether its parent is collecting it just now (`EXIT_DEAD`).
+pub(super) fn is_being_reaped(pid: u32) -> bool {
+    Stat::read(pid).is_some_and(|stat| stat.state == b'X')
+}
+
 /// The inode of the process's directory. Takes no descriptor.
 pub(super) fn inode(pid: u32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}"))
