@@ -85,7 +85,7 @@ impl Herd {
             }
             None => figures.blame(&figures.untold, what),
         }
-        let late = now() - left;
+        let late = now().saturating_sub(left);
         figures.latest.fetch_max(late, SeqCst);
         if late > crate::figures::LATE.as_nanos() as u64 {
             figures.late.fetch_add(1, SeqCst);

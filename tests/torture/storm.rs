@@ -298,7 +298,8 @@ impl Storm {
             figures.blame(&figures.wrong, what);
         }
         if until == Until::Exit {
-            let late = Duration::from_nanos(oracle::now() - life.left().unwrap_or(u64::MAX >> 1));
+            let left = life.left().unwrap_or(u64::MAX);
+            let late = Duration::from_nanos(oracle::now().saturating_sub(left));
             figures.latest.fetch_max(late.as_nanos() as u64, SeqCst);
             if late > LATE {
                 figures.late.fetch_add(1, SeqCst);
