@@ -21,6 +21,7 @@ mod leaks;
 mod load;
 mod oracle;
 mod storm;
+mod succession;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -194,6 +195,10 @@ torture! {
         }),
         ("recycled, no pidfd", Place::PidNamespace, |budget| {
             recycled(no_pidfd("recycled, no pidfd", budget));
+        }),
+        ("same tick, no pidfd", Place::PidNamespace, |budget| {
+            deny_pidfds();
+            succession::replace("same tick, no pidfd", budget.time);
         }),
     ];
     /// While the kernel drops its caches, polling knows processes by the tick of their start alone.

@@ -183,6 +183,9 @@ pub fn available() -> bool {
         return false;
     }
     wait(pid);
+    if pidfd < 0 {
+        return false;
+    }
     // SAFETY: `clone` has made it for us.
     drop(unsafe { OwnedFd::from_raw_fd(pidfd) });
     true
