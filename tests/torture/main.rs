@@ -113,9 +113,9 @@ fn run(test: &str, parts: &[Part], is_long: bool) {
             }
         } else {
             Budget {
-                time: Duration::from_millis(400),
-                waits: 2000,
-                processes: 1000,
+                time: Duration::from_millis(250),
+                waits: 1500,
+                processes: 800,
             }
         });
     }

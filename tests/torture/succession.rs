@@ -32,7 +32,7 @@ pub fn replace(name: &'static str, time: Duration) {
         let pid = first.id();
         let mut exit = exit_of(pid);
         first.reap();
-        let Some(second) = linux::recycle(pid, || linux::fork(|| linux::forever()), Forked::id)
+        let Some(mut second) = linux::recycle(pid, || linux::fork(|| linux::forever()), Forked::id)
         else {
             return skip("pids cannot be chosen");
         };
@@ -45,7 +45,8 @@ pub fn replace(name: &'static str, time: Duration) {
                     figures.blame(&figures.lost, what);
                 }
                 figures.mistaken.fetch_add(1, SeqCst);
-                drop(second); // killed
+                // A zombie, whose status is not the first one's.
+                second.kill();
                 runtime.block_on(deadline(exit)).unwrap()
             }
         };
