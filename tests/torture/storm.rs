@@ -498,7 +498,7 @@ async fn drop_midway(storm: &Storm, life: &Life, mut exit: ProcessExit) {
     }
 }
 
-/// Has it wait in a runtime that shuts down, and then here.
+/// Has it wait in a runtime that shuts down or is left alone, and then here.
 async fn shut_down(storm: &Storm, life: &Life, mut exit: ProcessExit) {
     // Threads take pids, of which there may be few.
     static FEW: Semaphore = Semaphore::const_new(2);
@@ -513,16 +513,27 @@ async fn shut_down(storm: &Storm, life: &Life, mut exit: ProcessExit) {
         let time = Duration::from_micros(random(500));
         // With an error, if that was during the shutdown.
         let seen = runtime.block_on(async { timeout(time, &mut exit).await.ok() });
-        if one_in(2) {
-            runtime.shutdown_background();
-        } else {
-            drop(runtime);
-        }
-        drop(sender.send((seen, exit)));
+        let left = match random(3) {
+            // It lives on, and a runtime of one thread is driven by nobody then.
+            0 => Some(runtime),
+            1 => {
+                runtime.shutdown_background();
+                None
+            }
+            _ => {
+                drop(runtime);
+                None
+            }
+        };
+        drop(sender.send((seen, exit, left)));
     });
-    match receiver.await.expect("the thread has not panicked") {
-        (Some(exit), _) => drop(storm.settle(life, async { exit }, Until::Exit).await),
-        (None, exit) => drop(storm.settle(life, exit, Until::Exit).await),
+    let (seen, exit, left) = receiver.await.expect("the thread has not panicked");
+    match seen {
+        Some(exit) => storm.settle(life, async { exit }, Until::Exit).await,
+        None => storm.settle(life, exit, Until::Exit).await,
+    };
+    if let Some(runtime) = left {
+        runtime.shutdown_background();
     }
 }
 
@@ -582,9 +593,9 @@ async fn keep_set(storm: Arc<Storm>, mut orders: mpsc::UnboundedReceiver<Order>)
     };
     let mut is_open = true;
     while is_open || !kept.inmates.is_empty() {
-        if one_in(500) {
+        if one_in(100) {
             // Busy with other things.
-            sleep(Duration::from_millis(random(20))).await;
+            sleep(Duration::from_millis(random(30))).await;
         }
         let limit = Duration::from_micros(random(300));
         let how = random(8);
