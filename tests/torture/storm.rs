@@ -595,7 +595,7 @@ async fn keep_set(storm: Arc<Storm>, mut orders: mpsc::UnboundedReceiver<Order>)
     while is_open || !kept.inmates.is_empty() {
         if one_in(100) {
             // Busy with other things.
-            sleep(Duration::from_millis(random(30))).await;
+            sleep(Duration::from_millis(random(60))).await;
         }
         let limit = Duration::from_micros(random(300));
         let how = random(8);
