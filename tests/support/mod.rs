@@ -14,6 +14,8 @@ use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 pub mod linux;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod trap;
 #[cfg(unix)]
 pub mod unix;
 #[cfg(windows)]

@@ -1,0 +1,374 @@
+//! A kernel that answers as a test says.
+//!
+//! A seccomp filter traps every system call of this thread, and of those that it starts from then
+//! on, but the few that [`LET_THROUGH`] names. The handler of the trap (SIGSYS) makes the call
+//! itself, with a mark that the filter lets pass, and may fail it or change the answer.
+//!
+//! Nothing of a process can be undone: it belongs into a process of its own, which starts no program
+//! afterwards.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+
+use libc::c_long;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter,
+};
+
+/// The calls that can be made to fail, by their kernel names, and all the forms that they come in.
+pub const CALLS: [(&str, &[c_long]); 23] = [
+    ("pidfd_open", &[libc::SYS_pidfd_open]),
+    ("epoll_create1", &[libc::SYS_epoll_create1]),
+    ("epoll_ctl", &[libc::SYS_epoll_ctl]),
+    ("epoll_wait", &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait]),
+    ("poll", &[libc::SYS_poll, libc::SYS_ppoll]),
+    ("select", &[libc::SYS_select, libc::SYS_pselect6]),
+    ("waitid", &[libc::SYS_waitid]),
+    ("pidfd_send_signal", &[libc::SYS_pidfd_send_signal]),
+    ("ioctl", &[libc::SYS_ioctl]),
+    ("fstatfs", &[libc::SYS_fstatfs]),
+    ("fstat", &[libc::SYS_fstat, libc::SYS_newfstatat]),
+    ("stat", &[libc::SYS_stat, libc::SYS_lstat]),
+    ("statx", &[libc::SYS_statx]),
+    ("fcntl", &[libc::SYS_fcntl]),
+    ("open", &[libc::SYS_open, libc::SYS_openat]),
+    ("read", &[libc::SYS_read]),
+    ("readlink", &[libc::SYS_readlink, libc::SYS_readlinkat]),
+    ("kill", &[libc::SYS_kill]),
+    ("tgkill", &[libc::SYS_tgkill]),
+    ("clock_gettime", &[libc::SYS_clock_gettime]),
+    ("getrlimit", &[libc::SYS_getrlimit, libc::SYS_prlimit64]),
+    ("uname", &[libc::SYS_uname]),
+    ("close", &[libc::SYS_close]),
+];
+
+/// What the allocator, the threads and the test itself need. The crate makes none of these of its
+/// own accord.
+const LET_THROUGH: [c_long; 36] = [
+    libc::SYS_brk,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_eventfd2,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getcwd,
+    libc::SYS_getdents64,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_lseek,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_prctl,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    libc::SYS_wait4,
+    libc::SYS_write,
+    libc::SYS_pause,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    libc::SYS_restart_syscall,
+    libc::SYS_geteuid,
+];
+
+/// In the sixth argument, which none of the calls has.
+const PASS: u64 = 0x7e57_ca11_7e57_ca11;
+
+/// A call, by its place in [`CALLS`].
+pub fn call(name: &str) -> usize {
+    let place = CALLS.iter().position(|(call, _)| *call == name);
+    place.unwrap_or_else(|| panic!("no call {name}"))
+}
+
+/// A kind of kernel, as bits of what it does otherwise than this one.
+pub mod kernel {
+    /// Before 6.15: the pidfd of a reaped process does not tell the status.
+    pub const NO_INFO_EXIT: u32 = 1 << 0;
+    /// 6.9 to 6.12: an ioctl that pidfds do not know is EINVAL.
+    pub const NO_GET_INFO: u32 = 1 << 1;
+    /// Before 6.9: pidfds all share one inode of another file system, are not readable anew at the
+    /// reap, and know no ioctl at all.
+    pub const NO_PIDFS: u32 = 1 << 2;
+    /// 5.3: `waitid` does not know pidfds.
+    pub const NO_P_PIDFD: u32 = 1 << 3;
+    /// Before 5.3.
+    pub const NO_PIDFD_OPEN: u32 = 1 << 4;
+    /// Before 6.1, by its release.
+    pub const OLD_RELEASE: u32 = 1 << 5;
+}
+
+static KERNEL: AtomicU32 = AtomicU32::new(0);
+
+/// Calls of one kind that fail, counted from 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub call: usize,
+    pub errno: i32,
+    pub first: u32,
+    pub count: u32,
+}
+
+const NO_FAULT: Fault = Fault {
+    call: 0,
+    errno: 0,
+    first: 0,
+    count: 0,
+};
+
+struct Faults([AtomicU32; 8]);
+
+static FAULTS: Faults = Faults([const { AtomicU32::new(0) }; 8]);
+
+/// How often each call has been made by an armed thread, and how many of these were failed.
+static MADE: [AtomicU32; CALLS.len()] = [const { AtomicU32::new(0) }; CALLS.len()];
+static FAILED: AtomicU32 = AtomicU32::new(0);
+/// A call that has no place in [`CALLS`].
+static UNKNOWN: AtomicI32 = AtomicI32::new(-1);
+
+thread_local! {
+    static ARMED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on the calls of this thread count, and fail.
+pub fn arm() {
+    ARMED.set(true);
+}
+
+/// Runs the crate's code, whose calls count and fail.
+pub fn armed<T>(body: impl FnOnce() -> T) -> T {
+    struct Disarm;
+    impl Drop for Disarm {
+        fn drop(&mut self) {
+            ARMED.set(false);
+        }
+    }
+    let _disarm = Disarm;
+    ARMED.set(true);
+    body()
+}
+
+/// Polls the crate's future armed. What the runtime does in between is not.
+pub async fn armed_future<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| armed(|| future.as_mut().poll(cx))).await
+}
+
+/// How often each call was made armed.
+pub fn made() -> [u32; CALLS.len()] {
+    std::array::from_fn(|call| MADE[call].load(Relaxed))
+}
+
+/// How many calls were failed.
+pub fn failed() -> u32 {
+    FAILED.load(Relaxed)
+}
+
+/// A system call that was made and has no place here.
+pub fn unknown() -> Option<i32> {
+    Some(UNKNOWN.load(Relaxed)).filter(|&number| number >= 0)
+}
+
+/// Traps this thread, and those that it starts.
+pub fn install(kernel: u32, faults: [Option<Fault>; 2]) {
+    KERNEL.store(kernel, Relaxed);
+    for (place, fault) in faults.into_iter().enumerate() {
+        let fault = fault.unwrap_or(NO_FAULT);
+        let fields = [fault.call as u32, fault.errno as u32, fault.first, fault.count];
+        for (at, field) in fields.into_iter().enumerate() {
+            FAULTS.0[4 * place + at].store(field, Relaxed);
+        }
+    }
+    // SAFETY: a `sigaction` is integers, for which all zeroes is a valid value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_trap as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+    // SAFETY: the handler makes system calls and counts, no more.
+    let result = unsafe { libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut()) };
+    assert_eq!(result, 0);
+
+    let is_marked = || {
+        let condition =
+            SeccompCondition::new(5, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, PASS).unwrap();
+        SeccompRule::new(vec![condition]).unwrap()
+    };
+    let numbers = CALLS.iter().flat_map(|(_, numbers)| numbers.iter());
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = numbers
+        .map(|&number| (number, vec![is_marked()]))
+        .collect();
+    rules.extend(LET_THROUGH.map(|number| (number, Vec::new())));
+    let architecture = std::env::consts::ARCH.try_into().unwrap();
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, architecture).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    apply_filter(&program).unwrap();
+}
+
+extern "C" fn on_trap(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel gives this to a handler with SA_SIGINFO, for itself alone.
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    let registers = &mut context.uc_mcontext.gregs;
+    let arguments = [
+        libc::REG_RDI,
+        libc::REG_RSI,
+        libc::REG_RDX,
+        libc::REG_R10,
+        libc::REG_R8,
+    ]
+    .map(|register| registers[register as usize]);
+    let number = registers[libc::REG_RAX as usize];
+    registers[libc::REG_RAX as usize] = answer(number, arguments);
+}
+
+fn answer(number: c_long, arguments: [i64; 5]) -> i64 {
+    let is_it = |(_, numbers): &(&str, &[c_long])| numbers.contains(&number);
+    let Some(call) = CALLS.iter().position(is_it) else {
+        UNKNOWN.store(number as i32, Relaxed);
+        return -i64::from(libc::ENOSYS);
+    };
+    if let Some(errno) = fault(call) {
+        if number == libc::SYS_close {
+            // As Linux has it: the descriptor is gone in any case.
+            make(number, arguments);
+        }
+        return -i64::from(errno);
+    }
+    let kernel = KERNEL.load(Relaxed);
+    if kernel == 0 {
+        make(number, arguments)
+    } else {
+        make_in(kernel, number, arguments)
+    }
+}
+
+/// Counts an armed call. Returns how it is to fail.
+fn fault(call: usize) -> Option<i32> {
+    if !ARMED.get() {
+        return None;
+    }
+    let made = MADE[call].fetch_add(1, Relaxed) + 1;
+    let errno = (0..2).find_map(|place| {
+        let field = |at: usize| FAULTS.0[4 * place + at].load(Relaxed);
+        let (first, count) = (field(2), field(3));
+        let hit = field(0) as usize == call && made >= first && made - first < count;
+        hit.then(|| (place, field(1) as i32))
+    });
+    let (place, errno) = errno?;
+    if place == 1 {
+        FAILED.fetch_add(1, Relaxed);
+    }
+    Some(errno)
+}
+
+/// Makes the call. Returns what the kernel does: the result, or the errno negated.
+fn make(number: c_long, [a, b, c, d, e]: [i64; 5]) -> i64 {
+    // The sixth argument of pselect6 is a pointer. With a timeout of zero they are the same.
+    let number = match number {
+        libc::SYS_pselect6 => libc::SYS_select,
+        number => number,
+    };
+    // SAFETY: where the thread's errno is.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above, it is readable.
+    let before = unsafe { *errno };
+    // SAFETY: the very call that was to be made.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, PASS) };
+    // SAFETY: as above, and writable.
+    let failure = unsafe { std::mem::replace(&mut *errno, before) };
+    if result == -1 { -i64::from(failure) } else { result }
+}
+
+/// Makes the call in a kernel of another kind.
+fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
+    const SHARED_INODE: u64 = 15;
+    const ANON_INODE_FS_MAGIC: c_long = 0x0904_1934;
+    const PID_FS_MAGIC: c_long = 0x5049_4446;
+    let is = |bit: u32| kernel & bit != 0;
+    let [first, second, third, ..] = arguments;
+    match number {
+        libc::SYS_pidfd_open if is(kernel::NO_PIDFD_OPEN) => return -i64::from(libc::ENOSYS),
+        libc::SYS_waitid
+            if is(kernel::NO_P_PIDFD) && first as libc::idtype_t == libc::P_PIDFD =>
+        {
+            return -i64::from(libc::EINVAL);
+        }
+        libc::SYS_ioctl if second as u32 == libc::PIDFD_GET_INFO as u32 => {
+            if is(kernel::NO_PIDFS) {
+                return -i64::from(libc::ENOTTY);
+            }
+            if is(kernel::NO_GET_INFO) {
+                return -i64::from(libc::EINVAL);
+            }
+        }
+        _ => {}
+    }
+    let result = make(number, arguments);
+    if result < 0 {
+        return result;
+    }
+    // SAFETY: in each case the call has just written there what it says.
+    match number {
+        libc::SYS_ioctl if is(kernel::NO_INFO_EXIT) && second as u32 == libc::PIDFD_GET_INFO as u32 => {
+            // SAFETY: the caller's `pidfd_info`.
+            let info = unsafe { &mut *(third as *mut libc::pidfd_info) };
+            if info.mask & u64::from(libc::PIDFD_INFO_PID) == 0 || info.pid == 0 {
+                return -i64::from(libc::ESRCH);
+            }
+            info.mask &= !u64::from(libc::PIDFD_INFO_EXIT);
+            info.exit_code = 0;
+        }
+        libc::SYS_poll if is(kernel::NO_PIDFS) => {
+            // SAFETY: the caller's `pollfd`; the crate only polls one.
+            let poll = unsafe { &mut *(first as *mut libc::pollfd) };
+            poll.revents &= !libc::POLLHUP;
+        }
+        libc::SYS_epoll_wait if is(kernel::NO_PIDFS) => {
+            let events = second as *mut libc::epoll_event;
+            for event in 0..result as usize {
+                // SAFETY: one of those that were written.
+                let event = unsafe { &mut *events.add(event) };
+                event.events &= !(libc::EPOLLHUP as u32);
+            }
+        }
+        libc::SYS_fstatfs if is(kernel::NO_PIDFS) => {
+            // SAFETY: the caller's `statfs`.
+            let stat = unsafe { &mut *(second as *mut libc::statfs) };
+            if stat.f_type as c_long == PID_FS_MAGIC {
+                stat.f_type = ANON_INODE_FS_MAGIC as _;
+            }
+        }
+        libc::SYS_fstat if is(kernel::NO_PIDFS) => {
+            // SAFETY: the caller's `stat`.
+            unsafe { (*(second as *mut libc::stat)).st_ino = SHARED_INODE };
+        }
+        libc::SYS_newfstatat if is(kernel::NO_PIDFS) && arguments[3] == libc::AT_EMPTY_PATH as i64 => {
+            // SAFETY: the caller's `stat`.
+            unsafe { (*(third as *mut libc::stat)).st_ino = SHARED_INODE };
+        }
+        libc::SYS_uname if is(kernel::OLD_RELEASE) => {
+            // SAFETY: the caller's `utsname`.
+            let name = unsafe { &mut *(first as *mut libc::utsname) };
+            for (to, from) in name.release.iter_mut().zip(b"5.15.0\0") {
+                *to = *from as libc::c_char;
+            }
+        }
+        _ => {}
+    }
+    result
+}
