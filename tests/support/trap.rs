@@ -190,7 +190,12 @@ pub fn install(kernel: u32, faults: [Option<Fault>; 2]) {
     KERNEL.store(kernel, Relaxed);
     for (place, fault) in faults.into_iter().enumerate() {
         let fault = fault.unwrap_or(NO_FAULT);
-        let fields = [fault.call as u32, fault.errno as u32, fault.first, fault.count];
+        let fields = [
+            fault.call as u32,
+            fault.errno as u32,
+            fault.first,
+            fault.count,
+        ];
         for (at, field) in fields.into_iter().enumerate() {
             FAULTS.0[4 * place + at].store(field, Relaxed);
         }
@@ -209,13 +214,17 @@ pub fn install(kernel: u32, faults: [Option<Fault>; 2]) {
         SeccompRule::new(vec![condition]).unwrap()
     };
     let numbers = CALLS.iter().flat_map(|(_, numbers)| numbers.iter());
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = numbers
-        .map(|&number| (number, vec![is_marked()]))
-        .collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        numbers.map(|&number| (number, vec![is_marked()])).collect();
     rules.extend(LET_THROUGH.map(|number| (number, Vec::new())));
     let architecture = std::env::consts::ARCH.try_into().unwrap();
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, architecture).unwrap();
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Trap,
+        SeccompAction::Allow,
+        architecture,
+    )
+    .unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     apply_filter(&program).unwrap();
 }
@@ -291,7 +300,11 @@ fn make(number: c_long, [a, b, c, d, e]: [i64; 5]) -> i64 {
     let result = unsafe { libc::syscall(number, a, b, c, d, e, PASS) };
     // SAFETY: as above, and writable.
     let failure = unsafe { std::mem::replace(&mut *errno, before) };
-    if result == -1 { -i64::from(failure) } else { result }
+    if result == -1 {
+        -i64::from(failure)
+    } else {
+        result
+    }
 }
 
 /// Makes the call in a kernel of another kind.
@@ -303,9 +316,7 @@ fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
     let [first, second, third, ..] = arguments;
     match number {
         libc::SYS_pidfd_open if is(kernel::NO_PIDFD_OPEN) => return -i64::from(libc::ENOSYS),
-        libc::SYS_waitid
-            if is(kernel::NO_P_PIDFD) && first as libc::idtype_t == libc::P_PIDFD =>
-        {
+        libc::SYS_waitid if is(kernel::NO_P_PIDFD) && first as libc::idtype_t == libc::P_PIDFD => {
             return -i64::from(libc::EINVAL);
         }
         libc::SYS_ioctl if second as u32 == libc::PIDFD_GET_INFO as u32 => {
@@ -324,7 +335,9 @@ fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
     }
     // SAFETY: in each case the call has just written there what it says.
     match number {
-        libc::SYS_ioctl if is(kernel::NO_INFO_EXIT) && second as u32 == libc::PIDFD_GET_INFO as u32 => {
+        libc::SYS_ioctl
+            if is(kernel::NO_INFO_EXIT) && second as u32 == libc::PIDFD_GET_INFO as u32 =>
+        {
             // SAFETY: the caller's `pidfd_info`.
             let info = unsafe { &mut *(third as *mut libc::pidfd_info) };
             if info.mask & u64::from(libc::PIDFD_INFO_PID) == 0 || info.pid == 0 {
@@ -357,7 +370,9 @@ fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
             // SAFETY: the caller's `stat`.
             unsafe { (*(second as *mut libc::stat)).st_ino = SHARED_INODE };
         }
-        libc::SYS_newfstatat if is(kernel::NO_PIDFS) && arguments[3] == libc::AT_EMPTY_PATH as i64 => {
+        libc::SYS_newfstatat
+            if is(kernel::NO_PIDFS) && arguments[3] == libc::AT_EMPTY_PATH as i64 =>
+        {
             // SAFETY: the caller's `stat`.
             unsafe { (*(third as *mut libc::stat)).st_ino = SHARED_INODE };
         }
