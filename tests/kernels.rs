@@ -57,14 +57,12 @@ macro_rules! on_each_kernel {
                     return support::skip("no system call can be trapped");
                 }
                 if !linux::pidfd_tells_the_status() {
-                    return support::skip("this kernel is an older one itself, or polling is forced");
+                    return support::skip(
+                        "this kernel is an older one itself, or polling is forced",
+                    );
                 }
                 for kernel in &KERNELS {
-                    support::assert_passed(&support::rerun(
-                        stringify!($test),
-                        kernel.name,
-                        |_| {},
-                    ));
+                    support::assert_passed(&support::rerun(stringify!($test), kernel.name, |_| {}));
                 }
                 return;
             }
@@ -73,7 +71,8 @@ macro_rules! on_each_kernel {
 }
 
 fn code(exit: Exit) -> Option<i32> {
-    exit.status().map(|status| status.code().expect("no signal"))
+    exit.status()
+        .map(|status| status.code().expect("no signal"))
 }
 
 /// A child without a program, which exits with this code at a byte.
@@ -109,7 +108,10 @@ fn an_exit_and_a_reap_are_told_on_each_kernel() {
         assert_eq!(exit.mechanism(), Some(source));
         still_pending(&mut exit).await;
         tell.write_all(&[0]).unwrap();
-        assert_eq!(code(deadline(exit).await.unwrap()), Some(7).filter(|_| kernel.zombie || kernel.differs & NO_P_PIDFD == 0));
+        assert_eq!(
+            code(deadline(exit).await.unwrap()),
+            Some(7).filter(|_| kernel.zombie || kernel.differs & NO_P_PIDFD == 0)
+        );
         assert_eq!(child.reap(), 7 << 8);
 
         // Another's.
@@ -131,7 +133,10 @@ fn an_exit_and_a_reap_are_told_on_each_kernel() {
         let exit = exit_of(early.id());
         early.end(9);
         early.reap();
-        assert_eq!(code(deadline(exit).await.unwrap()), kernel.reaped.then_some(9));
+        assert_eq!(
+            code(deadline(exit).await.unwrap()),
+            kernel.reaped.then_some(9)
+        );
 
         // In a set, until the reap.
         let mut set = ExitSet::new();

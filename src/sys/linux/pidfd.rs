@@ -12,7 +12,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::{Status, errno, posix};
+use super::{Status, errno, posix, procfs};
 
 #[cfg(not(target_os = "android"))]
 use libc as uapi;
@@ -275,10 +275,13 @@ pub(super) fn identity(pidfd: BorrowedFd<'_>) -> Option<u64> {
 pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     // `waitid` tells a pidfd by the file's own operations. `pidfd_send_signal` would not do: it
     // takes a /proc/<pid> directory too.
-    if matches!(
-        posix::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
-        Err(libc::EBADF)
-    ) {
+    let is_pidfd = match posix::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t) {
+        Ok(_) | Err(libc::ECHILD) => true,
+        Err(libc::EBADF) => false,
+        // It has not looked: Linux 5.3 does not know P_PIDFD (EINVAL), and sandboxes deny calls.
+        Err(_) => procfs::is_pidfd(fd),
+    };
+    if !is_pidfd {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("descriptor {} is not a pidfd", fd.as_raw_fd()),

@@ -45,12 +45,22 @@ pub(super) fn numbers_as_we_do() -> bool {
 
 /// The pid of the process behind a pidfd, as this `/proc` numbers it. `None`: it has none.
 pub(super) fn pid_of_pidfd(pidfd: BorrowedFd<'_>) -> Option<u32> {
-    let mut buffer: Buffer = [0; 4096];
-    // thread-self, as self is the leading thread, which may have exited and closed its files.
-    let path = format_args!("thread-self/fdinfo/{}", pidfd.as_raw_fd());
-    let pid = number_after(read_path(path, &mut buffer).ok()?, b"\nPid:\t")?;
+    let pid = pid_in_fdinfo(pidfd)?;
     // -1: reaped. 0: outside this namespace.
     u32::try_from(pid).ok().filter(|&pid| pid != 0)
+}
+
+/// Whether a descriptor is shown as a pidfd.
+pub(super) fn is_pidfd(fd: BorrowedFd<'_>) -> bool {
+    pid_in_fdinfo(fd).is_some()
+}
+
+/// What only pidfds have.
+fn pid_in_fdinfo(fd: BorrowedFd<'_>) -> Option<i64> {
+    let mut buffer: Buffer = [0; 4096];
+    // thread-self, as self is the leading thread, which may have exited and closed its files.
+    let path = format_args!("thread-self/fdinfo/{}", fd.as_raw_fd());
+    number_after(read_path(path, &mut buffer).ok()?, b"\nPid:\t")
 }
 
 /// The exit status of the zombie with this pid, where the kernel shows it to us.
