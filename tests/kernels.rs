@@ -208,3 +208,36 @@ fn a_pid_that_is_anothers_is_another_process_on_each_kernel() {
         assert!(pending.is_err());
     });
 }
+
+#[test]
+fn the_status_of_a_child_that_exits_without_a_signal_is_told() {
+    use std::io::Write;
+    const TEST: &str = "the_status_of_a_child_that_exits_without_a_signal_is_told";
+    if support::role().is_none() {
+        if !linux::seccomp_filters() {
+            return support::skip("no system call can be trapped");
+        }
+        return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
+    }
+    let (read, mut write) = linux::pipe();
+    let fd = read.as_raw_fd();
+    // As `fork`, but no signal goes to the parent: only __WALL waits for such a child.
+    // SAFETY: no flags, so nothing is shared, and no stack is needed. The child makes system calls.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } as libc::pid_t;
+    if pid == 0 {
+        linux::exit_group(i32::from(linux::read_byte(fd)));
+    }
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    // Where /proc does not tell.
+    trap::install(OLD_RELEASE, [None, None]);
+    runtime.block_on(async {
+        let mut exit = exit_of(pid as u32);
+        still_pending(&mut exit).await;
+        write.write_all(&[7]).unwrap();
+        assert_eq!(code(deadline(exit).await.unwrap()), Some(7));
+    });
+    let mut status = 0;
+    // SAFETY: `status` is writable.
+    let reaped = unsafe { libc::waitpid(pid, &mut status, libc::__WALL) };
+    assert_eq!((reaped, status), (pid, 7 << 8));
+}

@@ -297,3 +297,41 @@ async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_pr
         _ => skip("not root, or no unshare(1), so there is no other pid namespace"),
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_status_is_told_to_a_process_whose_own_leading_thread_has_exited() {
+    const TEST: &str = "the_status_is_told_to_a_process_whose_own_leading_thread_has_exited";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
+    }
+    if !linux::stat_tells_the_status() {
+        return skip("Linux before 6.1 does not tell");
+    }
+    // A fork of this process, which has no other thread at work, starts one and ends the first.
+    let process = linux::fork(|| {
+        std::thread::spawn(|| {
+            let me = std::process::id();
+            support::until("no leading thread", || linux::state_of(me) == Some('Z'));
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let mut grandchild = Grandchild::spawn();
+            let status = runtime.block_on(async {
+                let mut exit = exit_of(grandchild.id());
+                support::still_pending(&mut exit).await;
+                grandchild.end(8);
+                deadline(exit).await.unwrap().status()
+            });
+            linux::exit_group(status.and_then(|status| status.code()).unwrap_or(99));
+        });
+        // SAFETY: ends this thread only, and takes an integer.
+        unsafe { libc::syscall(libc::SYS_exit, 98) };
+        97
+    });
+    let pid = process.id();
+    // It would be killed when dropped.
+    let status = process.reap();
+    assert_eq!(status, 8 << 8, "of {pid}");
+}
