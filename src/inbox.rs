@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// A queue with one task at its end.
 pub(crate) struct Inbox<T> {
@@ -62,4 +64,35 @@ pub(crate) fn wake(waker: Waker) {
 /// assigned.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, tokio_process_exit_loom))]
+mod loom_tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn put(inbox: &Arc<Inbox<u32>>, news: u32) -> loom::thread::JoinHandle<()> {
+        let inbox = inbox.clone();
+        loom::thread::spawn(move || {
+            if let Some(waker) = inbox.put(news) {
+                wake(waker);
+            }
+        })
+    }
+
+    #[test]
+    fn all_news_of_two_threads_arrives_and_wakes() {
+        loom::model(|| {
+            let inbox = Arc::new(Inbox::default());
+            let threads = [put(&inbox, 1), put(&inbox, 2)];
+            let mut both =
+                [0, 0].map(|_| loom::future::block_on(poll_fn(|cx| inbox.poll_news(cx))));
+            both.sort();
+            assert_eq!(both, [1, 2]);
+            assert!(inbox.try_news().is_none());
+            threads.map(|thread| thread.join().unwrap());
+        });
+    }
 }

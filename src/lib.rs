@@ -115,6 +115,7 @@ mod exit;
 mod inbox;
 mod poller;
 mod set;
+mod sync;
 mod sys;
 
 pub use exit::{Exit, Mechanism, ProcessExit, exit_of};

@@ -13,7 +13,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
+use std::sync::{self, Arc, LazyLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use tokio::runtime::{self, Handle};
 
 use crate::exit::Progress;
 use crate::inbox::{self, lock, wake};
+use crate::sync::{Condvar, Mutex};
 use crate::sys::{self, Probe, Reopened, State};
 
 /// Between two looks at one process: at first and, doubled after each look, at last.
@@ -146,17 +147,22 @@ struct Watched {
     token: u64,
 }
 
-/// The pollers that have not closed.
-static POLLERS: LazyLock<Mutex<HashMap<runtime::Id, Arc<Poller>>>> = LazyLock::new(Mutex::default);
+type Pollers = HashMap<runtime::Id, Arc<Poller>>;
+
+/// The pollers that have not closed. Nothing else is locked meanwhile.
+fn pollers() -> sync::MutexGuard<'static, Pollers> {
+    static POLLERS: LazyLock<sync::Mutex<Pollers>> = LazyLock::new(sync::Mutex::default);
+    POLLERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Poller {
     /// The poller of a runtime, and whether it has been made just now.
     fn of(runtime: runtime::Id) -> (Arc<Poller>, bool) {
-        let mut pollers = lock(&POLLERS);
+        let mut pollers = pollers();
         let mut is_new = false;
         let poller = pollers.entry(runtime).or_insert_with(|| {
             is_new = true;
-            let (schedule, changed) = (Mutex::default(), Condvar::new());
+            let (schedule, changed) = (Mutex::new(Schedule::default()), Condvar::new());
             Arc::new(Poller {
                 runtime,
                 schedule,
@@ -272,7 +278,7 @@ impl Poller {
 
     /// Makes room for the runtime's next poller, once this one has closed.
     fn unlist(self: &Arc<Self>) {
-        let mut pollers = lock(&POLLERS);
+        let mut pollers = pollers();
         if pollers
             .get(&self.runtime)
             .is_some_and(|poller| Arc::ptr_eq(poller, self))
@@ -382,5 +388,111 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.poller.close();
+    }
+}
+
+#[cfg(all(test, tokio_process_exit_loom, target_os = "linux"))]
+mod loom_tests {
+    use super::*;
+    use crate::exit::Until;
+
+    fn poller() -> Arc<Poller> {
+        static RUNTIME: LazyLock<runtime::Runtime> =
+            LazyLock::new(|| runtime::Builder::new_current_thread().build().unwrap());
+        Arc::new(Poller {
+            runtime: RUNTIME.handle().id(),
+            schedule: Mutex::new(Schedule::default()),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn watch(poller: &Arc<Poller>, inbox: &Arc<Inbox>) -> Option<Watch> {
+        // Never looked at here. A poller of processes that are told by hand.
+        static PROBE: LazyLock<Arc<Probe>> =
+            LazyLock::new(|| match sys::Process::open(std::process::id()) {
+                Ok(sys::Opened::Process(process)) => Arc::new(process.into_probe()),
+                Ok(sys::Opened::Refused(probe, _)) => Arc::new(probe),
+                Err(_) => unreachable!("ourselves"),
+            });
+        let watched = Watched {
+            probe: PROBE.clone(),
+            progress: Progress::new(Until::Exit),
+            interval: SHORTEST,
+            inbox: inbox.clone(),
+            token: 0,
+        };
+        let poller = poller.clone();
+        let key = poller.add(watched)?;
+        Some(Watch { poller, key })
+    }
+
+    /// What a turn does with an exit that it has seen.
+    fn tell(poller: &Poller, key: u64) {
+        let exited = State::Exited {
+            status: None,
+            reaped: true,
+        };
+        let mut schedule = lock(&poller.schedule);
+        let wakers = schedule.take_in(vec![(key, Seen::State(exited))], Instant::now());
+        drop(schedule);
+        wakers.into_iter().for_each(wake);
+    }
+
+    #[test]
+    fn a_watch_that_ends_gives_its_progress_or_has_its_news_there() {
+        loom::model(|| {
+            let (poller, inbox) = (poller(), Arc::<Inbox>::default());
+            let watch = watch(&poller, &inbox).unwrap();
+            let teller = loom::thread::spawn({
+                let (poller, key) = (poller.clone(), watch.key);
+                move || tell(&poller, key)
+            });
+            let closer = loom::thread::spawn({
+                let poller = poller.clone();
+                move || poller.close()
+            });
+            match (watch.end(), inbox.try_news()) {
+                (Some(_), None) => {}
+                (None, Some((0, News::Exited(_) | News::Closed(_)))) => {}
+                (progress, news) => panic!("{:?} {}", progress, news.is_some()),
+            }
+            teller.join().unwrap();
+            closer.join().unwrap();
+            assert!(inbox.try_news().is_none());
+        });
+    }
+
+    #[test]
+    fn whoever_waits_is_told_that_the_poller_has_closed_or_cannot_come_in() {
+        loom::model(|| {
+            let (poller, inbox) = (poller(), Arc::<Inbox>::default());
+            let closer = loom::thread::spawn({
+                let poller = poller.clone();
+                move || poller.close()
+            });
+            if let Some(watch) = watch(&poller, &inbox) {
+                let news = loom::future::block_on(std::future::poll_fn(|cx| inbox.poll_news(cx)));
+                assert!(matches!(news, (0, News::Closed(_))));
+                assert!(watch.end().is_none());
+            }
+            closer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_exit_is_told_once_to_the_one_that_waits() {
+        loom::model(|| {
+            let (poller, inbox) = (poller(), Arc::<Inbox>::default());
+            let watch = watch(&poller, &inbox).unwrap();
+            let tellers = [(); 2].map(|()| {
+                let (poller, key) = (poller.clone(), watch.key);
+                loom::thread::spawn(move || tell(&poller, key))
+            });
+            let news = loom::future::block_on(std::future::poll_fn(|cx| inbox.poll_news(cx)));
+            assert!(matches!(news, (0, News::Exited(_))));
+            tellers.map(|teller| teller.join().unwrap());
+            assert!(inbox.try_news().is_none());
+            drop(watch);
+        });
     }
 }

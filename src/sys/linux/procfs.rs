@@ -128,7 +128,7 @@ impl Stat {
         Stat::parse(read(pid, "stat", &mut buffer).ok()?)
     }
 
-    fn parse(text: &[u8]) -> Option<Stat> {
+    pub(super) fn parse(text: &[u8]) -> Option<Stat> {
         // The second field is the name in parentheses. It may hold anything, spaces, newlines and
         // parentheses too, so the fields are counted from the last parenthesis.
         let name_end = text.iter().rposition(|&byte| byte == b')')?;
@@ -178,7 +178,7 @@ fn read_path(path: impl Display, buffer: &mut Buffer) -> io::Result<&[u8]> {
 }
 
 /// The number that follows the first `key` in `text`.
-fn number_after(text: &[u8], key: &[u8]) -> Option<i64> {
+pub(super) fn number_after(text: &[u8], key: &[u8]) -> Option<i64> {
     str::from_utf8(line_after(text, key)?)
         .ok()?
         .trim()
@@ -187,7 +187,7 @@ fn number_after(text: &[u8], key: &[u8]) -> Option<i64> {
 }
 
 /// The rest of the line that follows the first `key` in `text`.
-fn line_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+pub(super) fn line_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let at = text.windows(key.len()).position(|window| window == key)? + key.len();
     text[at..].split(|&byte| byte == b'\n').next()
 }

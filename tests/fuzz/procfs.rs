@@ -1,0 +1,30 @@
+//! No file below `/proc` makes its reader panic, or passes for what it is not.
+
+#![no_main]
+#![allow(dead_code, reason = "only the parsers are used")]
+
+#[path = "../../src/sys/posix.rs"]
+mod posix;
+#[path = "../../src/sys/linux/procfs.rs"]
+mod procfs;
+#[path = "../../src/sys/wait_status.rs"]
+mod wait_status;
+
+use libfuzzer_sys::fuzz_target;
+use procfs::{Stat, line_after, number_after};
+use wait_status::Status;
+
+fuzz_target!(|text: &[u8]| {
+    if let Some(stat) = Stat::parse(text) {
+        // The name cannot have had a say: any other gives the same.
+        let name_end = text.iter().rposition(|&byte| byte == b')').unwrap();
+        let mut other = b"42 (x".to_vec();
+        other.extend(&text[name_end..]);
+        assert_eq!(Stat::parse(&other), Some(stat));
+    }
+    let line = line_after(text, b"\nPid:\t");
+    assert!(line.is_none_or(|line| !line.contains(&b'\n')));
+    if number_after(text, b"\nPid:\t").is_some() {
+        assert!(line.is_some());
+    }
+});
