@@ -80,13 +80,20 @@ async fn a_descriptor_that_is_no_pidfd_is_refused() {
     let timerfd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
     // SAFETY: takes an integer.
     let inotify = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
-    let others = [eventfd, epoll, memfd, timerfd, inotify].map(linux::own);
+    // SAFETY: a set of signals is integers, for which all zeroes is a valid value, that of no signal.
+    let none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `none` is readable.
+    let signalfd = unsafe { libc::signalfd(-1, &none, libc::SFD_CLOEXEC) };
+    let others = [eventfd, epoll, memfd, timerfd, inotify, signalfd].map(linux::own);
     let others = others.into_iter().chain([
         OwnedFd::from(UnixStream::pair().unwrap().0),
         OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()),
         OwnedFd::from(read),
         OwnedFd::from(write),
         OwnedFd::from(File::open("/dev/null").unwrap()),
+        OwnedFd::from(File::open(std::env::current_exe().unwrap()).unwrap()),
+        OwnedFd::from(File::open("/").unwrap()),
+        OwnedFd::from(File::open("/proc/self/ns/pid").unwrap()),
         // The kernel itself takes this one for a pidfd in places.
         OwnedFd::from(File::open(format!("/proc/{}", child.id())).unwrap()),
         OwnedFd::from(File::open(format!("/proc/{}/stat", child.id())).unwrap()),
