@@ -33,7 +33,7 @@ struct Kernel {
 }
 
 #[rustfmt::skip]
-const KERNELS: [Kernel; 8] = [
+const KERNELS: [Kernel; 9] = [
     Kernel { name: "5.2", differs: NO_PIDFD_OPEN | OLD_RELEASE, events: false, tells_the_reap: false, zombie: false, reaped: false },
     Kernel { name: "5.3", differs: NO_P_PIDFD | NO_PIDFS | OLD_RELEASE, events: true, tells_the_reap: false, zombie: false, reaped: false },
     Kernel { name: "5.15", differs: NO_PIDFS | OLD_RELEASE, events: true, tells_the_reap: false, zombie: false, reaped: false },
@@ -41,6 +41,7 @@ const KERNELS: [Kernel; 8] = [
     Kernel { name: "6.9", differs: NO_GET_INFO, events: true, tells_the_reap: true, zombie: true, reaped: false },
     Kernel { name: "6.13", differs: NO_INFO_EXIT, events: true, tells_the_reap: true, zombie: true, reaped: false },
     Kernel { name: "6.15", differs: 0, events: true, tells_the_reap: true, zombie: true, reaped: true },
+    Kernel { name: "6.15, withheld", differs: WITHHELD, events: true, tells_the_reap: true, zombie: true, reaped: false },
     Kernel { name: "6.1 without pidfds", differs: NO_PIDFD_OPEN, events: false, tells_the_reap: false, zombie: true, reaped: false },
 ];
 

@@ -112,6 +112,8 @@ pub mod kernel {
     pub const NO_PIDFD_OPEN: u32 = 1 << 4;
     /// Before 6.1, by its release.
     pub const OLD_RELEASE: u32 = 1 << 5;
+    /// The pidfd of a reaped process can be asked, and does not tell the status. The field reads 0.
+    pub const WITHHELD: u32 = 1 << 6;
 }
 
 static KERNEL: AtomicU32 = AtomicU32::new(0);
@@ -335,16 +337,17 @@ fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
     }
     // SAFETY: in each case the call has just written there what it says.
     match number {
-        libc::SYS_ioctl
-            if is(kernel::NO_INFO_EXIT) && second as u32 == libc::PIDFD_GET_INFO as u32 =>
-        {
+        libc::SYS_ioctl if second as u32 == libc::PIDFD_GET_INFO as u32 => {
             // SAFETY: the caller's `pidfd_info`.
             let info = unsafe { &mut *(third as *mut libc::pidfd_info) };
-            if info.mask & u64::from(libc::PIDFD_INFO_PID) == 0 || info.pid == 0 {
+            let has_a_pid = info.mask & u64::from(libc::PIDFD_INFO_PID) != 0 && info.pid != 0;
+            if is(kernel::NO_INFO_EXIT) && !has_a_pid {
                 return -i64::from(libc::ESRCH);
             }
-            info.mask &= !u64::from(libc::PIDFD_INFO_EXIT);
-            info.exit_code = 0;
+            if is(kernel::NO_INFO_EXIT | kernel::WITHHELD) {
+                info.mask &= !u64::from(libc::PIDFD_INFO_EXIT);
+                info.exit_code = 0;
+            }
         }
         libc::SYS_poll if is(kernel::NO_PIDFS) => {
             // SAFETY: the caller's `pollfd`; the crate only polls one.
