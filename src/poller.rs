@@ -13,7 +13,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{self, Arc, LazyLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex as StaticMutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -149,9 +149,9 @@ struct Watched {
 
 type Pollers = HashMap<runtime::Id, Arc<Poller>>;
 
-/// The pollers that have not closed. Nothing else is locked meanwhile.
-fn pollers() -> sync::MutexGuard<'static, Pollers> {
-    static POLLERS: LazyLock<sync::Mutex<Pollers>> = LazyLock::new(sync::Mutex::default);
+/// The pollers that have not closed. Nothing else is locked meanwhile, so this need not be loom's.
+fn pollers() -> MutexGuard<'static, Pollers> {
+    static POLLERS: LazyLock<StaticMutex<Pollers>> = LazyLock::new(StaticMutex::default);
     POLLERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -335,7 +335,7 @@ fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
     if result < 0 {
         return result;
     }
-    // SAFETY: in each case the call has just written there what it says.
+    // In each case the call has just written there what is changed.
     match number {
         libc::SYS_ioctl if second as u32 == libc::PIDFD_GET_INFO as u32 => {
             // SAFETY: the caller's `pidfd_info`.
@@ -356,9 +356,9 @@ fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
         }
         libc::SYS_epoll_wait if is(kernel::NO_PIDFS) => {
             let events = second as *mut libc::epoll_event;
-            for event in 0..result as usize {
-                // SAFETY: one of those that were written.
-                let event = unsafe { &mut *events.add(event) };
+            // SAFETY: the caller's events, of which so many were written.
+            let events = unsafe { std::slice::from_raw_parts_mut(events, result as usize) };
+            for event in events {
                 event.events &= !(libc::EPOLLHUP as u32);
             }
         }

@@ -281,61 +281,64 @@ mod tests {
         assert!(!release_is_at_least("unknown\n", (6, 1)));
     }
 
-    use proptest::collection::vec;
-    use proptest::prelude::*;
+    mod properties {
+        use super::*;
+        use proptest::collection::vec;
+        use proptest::prelude::*;
 
-    proptest! {
-        #[test]
-        fn no_name_of_a_process_passes_for_a_field(
-            name in vec(any::<u8>(), 0..64),
-            state in "[RSDZTtXIKWP]",
-            num_threads: u32,
-            start_time: u64,
-            exit_code: i32,
-            others in vec(any::<i64>(), 47),
-        ) {
-            let others: Vec<String> = others.iter().map(i64::to_string).collect();
-            let (a, b, c) = (others[..16].join(" "), &others[16], others[17..46].join(" "));
-            let mut line = b"42 (".to_vec();
-            line.extend(&name);
-            let rest = format!(") {state} {a} {num_threads} {b} {start_time} {c} {exit_code}\n");
-            line.extend(rest.as_bytes());
-            let state = state.as_bytes()[0];
-            prop_assert_eq!(
-                Stat::parse(&line),
-                Some(Stat { state, num_threads, start_time, exit_code })
-            );
-            // A line that is cut short anywhere says nothing of the exit, whatever the name says.
-            let last_field = line.len() - exit_code.to_string().len() - 1;
-            let after_name = 4 + name.len();
-            for end in after_name + 1..last_field {
-                prop_assert_eq!(Stat::parse(&line[..end]), None);
+        proptest! {
+            #[test]
+            fn no_name_of_a_process_passes_for_a_field(
+                name in vec(any::<u8>(), 0..64),
+                state in "[RSDZTtXIKWP]",
+                num_threads: u32,
+                start_time: u64,
+                exit_code: i32,
+                others in vec(any::<i64>(), 47),
+            ) {
+                let others: Vec<String> = others.iter().map(i64::to_string).collect();
+                let (a, b, c) = (others[..16].join(" "), &others[16], others[17..46].join(" "));
+                let mut line = b"42 (".to_vec();
+                line.extend(&name);
+                let rest = format!(") {state} {a} {num_threads} {b} {start_time} {c} {exit_code}\n");
+                line.extend(rest.as_bytes());
+                let state = state.as_bytes()[0];
+                prop_assert_eq!(
+                    Stat::parse(&line),
+                    Some(Stat { state, num_threads, start_time, exit_code })
+                );
+                // A line that is cut short anywhere says nothing of the exit, whatever the name says.
+                let last_field = line.len() - exit_code.to_string().len() - 1;
+                let after_name = 4 + name.len();
+                for end in after_name + 1..last_field {
+                    prop_assert_eq!(Stat::parse(&line[..end]), None);
+                }
             }
-        }
 
-        #[test]
-        fn no_garbage_makes_a_parser_panic(
-            text in vec(prop_oneof![any::<u8>(), prop::sample::select(b" ()\n\tZ019-".to_vec())], 0..512),
-            key in vec(any::<u8>(), 1..8),
-        ) {
-            let _ = Stat::parse(&text);
-            let _ = number_after(&text, b"\nPid:\t");
-            let line = line_after(&text, &key);
-            prop_assert!(line.is_none_or(|line| !line.contains(&b'\n')));
-            prop_assert_eq!(line.is_some(), text.windows(key.len()).any(|window| window == key));
-        }
+            #[test]
+            fn no_garbage_makes_a_parser_panic(
+                text in vec(prop_oneof![any::<u8>(), prop::sample::select(b" ()\n\tZ019-".to_vec())], 0..512),
+                key in vec(any::<u8>(), 1..8),
+            ) {
+                let _ = Stat::parse(&text);
+                let _ = number_after(&text, b"\nPid:\t");
+                let line = line_after(&text, &key);
+                prop_assert!(line.is_none_or(|line| !line.contains(&b'\n')));
+                prop_assert_eq!(line.is_some(), text.windows(key.len()).any(|window| window == key));
+            }
 
-        #[test]
-        fn the_number_is_that_of_its_own_line(
-            before in "([A-Za-z]{1,8}:\t[0-9a-zA-Z \t-]{0,16}\n){0,6}",
-            pid: i64,
-            after in "([A-Za-z]{1,8}:\t[0-9a-zA-Z \t-]{0,16}\n){0,6}",
-        ) {
-            prop_assume!(!before.contains("Pid:"));
-            let text = format!("x:\t1\n{before}Pid:\t{pid}\n{after}");
-            prop_assert_eq!(number_after(text.as_bytes(), b"\nPid:\t"), Some(pid));
-            let without = format!("x:\t1\nNSPid:\t{pid}\nTracerPid:\t{pid}\n{before}");
-            prop_assert_eq!(number_after(without.as_bytes(), b"\nPid:\t"), None);
+            #[test]
+            fn the_number_is_that_of_its_own_line(
+                before in "([A-Za-z]{1,8}:\t[0-9a-zA-Z \t-]{0,16}\n){0,6}",
+                pid: i64,
+                after in "([A-Za-z]{1,8}:\t[0-9a-zA-Z \t-]{0,16}\n){0,6}",
+            ) {
+                prop_assume!(!before.contains("Pid:"));
+                let text = format!("x:\t1\n{before}Pid:\t{pid}\n{after}");
+                prop_assert_eq!(number_after(text.as_bytes(), b"\nPid:\t"), Some(pid));
+                let without = format!("x:\t1\nNSPid:\t{pid}\nTracerPid:\t{pid}\n{before}");
+                prop_assert_eq!(number_after(without.as_bytes(), b"\nPid:\t"), None);
+            }
         }
     }
 }
