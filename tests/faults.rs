@@ -561,10 +561,10 @@ fn run(scenario: &Scenario, fault: Option<Fault>) -> Report {
         count,
     });
     // SAFETY: see above.
-    let pid = unsafe { libc::fork() };
+    let pid = unsafe { fork() };
     if pid == 0 {
         // SAFETY: takes integers.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        unsafe { prctl(PR_SET_PDEATHSIG, SIGKILL) };
         let fds = linux::open_fds();
         let mut run = Run {
             worst: Right,
@@ -597,7 +597,7 @@ fn run(scenario: &Scenario, fault: Option<Fault>) -> Report {
     ours.set_read_timeout(Some(8 * PATIENCE)).unwrap();
     let mut report = String::new();
     let read = ours.read_to_string(&mut report);
-    linux::kill(pid as u32, libc::SIGKILL);
+    linux::kill(pid as u32, SIGKILL);
     let status = linux::reap_raw(pid);
     let mut lines = report.lines();
     let mut line = || lines.next().unwrap_or_default().to_owned();
