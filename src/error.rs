@@ -13,6 +13,14 @@ pub(crate) enum OpenError {
     Thread {
         process: Option<u32>,
     },
+    /// The process that is meant has been waited for, so that its pid may be another's.
+    Collected,
+    /// The pid is another process's than the one that is meant.
+    AnotherProcess,
+    /// The process that is meant ran before this boot.
+    EarlierBoot,
+    /// It cannot be told whether the process that has the pid is the one that is meant.
+    Unproven,
     /// There is such a process, but the system denies us any means to watch it.
     Denied,
     /// The system's own error.
@@ -47,6 +55,25 @@ impl OpenError {
             OpenError::Thread { process: None } => io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("{pid} is a thread, not a process: pass the pid of its process instead"),
+            ),
+            OpenError::Collected => io::Error::new(
+                io::ErrorKind::NotFound,
+                "the child has been waited for already: whoever has done that has its status",
+            ),
+            OpenError::AnotherProcess => io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("the process is gone, and its pid {pid} is another process's"),
+            ),
+            OpenError::EarlierBoot => io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("process {pid} was one of an earlier boot of the system"),
+            ),
+            OpenError::Unproven => io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!(
+                    "cannot tell whether process {pid} is the one that is meant: the system does \
+                     not show here what its id was made of"
+                ),
             ),
             OpenError::Denied => io::Error::new(
                 io::ErrorKind::PermissionDenied,

@@ -15,8 +15,10 @@ use tokio::runtime::Handle;
 use tokio::task::coop;
 
 use crate::error::{OpenError, about};
+use crate::id::{Mark, MarkKind, ProcessId};
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, EventError, Opened, Probe, State};
+use crate::trace;
 
 /// Waits for the process `pid` to exit, whosever child it is.
 ///
@@ -44,12 +46,7 @@ use crate::sys::{self, EventError, Opened, Probe, State};
 /// # }
 /// ```
 pub fn exit_of(pid: u32) -> ProcessExit {
-    let source = match sys::Process::open(pid) {
-        Ok(Opened::Process(process)) => Source::Event(process),
-        Ok(Opened::Refused(probe, reason)) => Source::Polled(Polled::new(probe, reason)),
-        Err(error) => Source::Failed(error),
-    };
-    ProcessExit::new(pid, source)
+    ProcessExit::opened(pid, sys::Process::open(pid))
 }
 
 /// A future that resolves when a process exits. Made by [`exit_of`].
@@ -187,7 +184,8 @@ pub(crate) struct Polled {
 
 impl Polled {
     #[cold]
-    fn new(probe: Probe, reason: io::Error) -> Box<Polled> {
+    fn new(id: u32, probe: Probe, reason: io::Error) -> Box<Polled> {
+        trace::mechanism(id, Mechanism::Polling, Some(&reason));
         Box::new(Polled {
             probe: Arc::new(probe),
             watch: None,
@@ -260,6 +258,12 @@ impl Polled {
     }
 }
 
+/// Why one is polled from its exit on.
+pub(crate) fn no_event_for_the_reap() -> io::Error {
+    let reason = "this system tells of the exit, but not of the reap";
+    io::Error::new(io::ErrorKind::Unsupported, reason)
+}
+
 /// No poller can run.
 pub(crate) fn closed() -> io::Error {
     io::Error::other("the runtime is shutting down, or has no thread to poll on")
@@ -272,6 +276,22 @@ impl ProcessExit {
             progress: Progress::new(Until::Exit),
             source,
         }
+    }
+
+    fn opened(id: u32, opened: Result<Opened, OpenError>) -> ProcessExit {
+        let source = match opened {
+            Ok(Opened::Process(process)) => {
+                trace::mechanism(id, sys::Process::MECHANISM, None);
+                Source::Event(process)
+            }
+            Ok(Opened::Refused((probe, reason))) => Source::Polled(Polled::new(id, probe, reason)),
+            Err(error) => Source::Failed(error),
+        };
+        ProcessExit::new(id, source)
+    }
+
+    pub(crate) fn failed(id: u32, error: OpenError) -> ProcessExit {
+        ProcessExit::new(id, Source::Failed(error))
     }
 
     pub(crate) fn into_parts(mut self) -> Parts {
@@ -319,6 +339,76 @@ impl ProcessExit {
     /// it lives outside our pid namespace.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Which process this is, told so that it can be written down and found again.
+    ///
+    /// # Errors
+    ///
+    /// - [`NotFound`](io::ErrorKind::NotFound): it has been reaped, and the system does not show any
+    ///   more what tells it from others. So ask as long as it runs;
+    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not show that at all (on Linux
+    ///   it takes `/proc`), or the process has no pid here;
+    /// - the error of opening it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(any(target_os = "linux", windows))]
+    /// # fn main() -> std::io::Result<()> {
+    /// let me = tokio_process_exit::exit_of(std::process::id());
+    /// println!("{}", me.process_id()?); // 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(any(target_os = "linux", windows)))]
+    /// # fn main() {}
+    /// ```
+    pub fn process_id(&self) -> io::Result<ProcessId> {
+        if self.id == 0 && self.mechanism().is_some() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the process has no pid here",
+            ));
+        }
+        ProcessId::of(self)
+    }
+
+    /// Does something to the process, or fails with `NotFound` if it has exited.
+    pub(crate) fn act(
+        &self,
+        what: &str,
+        by_process: impl FnOnce(&sys::Process) -> io::Result<()>,
+        by_probe: impl FnOnce(&Probe) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let id = self.id;
+        let done = match &self.source {
+            Source::Failed(error) => return Err(error.to_io_error(id)),
+            _ if self.progress.resolved => Err(io::ErrorKind::NotFound.into()),
+            Source::Event(process) => by_process(process),
+            Source::Polled(polled) => by_probe(&polled.probe),
+        };
+        done.map_err(|error| match error.kind() {
+            kind @ io::ErrorKind::NotFound => {
+                io::Error::new(kind, format!("process {id} has exited"))
+            }
+            kind => io::Error::new(kind, format!("cannot {what} process {id}: {error}")),
+        })
+    }
+
+    /// Of this kind, or of the one that is best here.
+    pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
+        let mark = match &self.source {
+            Source::Failed(error) => return Err(error.to_io_error(self.id)),
+            Source::Event(process) => process.mark(kind),
+            Source::Polled(polled) => polled.probe.mark(kind),
+        };
+        mark.map_err(|error| {
+            let id = self.id;
+            io::Error::new(
+                error.kind(),
+                format!("cannot identify process {id}: {error}"),
+            )
+        })
     }
 
     /// How the exit is noticed. `None` if opening failed: awaiting says why.
@@ -382,7 +472,7 @@ impl ProcessExit {
             if let Source::Polled(polled) = &mut self.source {
                 match polled.try_news() {
                     Some(News::Exited(state)) => self.advance(state),
-                    Some(News::Reopened(process)) => self.source = Source::Event(process),
+                    Some(News::Reopened(process)) => self.reopened(process),
                     Some(News::Failed(error)) => return Err(about(self.id, &error)),
                     Some(News::Closed(seen)) => self.progress.learn(seen.status()),
                     None => {}
@@ -457,8 +547,7 @@ impl ProcessExit {
                     && state != State::Running
                     && !process.tells_the_reap() =>
             {
-                let reason = "this system tells of the exit, but not of the reap";
-                self.fall_back(io::Error::new(io::ErrorKind::Unsupported, reason));
+                self.fall_back(no_event_for_the_reap());
             }
             _ => {}
         }
@@ -470,9 +559,17 @@ impl ProcessExit {
         // The process moves out of the source and into the next, which takes a value in between.
         let between = Source::Failed(OpenError::NoSuchProcess);
         self.source = match mem::replace(&mut self.source, between) {
-            Source::Event(process) => Source::Polled(Polled::new(process.into_probe(), reason)),
+            Source::Event(process) => {
+                Source::Polled(Polled::new(self.id, process.into_probe(), reason))
+            }
             source => source,
         };
+    }
+
+    /// Goes back to events.
+    fn reopened(&mut self, process: sys::Process) {
+        trace::mechanism(self.id, sys::Process::MECHANISM, None);
+        self.source = Source::Event(process);
     }
 
     /// Stops listening for what is not waited for any more.
@@ -491,7 +588,7 @@ impl ProcessExit {
 #[allow(dead_code, reason = "not every system has such a thing")]
 impl ProcessExit {
     pub(crate) fn adopted(process: sys::Process, id: u32) -> ProcessExit {
-        ProcessExit::new(id, Source::Event(process))
+        ProcessExit::opened(id, Ok(Opened::Process(process)))
     }
 
     pub(crate) fn process(&self) -> Option<&sys::Process> {
@@ -540,7 +637,7 @@ impl Future for ProcessExit {
                         .map_err(|error| about(this.id, &error))?
                     {
                         News::Exited(state) => this.advance(state),
-                        News::Reopened(process) => this.source = Source::Event(process),
+                        News::Reopened(process) => this.reopened(process),
                         // `poll_news` has dealt with them.
                         News::Failed(_) | News::Closed(_) => {}
                     }
@@ -554,6 +651,69 @@ impl Future for ProcessExit {
 impl FusedFuture for ProcessExit {
     fn is_terminated(&self) -> bool {
         self.progress.terminated
+    }
+}
+
+/// Waits for a child, and leaves it to its owner to `wait` for it afterwards.
+///
+/// Unlike its pid, `child` cannot have been replaced by another process. If it has been waited for
+/// already, awaiting fails with [`NotFound`](io::ErrorKind::NotFound) on Unix, and resolves on
+/// Windows.
+///
+/// # Examples
+///
+/// ```
+/// use std::process::Command;
+/// use tokio_process_exit::ProcessExit;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let mut child = Command::new("cargo").arg("--version").spawn()?;
+/// let exit = ProcessExit::from(&child).await?;
+/// assert_eq!(exit.id(), child.id());
+/// assert!(child.wait()?.success());
+/// # Ok(())
+/// # }
+/// ```
+impl From<&std::process::Child> for ProcessExit {
+    fn from(child: &std::process::Child) -> ProcessExit {
+        ProcessExit::opened(child.id(), sys::open_child(child))
+    }
+}
+
+/// As for a [`std::process::Child`]. If it has been waited for already, awaiting fails with
+/// [`NotFound`](io::ErrorKind::NotFound). With the feature `process`.
+///
+/// Without that feature, `child.id().map(exit_of)` does the same.
+///
+/// # Examples
+///
+/// ```
+/// use tokio::process::Command;
+/// use tokio_process_exit::ProcessExit;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let mut child = Command::new("cargo").arg("--version").spawn()?;
+/// let exit = ProcessExit::from(&child);
+/// # async fn elsewhere(exit: ProcessExit) -> std::io::Result<()> {
+/// println!("{}", exit.await?); // in some other task
+/// # Ok(())
+/// # }
+/// # elsewhere(exit).await?;
+/// assert!(child.wait().await?.success());
+/// # Ok(())
+/// # }
+/// ```
+#[cfg(feature = "process")]
+#[cfg_attr(docsrs, doc(cfg(feature = "process")))]
+impl From<&tokio::process::Child> for ProcessExit {
+    fn from(child: &tokio::process::Child) -> ProcessExit {
+        match child.id() {
+            // It is not waited for before `child` says so, so the pid is its own.
+            Some(pid) => exit_of(pid),
+            None => ProcessExit::failed(0, OpenError::Collected),
+        }
     }
 }
 

@@ -112,13 +112,16 @@
 
 mod error;
 mod exit;
+mod id;
 mod inbox;
 mod poller;
 mod set;
 mod sync;
 mod sys;
+mod trace;
 
 pub use exit::{Exit, Mechanism, ProcessExit, exit_of};
+pub use id::{ParseProcessIdError, ProcessId};
 pub use set::ExitSet;
 
 #[cfg(doctest)]

@@ -15,10 +15,11 @@ use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
 use crate::error::about;
-use crate::exit::{Parts, Progress, Source, Until, closed};
+use crate::exit::{Parts, Progress, Source, Until, closed, no_event_for_the_reap};
 use crate::poller::{Inbox, News, Watch};
-use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, State};
-use crate::{Exit, ProcessExit};
+use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, Refused, State};
+use crate::trace;
+use crate::{Exit, Mechanism, ProcessExit};
 
 /// Any number of processes, yielded as they exit.
 ///
@@ -386,10 +387,8 @@ impl ExitSet {
             }
             opened => opened,
         };
-        let slot = match opened.map_err(|error| error.to_io_error(pid))? {
-            Ok(member) => self.member_slot(member, Progress::new(Until::Exit)),
-            Err(probe) => self.polled_slot(key, Arc::new(probe), Progress::new(Until::Exit)),
-        };
+        let entered = opened.map_err(|error| error.to_io_error(pid))?;
+        let slot = self.entered_slot(pid, key, entered, Progress::new(Until::Exit));
         self.add(pid, slot);
         Ok(true)
     }
@@ -437,7 +436,7 @@ impl ExitSet {
             (Some(status), Source::Polled(polled)) => {
                 Slot::ExitedPolled(Box::new((polled.into_probe(), status)))
             }
-            (None, Source::Event(process)) => self.enter(key, process, progress),
+            (None, Source::Event(process)) => self.enter(id, key, process, progress),
             (None, Source::Polled(polled)) => self.polled_slot(key, polled.into_probe(), progress),
         };
         if matches!(slot, Slot::Failed(_) | Slot::ExitedPolled(_)) {
@@ -649,10 +648,27 @@ impl ExitSet {
     }
 
     /// Adds a process to the group, or has it polled if the system refuses that.
-    fn enter(&mut self, key: Key, process: sys::Process, progress: Progress) -> Slot {
-        match self.group.add(process, key.to_u64()) {
-            Ok(member) => self.member_slot(member, progress),
-            Err(probe) => self.polled_slot(key, Arc::new(probe), progress),
+    fn enter(&mut self, pid: u32, key: Key, process: sys::Process, progress: Progress) -> Slot {
+        let entered = self.group.add(process, key.to_u64());
+        self.entered_slot(pid, key, entered, progress)
+    }
+
+    fn entered_slot(
+        &mut self,
+        pid: u32,
+        key: Key,
+        entered: Result<Member, Refused>,
+        progress: Progress,
+    ) -> Slot {
+        match entered {
+            Ok(member) => {
+                trace::mechanism(pid, sys::Process::MECHANISM, None);
+                self.member_slot(member, progress)
+            }
+            Err((probe, reason)) => {
+                trace::mechanism(pid, Mechanism::Polling, Some(&reason));
+                self.polled_slot(key, Arc::new(probe), progress)
+            }
         }
     }
 
@@ -773,7 +789,7 @@ impl ExitSet {
             }
             match ready!(self.group.poll_events(cx, &mut self.events)) {
                 Ok(()) => {}
-                Err(EventError::Refused(_)) => self.fall_back(),
+                Err(EventError::Refused(reason)) => self.fall_back(&reason),
                 Err(EventError::Other(error)) => return Poll::Ready(Err(error)),
             }
         }
@@ -868,7 +884,7 @@ impl ExitSet {
                     self.fail(key, error);
                 }
             }
-            _ => self.poll_instead(key),
+            _ => self.poll_instead(key, &no_event_for_the_reap()),
         }
     }
 
@@ -926,7 +942,8 @@ impl ExitSet {
             News::Reopened(process) => {
                 let progress = polled.progress;
                 self.polling.forget_one();
-                let slot = self.enter(key, process, progress);
+                let pid = self.slots.get(key).map_or(0, |entry| entry.pid);
+                let slot = self.enter(pid, key, process, progress);
                 self.slots.put(key, slot);
             }
             News::Failed(error) => {
@@ -944,10 +961,11 @@ impl ExitSet {
 
     /// Has all processes polled, as the reactor refuses the group.
     #[cold]
-    fn fall_back(&mut self) {
+    fn fall_back(&mut self, reason: &io::Error) {
         self.catch_up();
         let keys: Vec<Key> = self.slots.keys().map(|(key, _)| key).collect();
-        keys.into_iter().for_each(|key| self.poll_instead(key));
+        keys.into_iter()
+            .for_each(|key| self.poll_instead(key, reason));
         // A member may have exited just before it was to be polled by its pid.
         while Group::TELLS_ONCE {
             let _ = self.group.try_events(&mut self.events);
@@ -970,7 +988,7 @@ impl ExitSet {
     }
 
     /// Has a member of the group polled.
-    fn poll_instead(&mut self, key: Key) {
+    fn poll_instead(&mut self, key: Key, reason: &io::Error) {
         let Some(entry) = self.slots.get_mut(key) else {
             return;
         };
@@ -982,6 +1000,7 @@ impl ExitSet {
                 return;
             }
         };
+        trace::mechanism(entry.pid, Mechanism::Polling, Some(reason));
         let slot = self.polled_slot(key, Arc::new(member.into_probe()), progress);
         self.slots.put(key, slot);
     }

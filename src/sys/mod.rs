@@ -56,6 +56,8 @@ use std::io;
 #[cfg(unix)]
 mod posix;
 #[cfg(unix)]
+mod signal;
+#[cfg(unix)]
 mod wait_status;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -151,12 +153,15 @@ pub(crate) enum State {
     },
 }
 
+/// What is left of a process for which the system refuses an event source, and why it does.
+pub(crate) type Refused = (Probe, io::Error);
+
 /// What opening a process gives.
 #[allow(dead_code, reason = "some systems always give the same")]
 pub(crate) enum Opened {
     Process(Process),
-    /// There is such a process, but the system refuses an event source for it, for this reason.
-    Refused(Probe, io::Error),
+    /// There is such a process, but the system refuses an event source for it.
+    Refused(Refused),
 }
 
 /// Why a wait for an event failed.

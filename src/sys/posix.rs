@@ -7,9 +7,12 @@
 
 use std::io;
 use std::mem;
+use std::process::Child;
 use std::time::Duration;
 
 use super::wait_status::Status;
+use super::{Opened, Process};
+use crate::error::OpenError;
 
 /// Whether there is a process (on Linux, a task) with this number, zombies included.
 ///
@@ -22,8 +25,20 @@ pub(super) fn exists(pid: libc::pid_t) -> bool {
 
 /// Asks whether a signal could be sent. The error is the errno. `pid` must be positive too.
 pub(super) fn signal_0(pid: libc::pid_t) -> Result<(), i32> {
-    // SAFETY: signal 0 sends nothing.
-    let result = unsafe { libc::kill(pid, 0) };
+    kill(pid, 0)
+}
+
+/// Sends a signal to the process that has the pid now, which must be positive.
+pub(super) fn send_signal(pid: libc::pid_t, signal: i32) -> io::Result<()> {
+    kill(pid, signal).map_err(|errno| match errno {
+        libc::ESRCH => io::ErrorKind::NotFound.into(),
+        errno => io::Error::from_raw_os_error(errno),
+    })
+}
+
+fn kill(pid: libc::pid_t, signal: i32) -> Result<(), i32> {
+    // SAFETY: takes integers.
+    let result = unsafe { libc::kill(pid, signal) };
     if result == 0 { Ok(()) } else { Err(errno()) }
 }
 
@@ -41,6 +56,16 @@ pub(super) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Statu
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
     Status::from_siginfo(info.si_code, status)
+}
+
+/// Opens a child that has not been waited for.
+pub(crate) fn open_child(child: &Child) -> Result<Opened, OpenError> {
+    let opened = Process::open(child.id());
+    // In this order: if the pid still is our child's, it was when it was opened.
+    match waitid(libc::P_PID, child.id() as libc::id_t) {
+        Err(libc::ECHILD) => Err(OpenError::Collected),
+        _ => opened,
+    }
 }
 
 /// Without it a child whose exit signal is not SIGCHLD would not count as ours on Linux.

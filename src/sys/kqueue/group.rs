@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use super::probe::PidProbe;
 use super::{
-    EventError, Probe, Process, State, Status, Watched, kevent, pid_in_range, register,
-    state_after_exit,
+    EventError, Probe, Process, Refused, State, Status, Watched, has_exited, kevent, pid_in_range,
+    register, state_after_exit,
 };
 use crate::error::OpenError;
 
@@ -46,9 +46,13 @@ impl Group {
 
     /// Opens a process, and adds it, which takes no descriptor. Its one event will have this key.
     /// The probe is for the case that the system refuses.
-    pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
+    pub(crate) fn open(
+        &mut self,
+        pid: u32,
+        key: u64,
+    ) -> Result<Result<Member, Refused>, OpenError> {
         let pid = pid_in_range(pid)?;
-        let refused = |error| PidProbe::open(pid, error).map(|(probe, _)| Err(probe));
+        let refused = |error| PidProbe::open(pid, error).map(Err);
         if self.keys.contains_key(&pid) {
             // The filter that is there would be changed, and not another one made.
             return refused(io::ErrorKind::AlreadyExists.into());
@@ -59,30 +63,30 @@ impl Group {
         };
         Ok(match register(kqueue, pid)? {
             None => Ok(self.member(pid, key)),
-            Some((probe, _)) => Err(probe),
+            Some(refused) => Err(refused),
         })
     }
 
     /// Adds a process, as `open` does.
-    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Probe> {
+    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Refused> {
         let pid = process.target.pid;
         let is_running = |process: &Process| matches!(process.state(), Ok(State::Running));
         // One that has exited may have left its pid to another member, whose filter it would take.
         if self.keys.contains_key(&pid) || !is_running(&process) {
-            return Err(process.into_probe());
+            return Err((process.into_probe(), io::ErrorKind::AlreadyExists.into()));
         }
         let Some(kqueue) = &self.kqueue else {
             // Its own will do, with the filter that is in it.
             self.kqueue = Some(Watched::new(process.kqueue.into_inner()));
             return Ok(self.member(pid, key));
         };
-        if kevent::add(kqueue.as_fd(), pid).is_err() {
-            return Err(process.into_probe());
+        if let Err(reason) = kevent::add(kqueue.as_fd(), pid) {
+            return Err((process.into_probe(), reason));
         }
         // As long as the process has not exited, the pid is its own.
         if !is_running(&process) {
             kevent::remove(kqueue.as_fd(), pid);
-            return Err(process.into_probe());
+            return Err((process.into_probe(), has_exited()));
         }
         Ok(self.member(pid, key))
     }

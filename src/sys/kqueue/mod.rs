@@ -25,15 +25,17 @@ use std::task::{Context, Poll, ready};
 
 use self::decide::{Missing, Refusal, is_reaped_after_exit, missing, refusal};
 pub(crate) use self::group::{Event, Group, Member};
+pub(crate) use self::presence::{MARK_ROUNDING, boot_id};
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
-use super::posix::child_status;
-pub(crate) use super::posix::thread_cpu_time;
+use super::posix::{child_status, send_signal};
+pub(crate) use super::posix::{open_child, thread_cpu_time};
 use super::reactor::Watched;
 pub(crate) use super::wait_status::Status;
-use super::{EventError, Opened, State};
+use super::{EventError, Opened, Refused, State};
 use crate::Mechanism;
 use crate::error::OpenError;
+use crate::id::{Mark, MarkKind};
 
 /// A process, held by the filter of a kqueue.
 pub(crate) struct Process {
@@ -58,17 +60,14 @@ impl Process {
         let pid = pid_in_range(pid)?;
         let kqueue = match kevent::create() {
             Ok(kqueue) => kqueue,
-            Err(error) => {
-                let (probe, reason) = PidProbe::open(pid, error)?;
-                return Ok(Opened::Refused(probe, reason));
-            }
+            Err(error) => return PidProbe::open(pid, error).map(Opened::Refused),
         };
         Ok(match register(kqueue.as_fd(), pid)? {
             None => Opened::Process(Process {
                 kqueue: Watched::new(kqueue),
                 target: Target::new(pid),
             }),
-            Some((probe, reason)) => Opened::Refused(probe, reason),
+            Some(refused) => Opened::Refused(refused),
         })
     }
 
@@ -98,6 +97,14 @@ impl Process {
     /// Whether its pid is free for another process.
     pub(crate) fn is_reaped(&self) -> bool {
         matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
+    }
+
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        self.target.signal(self.kqueue.as_fd(), signal)
+    }
+
+    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+        self.target.mark(self.kqueue.as_fd())
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
@@ -142,6 +149,26 @@ impl Target {
         }
     }
 
+    /// The pid may go to another process after the look, but not for long: it would have to exit and
+    /// be reaped, and the pid be given out again, before the next system call.
+    fn signal(&self, kqueue: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+        self.take_exit(kqueue)?;
+        match self.exit_state() {
+            State::Running => send_signal(self.pid, signal),
+            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn mark(&self, kqueue: BorrowedFd<'_>) -> io::Result<Mark> {
+        let mark = presence::mark(self.pid);
+        // In this order: the pid was its own if it has not exited.
+        self.take_exit(kqueue)?;
+        match self.exit_state() {
+            State::Running => mark.ok_or_else(not_shown),
+            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     fn state(&self, kqueue: BorrowedFd<'_>) -> io::Result<State> {
         self.take_exit(kqueue)?;
         Ok(match self.exit.get() {
@@ -159,6 +186,16 @@ fn state_after_exit(pid: libc::pid_t, status: Option<Status>) -> State {
     }
 }
 
+fn has_exited() -> io::Error {
+    let reason = "it has exited, or is about to, and this system gives events for others only";
+    io::Error::new(io::ErrorKind::Unsupported, reason)
+}
+
+fn not_shown() -> io::Error {
+    let reason = "the system does not show what tells it from others";
+    io::Error::new(io::ErrorKind::Unsupported, reason)
+}
+
 fn pid_in_range(pid: u32) -> Result<libc::pid_t, OpenError> {
     match libc::pid_t::try_from(pid) {
         Ok(pid) if pid > 0 => Ok(pid),
@@ -168,10 +205,7 @@ fn pid_in_range(pid: u32) -> Result<libc::pid_t, OpenError> {
 
 /// Has a kqueue tell of the exit of a process. If the system refuses, there is a probe instead, and
 /// the reason.
-fn register(
-    kqueue: BorrowedFd<'_>,
-    pid: libc::pid_t,
-) -> Result<Option<(Probe, io::Error)>, OpenError> {
+fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Option<Refused>, OpenError> {
     if cfg!(tokio_process_exit_force_poll) {
         return PidProbe::open(pid, io::Error::from_raw_os_error(libc::ENOSYS)).map(Some);
     }
@@ -184,10 +218,7 @@ fn register(
         if refusal(errno_of(&error), false) != Refusal::NotRunning {
             return PidProbe::open(pid, error).map(Some);
         }
-        let reason = io::Error::new(
-            io::ErrorKind::Unsupported,
-            "it has exited, or is about to, and this system gives events for others only",
-        );
+        let reason = has_exited();
         // It tells in one call that this is our child, that it has exited, and how.
         if let status @ Some(_) = child_status(libc::P_PID, pid as libc::id_t) {
             return Ok(Some((Probe::Exited(pid, status), reason)));

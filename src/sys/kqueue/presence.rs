@@ -5,8 +5,24 @@
 //! Each block is one system call, or one read of what it wrote. They take integers, and pointers to
 //! locals of the type that the call expects.
 
+use std::io;
+
 use super::decide::{self, Presence};
+use crate::id::{Mark, MarkKind};
 use crate::sys::posix::signal_0;
+
+/// Marks of one process differ by no more than this.
+pub(crate) const MARK_ROUNDING: u64 = system::ROUNDING as u64;
+
+/// What tells the process that has the pid from all others, if it is shown.
+pub(super) fn mark(pid: libc::pid_t) -> Option<Mark> {
+    system::mark(pid)
+}
+
+/// Changes with each boot. The BSDs have no such thing in common.
+pub(crate) fn boot_id() -> io::Result<Option<String>> {
+    system::boot_id()
+}
 
 /// What one owner of a pid has and the next one has not.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +63,12 @@ fn presence(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presen
 /// By [sysctl(3)](https://man.freebsd.org/sysctl/3), `kern.proc`.
 #[cfg(not(target_vendor = "apple"))]
 mod system {
+    use std::io;
     use std::mem::MaybeUninit;
     use std::ptr;
 
     use super::super::decide;
-    use super::{Identity, Presence};
+    use super::{Identity, Mark, MarkKind, Presence};
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -81,6 +98,34 @@ mod system {
             _ => None,
         };
         Some((info.presence, identity))
+    }
+
+    pub(super) fn mark(pid: libc::pid_t) -> Option<Mark> {
+        // See above. This is to hold for longer, so it is the time since boot that counts.
+        let time_of_boot = || {
+            if cfg!(any(target_os = "freebsd", target_os = "openbsd")) {
+                time_of_boot()
+            } else {
+                Some(0)
+            }
+        };
+        let before = time_of_boot()?;
+        let start = info(pid)?.start?;
+        let is_settled = time_of_boot()? == before;
+        let value = u64::try_from(start.checked_sub(before)?).ok()?;
+        let kind = MarkKind::Start;
+        is_settled.then_some(Mark { kind, value })
+    }
+
+    fn time_of_boot() -> Option<i64> {
+        let time = sysctl::<libc::timeval>(&[libc::CTL_KERN, libc::KERN_BOOTTIME])?;
+        // SAFETY: integers, and the kernel has filled all of it.
+        let time = unsafe { time.assume_init() };
+        micros(time.tv_sec as _, time.tv_usec as _)
+    }
+
+    pub(super) fn boot_id() -> io::Result<Option<String>> {
+        Ok(None)
     }
 
     /// `None` if no such process is shown.
@@ -173,10 +218,12 @@ mod system {
 /// By `proc_pidinfo` of libproc: bsd/sys/proc_info.h.
 #[cfg(target_os = "macos")]
 mod system {
+    use std::io;
     use std::mem::MaybeUninit;
+    use std::ptr;
 
     use super::super::decide;
-    use super::{Identity, Presence};
+    use super::{Identity, Mark, MarkKind, Presence};
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -209,11 +256,35 @@ mod system {
     }
 
     pub(super) fn look(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
-        const PROC_PIDUNIQIDENTIFIERINFO: libc::c_int = 17;
         let presence = info(pid)?.presence;
         // After the presence: if this is the process's, that was too.
-        let unique = pidinfo::<UniqueInfo>(pid, PROC_PIDUNIQIDENTIFIERINFO);
-        Some((presence, unique.map(|info| Identity(info.unique_id as i64))))
+        Some((presence, unique(pid).map(|id| Identity(id as i64))))
+    }
+
+    fn unique(pid: libc::pid_t) -> Option<u64> {
+        const PROC_PIDUNIQIDENTIFIERINFO: libc::c_int = 17;
+        let info = pidinfo::<UniqueInfo>(pid, PROC_PIDUNIQIDENTIFIERINFO)?;
+        Some(info.unique_id)
+    }
+
+    pub(super) fn mark(pid: libc::pid_t) -> Option<Mark> {
+        let kind = MarkKind::Unique;
+        unique(pid).map(|value| Mark { kind, value })
+    }
+
+    /// `kern.bootsessionuuid`: bsd/kern/kern_sysctl.c.
+    pub(super) fn boot_id() -> io::Result<Option<String>> {
+        let name = c"kern.bootsessionuuid";
+        let mut text = [0_u8; 64];
+        let mut size = text.len();
+        let (buffer, none) = (text.as_mut_ptr().cast(), ptr::null_mut());
+        // SAFETY: a null-terminated name, `text` is writable for `size` bytes, and nothing is set.
+        let result = unsafe { libc::sysctlbyname(name.as_ptr(), buffer, &raw mut size, none, 0) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let text = text[..size].split(|&byte| byte == 0).next().unwrap_or(&[]);
+        Ok(Some(String::from_utf8_lossy(text).into_owned()))
     }
 
     /// `None` if no such process is shown.
@@ -243,7 +314,9 @@ mod system {
 /// iOS and its kin do not let apps look.
 #[cfg(all(target_vendor = "apple", not(target_os = "macos")))]
 mod system {
-    use super::{Identity, Presence};
+    use std::io;
+
+    use super::{Identity, Mark, Presence};
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -259,5 +332,13 @@ mod system {
 
     pub(super) fn info(_pid: libc::pid_t) -> Option<Info> {
         None
+    }
+
+    pub(super) fn mark(_pid: libc::pid_t) -> Option<Mark> {
+        None
+    }
+
+    pub(super) fn boot_id() -> io::Result<Option<String>> {
+        Ok(None)
     }
 }

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::decide::{Polled, Presence, is_exhaustion, polled};
 use super::presence::{self, Identity};
-use super::state_after_exit;
-use super::{Process, State, Status, Target, Watched, child_status, errno_of, kevent};
+use super::{Process, Refused, State, Status, Target, Watched};
+use super::{child_status, errno_of, kevent, not_shown, send_signal, state_after_exit};
 use crate::error::OpenError;
+use crate::id::{Mark, MarkKind};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -47,6 +48,22 @@ impl Probe {
         None
     }
 
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        match self {
+            Probe::Kqueue(kqueue, target) => target.signal(kqueue.as_fd(), signal),
+            Probe::Exited(..) => Err(io::ErrorKind::NotFound.into()),
+            Probe::Pid(probe) => probe.signal(signal),
+        }
+    }
+
+    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+        match self {
+            Probe::Kqueue(kqueue, target) => target.mark(kqueue.as_fd()),
+            Probe::Exited(..) => Err(io::ErrorKind::NotFound.into()),
+            Probe::Pid(probe) => probe.mark(),
+        }
+    }
+
     /// Tries again for an event source, if what was refused may be granted by now.
     pub(crate) fn reopen(&self) -> Reopened {
         match self {
@@ -65,10 +82,7 @@ pub(crate) struct PidProbe {
 
 impl PidProbe {
     /// For want of a kqueue, for this reason.
-    pub(super) fn open(
-        pid: libc::pid_t,
-        reason: io::Error,
-    ) -> Result<(Probe, io::Error), OpenError> {
+    pub(super) fn open(pid: libc::pid_t, reason: io::Error) -> Result<Refused, OpenError> {
         // One look, so that the identity is that of the process that is there.
         let (presence, identity) = presence::look(pid);
         if presence == Presence::Gone {
@@ -108,6 +122,23 @@ impl PidProbe {
                 status: None,
                 reaped: true,
             },
+        }
+    }
+
+    /// As [`Target::signal`].
+    fn signal(&self, signal: i32) -> io::Result<()> {
+        match self.state() {
+            State::Running => send_signal(self.pid, signal),
+            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn mark(&self) -> io::Result<Mark> {
+        let mark = presence::mark(self.pid);
+        // In this order: the pid was its own if it still is.
+        match self.state() {
+            State::Running => mark.ok_or_else(not_shown),
+            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }
 

@@ -14,7 +14,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::task::{Context, Poll, ready};
 
-use super::{EventError, Opened, Probe, Process, State, Watched, is_reaped, look, pidfd, reaped};
+use super::{
+    EventError, Opened, Probe, Process, Refused, State, Watched, is_reaped, look, pidfd, reaped,
+};
 use crate::error::OpenError;
 
 /// An event source for any number of processes.
@@ -44,18 +46,22 @@ impl Group {
 
     /// Opens a process, and adds it. Its first event, and no other until it is rearmed, will have
     /// this key. The probe is for the case that the system refuses.
-    pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
+    pub(crate) fn open(
+        &mut self,
+        pid: u32,
+        key: u64,
+    ) -> Result<Result<Member, Refused>, OpenError> {
         // The group's own descriptor comes first, before the process takes the last. Without it,
         // processes are refused.
         let _ = self.epoll();
         Ok(match Process::open(pid)? {
             Opened::Process(process) => self.add(process, key),
-            Opened::Refused(probe, _) => Err(probe),
+            Opened::Refused(refused) => Err(refused),
         })
     }
 
     /// Adds a process, as `open` does.
-    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Probe> {
+    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Refused> {
         let result = self.epoll().and_then(|epoll| {
             let add = |operation| control(epoll, operation, process.as_fd(), libc::EPOLLIN, key);
             match add(libc::EPOLL_CTL_ADD) {
@@ -69,7 +75,7 @@ impl Group {
         });
         match result {
             Ok(()) => Ok(Member(process.pidfd.into_inner())),
-            Err(_) => Err(process.into_probe()),
+            Err(reason) => Err((process.into_probe(), reason)),
         }
     }
 

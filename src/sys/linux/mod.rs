@@ -7,6 +7,7 @@ mod probe;
 mod procfs;
 mod task;
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -17,14 +18,16 @@ pub(crate) use self::group::{Event, Group, Member};
 use self::pidfd::Liveness;
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
+use self::procfs::Stat;
 use self::task::Kind;
-pub(crate) use super::posix::thread_cpu_time;
 use super::posix::{self, errno};
+pub(crate) use super::posix::{open_child, thread_cpu_time};
 use super::reactor::Watched;
 pub(crate) use super::wait_status::Status;
-use super::{EventError, Opened, State};
+use super::{EventError, Opened, Refused, State};
 use crate::Mechanism;
 use crate::error::OpenError;
+use crate::id::{Mark, MarkKind};
 
 /// A process, held by a pidfd: whatever becomes of its pid, the pidfd never means another one.
 pub(crate) struct Process {
@@ -60,10 +63,8 @@ impl Process {
             }
         }
         let reason = io::Error::from_raw_os_error(refusal);
-        Ok(Opened::Refused(
-            Probe::Pid(PidProbe::new(pid, is_exhaustion(refusal))),
-            reason,
-        ))
+        let probe = PidProbe::new(pid, is_exhaustion(refusal));
+        Ok(Opened::Refused((Probe::Pid(probe), reason)))
     }
 
     /// Adopts a pidfd, and finds out the pid: 0 if the process has none here, as it has been
@@ -106,6 +107,14 @@ impl Process {
     /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn identity(&self) -> Option<u64> {
         pidfd::identity(self.as_fd())
+    }
+
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        send(self.as_fd(), signal)
+    }
+
+    pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
+        mark(self.as_fd(), kind)
     }
 
     /// Whether its pid is free for another process.
@@ -203,6 +212,62 @@ fn look_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
             let reaped = false;
             (State::Exited { status, reaped }, is_leaving)
         }
+    })
+}
+
+/// Sends a signal, unless the process has exited.
+fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // A zombie takes signals without an error.
+    match look(pidfd)? {
+        State::Running => pidfd::send_signal(pidfd, signal).map_err(|errno| match errno {
+            libc::ESRCH => io::ErrorKind::NotFound.into(),
+            errno => io::Error::from_raw_os_error(errno),
+        }),
+        State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// What tells the process behind a pidfd from all others: of that kind, or the best.
+fn mark(pidfd: BorrowedFd<'_>, kind: Option<MarkKind>) -> io::Result<Mark> {
+    if kind != Some(MarkKind::Start) {
+        let value = pidfd::identity(pidfd);
+        match (value, kind) {
+            (Some(value), None | Some(MarkKind::Inode)) => {
+                return Ok(Mark {
+                    kind: MarkKind::Inode,
+                    value,
+                });
+            }
+            (_, Some(_)) => return Err(io::ErrorKind::Unsupported.into()),
+            (None, None) => {}
+        }
+    }
+    let stat = procfs::pid_of_pidfd(pidfd).and_then(Stat::read);
+    // In this order: it is that process's if the pid still is.
+    match (is_reaped(pidfd), stat) {
+        (true, _) => Err(io::ErrorKind::NotFound.into()),
+        (false, Some(stat)) => Ok(stat.mark()),
+        (false, None) => Err(no_proc()),
+    }
+}
+
+fn no_proc() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "/proc does not show it")
+}
+
+/// Marks of one process differ by no more than this.
+pub(crate) const MARK_ROUNDING: u64 = 0;
+
+/// Changes with each boot.
+///
+/// [proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html)
+pub(crate) fn boot_id() -> io::Result<Option<String>> {
+    const FILE: &str = "/proc/sys/kernel/random/boot_id";
+    fs::read_to_string(FILE).map(Some).map_err(|error| {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("cannot read {FILE}: {error}"),
+        )
     })
 }
 

@@ -156,7 +156,7 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
         Ok(Liveness::Reaped)
     } else if !readable {
         Ok(Liveness::Running)
-    } else if (selected || !is_on_pidfs(pidfd)) && signal_0(pidfd) == Err(libc::ESRCH) {
+    } else if (selected || !is_on_pidfs(pidfd)) && send_signal(pidfd, 0) == Err(libc::ESRCH) {
         // Linux before 6.9 has no POLLHUP here, and `select` never has.
         Ok(Liveness::Reaped)
     } else {
@@ -195,11 +195,12 @@ fn is_readable(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Asks whether a signal could be sent. ESRCH: the process has been reaped.
+/// Sends a signal; 0 only asks whether one could be sent. The error is the errno, ESRCH if the
+/// process has been reaped.
 ///
 /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
-fn signal_0(pidfd: BorrowedFd<'_>) -> Result<(), i32> {
-    let (signal, info, flags) = (0, ptr::null::<libc::siginfo_t>(), 0);
+pub(super) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), i32> {
+    let (info, flags) = (ptr::null::<libc::siginfo_t>(), 0);
     let fd = pidfd.as_raw_fd();
     // SAFETY: takes integers and a null pointer, which stands for the default siginfo.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) };

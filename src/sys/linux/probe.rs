@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
 use super::{
-    Process, State, is_exhaustion, is_reaped, look, open_unless_denied, pidfd, posix, task,
+    Process, State, is_exhaustion, is_reaped, look, mark, no_proc, open_unless_denied, pidfd,
+    posix, send, task,
 };
+use crate::id::{Mark, MarkKind};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -54,6 +56,20 @@ impl Probe {
         match self {
             Probe::PidFd(pidfd) => pidfd::identity(pidfd.as_fd()),
             Probe::Pid(probe) => probe.inode.map(|inode| inode | PROC),
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        match self {
+            Probe::PidFd(pidfd) => send(pidfd.as_fd(), signal),
+            Probe::Pid(probe) => probe.signal(signal),
+        }
+    }
+
+    pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
+        match self {
+            Probe::PidFd(pidfd) => mark(pidfd.as_fd(), kind),
+            Probe::Pid(probe) => probe.mark(kind),
         }
     }
 
@@ -143,6 +159,29 @@ impl PidProbe {
                 status: None,
                 reaped: false,
             },
+        }
+    }
+
+    /// The pid may go to another process after the last look, but not for long: it would have to be
+    /// reaped, and the pid be given out again, before the next system call.
+    fn signal(&self, signal: i32) -> io::Result<()> {
+        if !matches!(self.state(), State::Running) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        posix::send_signal(self.pid, signal)
+    }
+
+    fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
+        if kind.is_some_and(|kind| kind != MarkKind::Start) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let stat = self.stat();
+        match self.identity(stat.as_ref()) {
+            Identity::Other => Err(io::ErrorKind::NotFound.into()),
+            Identity::Unknown if !posix::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
+            Identity::Certain | Identity::Likely | Identity::Unknown => {
+                stat.map(|stat| stat.mark()).ok_or_else(no_proc)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::{Status, posix};
+use crate::id::{Mark, MarkKind};
 
 /// The process that a thread belongs to.
 pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
@@ -145,6 +146,13 @@ impl Stat {
             start_time: start_time.parse().ok()?,
             exit_code: exit_code.parse().ok()?,
         })
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            kind: MarkKind::Start,
+            value: self.start_time,
+        }
     }
 
     /// Whether the whole process has exited, and has not been reaped.

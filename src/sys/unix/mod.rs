@@ -8,11 +8,12 @@ mod no_events;
 use std::io;
 
 pub(crate) use self::no_events::*;
-pub(crate) use super::posix::thread_cpu_time;
-use super::posix::{child_status, exists};
+use super::posix::{child_status, exists, send_signal};
+pub(crate) use super::posix::{open_child, thread_cpu_time};
 pub(crate) use super::wait_status::Status;
 use super::{Opened, State};
 use crate::error::OpenError;
+use crate::id::{Mark, MarkKind};
 
 impl Process {
     pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {
@@ -25,8 +26,15 @@ impl Process {
         }
         let reason = "no event source for processes is known for this system";
         let reason = io::Error::new(io::ErrorKind::Unsupported, reason);
-        Ok(Opened::Refused(Probe { pid }, reason))
+        Ok(Opened::Refused((Probe { pid }, reason)))
     }
+}
+
+/// Marks of one process differ by no more than this.
+pub(crate) const MARK_ROUNDING: u64 = 0;
+
+pub(crate) fn boot_id() -> io::Result<Option<String>> {
+    Ok(None)
 }
 
 pub(crate) struct Probe {
@@ -51,6 +59,18 @@ impl Probe {
                 }
             },
         )
+    }
+
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        match self.state()? {
+            State::Running => send_signal(self.pid, signal),
+            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+        let reason = "nothing is known that tells a process from a later one on this system";
+        Err(io::Error::new(io::ErrorKind::Unsupported, reason))
     }
 
     /// Whether its pid is free for another process.

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use super::Probe;
 use crate::Mechanism;
 use crate::error::OpenError;
-use crate::sys::{EventError, Opened, State};
+use crate::id::{Mark, MarkKind};
+use crate::sys::{EventError, Opened, Refused, State};
 
 /// No process is ever held by an event source.
 pub(crate) struct Process(pub(super) Infallible);
@@ -40,6 +41,14 @@ impl Process {
         match self.0 {}
     }
 
+    pub(crate) fn signal(&self, _signal: i32) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+        match self.0 {}
+    }
+
     pub(crate) fn into_probe(self) -> Probe {
         match self.0 {}
     }
@@ -66,14 +75,18 @@ impl Group {
     pub(crate) const TELLS_ONCE: bool = false;
     pub(crate) const TELLS_LATE: bool = false;
 
-    pub(crate) fn open(&mut self, pid: u32, _key: u64) -> Result<Result<Member, Probe>, OpenError> {
+    pub(crate) fn open(
+        &mut self,
+        pid: u32,
+        _key: u64,
+    ) -> Result<Result<Member, Refused>, OpenError> {
         match Process::open(pid)? {
             Opened::Process(process) => match process.0 {},
-            Opened::Refused(probe, _) => Ok(Err(probe)),
+            Opened::Refused(refused) => Ok(Err(refused)),
         }
     }
 
-    pub(crate) fn add(&mut self, process: Process, _key: u64) -> Result<Member, Probe> {
+    pub(crate) fn add(&mut self, process: Process, _key: u64) -> Result<Member, Refused> {
         match process.0 {}
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
 
-use super::Process;
+use super::{Probe, Process};
 use crate::ProcessExit;
 
 /// Adopts a process handle that came from elsewhere: from `CreateProcess`, from
@@ -38,6 +38,38 @@ impl TryFrom<OwnedHandle> for ProcessExit {
 }
 
 impl ProcessExit {
+    /// Ends the process at once, with this exit code. Windows only.
+    ///
+    /// It has no chance to clean up. It is that very process, whatever becomes of its pid, as that is
+    /// not given out again while this holds a handle of it.
+    ///
+    /// # Errors
+    ///
+    /// - [`NotFound`](io::ErrorKind::NotFound): the process has exited;
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): we may not end it;
+    /// - the error of opening it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let child = std::process::Command::new("cmd")
+    ///     .stdin(std::process::Stdio::piped())
+    ///     .spawn()?;
+    /// let exit = tokio_process_exit::exit_of(child.id());
+    /// exit.terminate(7)?;
+    /// assert_eq!(exit.await?.status().unwrap().code(), Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn terminate(&self, exit_code: u32) -> io::Result<()> {
+        let by_process = |process: &Process| process.terminate(exit_code);
+        self.act("terminate", by_process, |probe: &Probe| {
+            probe.terminate(exit_code)
+        })
+    }
+
     /// The process handle that is waited on. Windows only.
     ///
     /// It permits to wait, and to ask for the exit code unless the system has denied that; an

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{EventError, Handle, Opened, Probe, Process, State, Wait};
+use super::{EventError, Handle, Opened, Probe, Process, Refused, State, Wait};
 use crate::error::OpenError;
 use crate::inbox::{Inbox, wake};
 
@@ -35,20 +35,24 @@ impl Group {
     /// The thread pool takes its time to call back.
     pub(crate) const TELLS_LATE: bool = true;
 
-    pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Result<Member, Probe>, OpenError> {
+    pub(crate) fn open(
+        &mut self,
+        pid: u32,
+        key: u64,
+    ) -> Result<Result<Member, Refused>, OpenError> {
         Ok(match Process::open(pid)? {
             Opened::Process(process) => self.add(process, key),
-            Opened::Refused(probe, _) => Err(probe),
+            Opened::Refused(refused) => Err(refused),
         })
     }
 
-    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Probe> {
+    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Refused> {
         match self.watch(&process.handle, key) {
             Ok(wait) => Ok(Member {
                 wait,
                 handle: process.handle,
             }),
-            Err(_) => Err(process.into_probe()),
+            Err(reason) => Err((process.into_probe(), reason)),
         }
     }
 

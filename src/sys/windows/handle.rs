@@ -16,9 +16,10 @@ use windows_sys::Win32::Foundation::{
     WAIT_OBJECT_0,
 };
 use windows_sys::Win32::System::Threading::{
-    GetCurrentThread, GetExitCodeProcess, GetProcessId, GetProcessIdOfThread, GetThreadTimes,
-    OpenProcess, OpenThread, PROCESS_ACCESS_RIGHTS, PROCESS_QUERY_LIMITED_INFORMATION,
-    PROCESS_SYNCHRONIZE, THREAD_QUERY_LIMITED_INFORMATION, WaitForSingleObject,
+    GetCurrentThread, GetExitCodeProcess, GetProcessId, GetProcessIdOfThread, GetProcessTimes,
+    GetThreadTimes, OpenProcess, OpenThread, PROCESS_ACCESS_RIGHTS,
+    PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE, PROCESS_TERMINATE,
+    THREAD_QUERY_LIMITED_INFORMATION, TerminateProcess, WaitForSingleObject,
 };
 
 use super::{State, Status};
@@ -98,6 +99,51 @@ impl Handle {
         }
     }
 
+    /// In units of 100 ns since 1601.
+    pub(super) fn creation_time(&self) -> io::Result<u64> {
+        let (mut created, mut exited, mut kernel, mut user) = (ZERO, ZERO, ZERO, ZERO);
+        let handle = self.0.as_raw_handle();
+        let (kernel, user) = (&raw mut kernel, &raw mut user);
+        // SAFETY: the handle is open, and all four are writable.
+        let result =
+            unsafe { GetProcessTimes(handle, &raw mut created, &raw mut exited, kernel, user) };
+        if result == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(units(created))
+    }
+
+    /// Ends the process, unless it has exited.
+    pub(super) fn terminate(&self, exit_code: u32) -> io::Result<()> {
+        let terminated = self.try_terminate(exit_code);
+        // It takes a right that a handle for waiting has not, and one that has exited denies it.
+        match self.state()? {
+            State::Exited { .. } if terminated.is_err() => Err(io::ErrorKind::NotFound.into()),
+            _ => terminated,
+        }
+    }
+
+    fn try_terminate(&self, exit_code: u32) -> io::Result<()> {
+        let denied = || io::Error::from_raw_os_error(ERROR_ACCESS_DENIED as i32);
+        let terminate = |handle: &Handle| {
+            // SAFETY: the handle is open.
+            let result = unsafe { TerminateProcess(handle.0.as_raw_handle(), exit_code) };
+            if result == 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(())
+            }
+        };
+        // A handle that was adopted may have the right.
+        terminate(self).or_else(|_| {
+            // The pid is this process's for as long as our handle is open.
+            let pid = self.pid().ok_or_else(denied)?;
+            let handle = open_process(pid, PROCESS_TERMINATE)
+                .map_err(|code| io::Error::from_raw_os_error(code as i32))?;
+            terminate(&handle)
+        })
+    }
+
     /// Only to be asked once the process has exited: before that it is `STILL_ACTIVE`, 259, which
     /// is an exit code like any other.
     ///
@@ -144,20 +190,23 @@ fn own(handle: RawHandle) -> Result<OwnedHandle, u32> {
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
+const ZERO: FILETIME = FILETIME {
+    dwLowDateTime: 0,
+    dwHighDateTime: 0,
+};
+
+/// Of 100 ns.
+fn units(time: FILETIME) -> u64 {
+    u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime)
+}
+
 /// The processor time that this thread has taken.
 pub(crate) fn thread_cpu_time() -> Duration {
-    const ZERO: FILETIME = FILETIME {
-        dwLowDateTime: 0,
-        dwHighDateTime: 0,
-    };
     let (mut created, mut exited, mut kernel, mut user) = (ZERO, ZERO, ZERO, ZERO);
     // SAFETY: takes nothing, and gives a constant that stands for this thread.
     let thread = unsafe { GetCurrentThread() };
     let (created, exited) = (&raw mut created, &raw mut exited);
     // SAFETY: all four are writable.
     unsafe { GetThreadTimes(thread, created, exited, &raw mut kernel, &raw mut user) };
-    // In units of 100 ns.
-    let units =
-        |time: FILETIME| u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
     Duration::from_nanos(100) * u32::try_from(units(kernel) + units(user)).unwrap_or(u32::MAX)
 }

@@ -8,7 +8,7 @@ mod wait;
 use std::io;
 use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
 use std::os::windows::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -18,9 +18,10 @@ pub(crate) use self::group::{Event, Group, Member};
 use self::handle::Handle;
 pub(crate) use self::handle::thread_cpu_time;
 use self::wait::Wait;
-use super::{EventError, Opened, State};
+use super::{EventError, Opened, Refused, State};
 use crate::Mechanism;
 use crate::error::OpenError;
+use crate::id::{Mark, MarkKind};
 
 /// What `GetExitCodeProcess` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +105,14 @@ impl Process {
         false
     }
 
+    pub(crate) fn terminate(&self, exit_code: u32) -> io::Result<()> {
+        self.handle.terminate(exit_code)
+    }
+
+    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+        mark(&self.handle)
+    }
+
     /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn identity(&self) -> Option<u64> {
         None
@@ -119,6 +128,24 @@ impl AsHandle for Process {
     fn as_handle(&self) -> BorrowedHandle<'_> {
         self.handle.as_handle()
     }
+}
+
+/// Opens a child. Its pid is its own for as long as std has a handle of it.
+pub(crate) fn open_child(child: &Child) -> Result<Opened, OpenError> {
+    Process::open(child.id())
+}
+
+/// Marks of one process differ by no more than this.
+pub(crate) const MARK_ROUNDING: u64 = 0;
+
+/// Creation times go on through boots.
+pub(crate) fn boot_id() -> io::Result<Option<String>> {
+    Ok(None)
+}
+
+fn mark(handle: &Handle) -> io::Result<Mark> {
+    let kind = MarkKind::Start;
+    handle.creation_time().map(|value| Mark { kind, value })
 }
 
 /// A process that the thread pool would not wait for.
@@ -145,6 +172,14 @@ impl Probe {
     /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn identity(&self) -> Option<u64> {
         None
+    }
+
+    pub(crate) fn terminate(&self, exit_code: u32) -> io::Result<()> {
+        self.0.terminate(exit_code)
+    }
+
+    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+        mark(&self.0)
     }
 
     pub(crate) fn reopen(&self) -> Reopened {

@@ -1,0 +1,416 @@
+//! Which process, told so that it can be written down.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use crate::error::OpenError;
+use crate::exit::{ProcessExit, exit_of};
+use crate::sys;
+
+/// Which process: more than its pid, which other processes will have later.
+///
+/// It can be written to a pid file, and outlives whoever has made it. A supervisor that restarts
+/// finds its daemons again, and never a stranger that has got the pid of one:
+///
+/// ```
+/// use tokio_process_exit::{ProcessExit, ProcessId};
+///
+/// # #[cfg(any(target_os = "linux", windows))]
+/// # fn main() -> std::io::Result<()> {
+/// # let pid = std::process::id();
+/// # let directory = std::env::temp_dir();
+/// # let file = directory.join(format!("daemon-{pid}.pid"));
+/// let daemon = ProcessExit::open(pid)?;
+/// std::fs::write(&file, daemon.process_id()?.to_string())?;
+///
+/// // Later, perhaps in another process:
+/// let id: ProcessId = std::fs::read_to_string(&file)?.parse().expect("what was written");
+/// let daemon = id.exit(); // await it; fails with `NotFound` if that very process is gone
+/// # assert_eq!(daemon.id(), pid);
+/// # assert!(daemon.mechanism().is_some());
+/// # std::fs::remove_file(&file)?;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(any(target_os = "linux", windows)))]
+/// # fn main() {}
+/// ```
+///
+/// # What makes it certain
+///
+/// | system | mark | valid |
+/// |---|---|---|
+/// | Linux 6.9 and later | the inode of its pidfds, which no other process gets | until the next boot |
+/// | Linux before that, or where pidfds are refused | its start time, in ticks of 10 ms since boot | until the next boot |
+/// | macOS | the number that the system gives each process | until the next boot |
+/// | FreeBSD, OpenBSD | its start time, in microseconds since boot (on OpenBSD, give or take one) | |
+/// | NetBSD, DragonFly | its start time, in microseconds | |
+/// | Windows | its creation time, in units of 100 ns | |
+///
+/// "Until the next boot" holds because the id of the boot is part of it. Where there is none,
+/// another process would have to have the pid and start in the same microsecond.
+///
+/// Two are equal if they tell of the same process by the same mark.
+///
+/// # As text
+///
+/// [`Display`](fmt::Display) and [`FromStr`] use one line, which will not change:
+///
+/// ```text
+/// 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
+/// ```
+///
+/// The pid comes first, so that other programs find it. Then there is `inode`, `start` or `unique`
+/// with a decimal number, and where there is one the id of the boot. It is parsed without regard to
+/// white space around it.
+///
+/// With the feature `serde` it is serialized as this line.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProcessId {
+    pid: u32,
+    mark: Mark,
+    boot: Option<Boot>,
+}
+
+/// What one owner of a pid has, and the next one has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Mark {
+    pub(crate) kind: MarkKind,
+    pub(crate) value: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(dead_code, reason = "no system has all of them")]
+pub(crate) enum MarkKind {
+    /// Of its pidfds, unique since boot.
+    Inode,
+    /// When it started, in the system's own unit.
+    Start,
+    /// The system's own number, unique since boot.
+    Unique,
+}
+
+/// One boot of a system: a UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Boot(u128);
+
+impl ProcessId {
+    /// Of the process behind `exit`.
+    pub(crate) fn of(exit: &ProcessExit) -> io::Result<ProcessId> {
+        Ok(ProcessId {
+            pid: exit.id(),
+            mark: exit.mark(None)?,
+            boot: this_boot()?,
+        })
+    }
+
+    /// The pid. By now it may be another process's.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Opens this very process, to wait for its exit.
+    ///
+    /// As for [`exit_of`], errors are reported when it is awaited:
+    ///
+    /// - [`NotFound`](io::ErrorKind::NotFound): that process is gone. Its pid may be another's;
+    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not tell whether the process that
+    ///   has the pid is that one, as for an id from another system;
+    /// - for an id by `inode`, the error by which a pidfd is refused;
+    /// - as for [`ProcessExit::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(any(target_os = "linux", windows))]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use tokio_process_exit::exit_of;
+    ///
+    /// let mut child = tokio::process::Command::new("cargo").arg("--version").spawn()?;
+    /// let id = exit_of(child.id().unwrap()).process_id()?;
+    /// child.wait().await?;
+    ///
+    /// let error = id.exit().await.unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(any(target_os = "linux", windows)))]
+    /// # fn main() {}
+    /// ```
+    pub fn exit(&self) -> ProcessExit {
+        match this_boot() {
+            Ok(boot) if boot == self.boot => {}
+            Ok(Some(_)) if self.boot.is_some() => {
+                return ProcessExit::failed(self.pid, OpenError::EarlierBoot);
+            }
+            _ => return ProcessExit::failed(self.pid, OpenError::Unproven),
+        }
+        // The mark is read of what has been opened, so it does not matter whose the pid is later on.
+        let exit = exit_of(self.pid);
+        if exit.mechanism().is_none() {
+            return exit;
+        }
+        match exit.mark(Some(self.mark.kind)) {
+            Ok(mark) if mark.is(self.mark) => exit,
+            Ok(_) => ProcessExit::failed(self.pid, OpenError::AnotherProcess),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                ProcessExit::failed(self.pid, OpenError::NoSuchProcess)
+            }
+            Err(_) => {
+                let refusal = exit.fallback_reason().and_then(io::Error::raw_os_error);
+                let error = refusal.map_or(OpenError::Unproven, OpenError::System);
+                ProcessExit::failed(self.pid, error)
+            }
+        }
+    }
+}
+
+/// `None` where the system has no name for a boot.
+fn this_boot() -> io::Result<Option<Boot>> {
+    static BOOT: OnceLock<Option<Boot>> = OnceLock::new();
+    if let Some(&boot) = BOOT.get() {
+        return Ok(boot);
+    }
+    let boot = match sys::boot_id()? {
+        Some(text) => Some(text.trim().parse().map_err(|ParseProcessIdError(())| {
+            io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the system's boot id is no UUID: {}", text.trim()),
+            )
+        })?),
+        None => None,
+    };
+    Ok(*BOOT.get_or_init(|| boot))
+}
+
+/// The stable line that [`ProcessId`] describes.
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ProcessId { pid, mark, boot } = self;
+        write!(f, "{pid} {}={}", mark.kind.name(), mark.value)?;
+        match boot {
+            Some(boot) => write!(f, " boot={boot}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ProcessId")
+            .field(&format_args!("{self}"))
+            .finish()
+    }
+}
+
+/// Parses what [`Display`](fmt::Display) has written.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_process_exit::ProcessId;
+///
+/// let line = "1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5\n";
+/// let id: ProcessId = line.parse().unwrap();
+/// assert_eq!(id.pid(), 1234);
+/// assert_eq!(id.to_string(), line.trim());
+///
+/// // A plain pid file does not say which process it was.
+/// assert!("1234".parse::<ProcessId>().is_err());
+/// ```
+impl FromStr for ProcessId {
+    type Err = ParseProcessIdError;
+
+    fn from_str(line: &str) -> Result<ProcessId, ParseProcessIdError> {
+        let mut words = line.split_ascii_whitespace();
+        let pid = number(words.next())?;
+        let (kind, value) = words
+            .next()
+            .and_then(|word| word.split_once('='))
+            .ok_or(ParseProcessIdError(()))?;
+        let mark = Mark {
+            kind: MarkKind::named(kind).ok_or(ParseProcessIdError(()))?,
+            value: number(Some(value))?,
+        };
+        let boot = match words.next() {
+            Some(word) => Some(
+                word.strip_prefix("boot=")
+                    .ok_or(ParseProcessIdError(()))?
+                    .parse()?,
+            ),
+            None => None,
+        };
+        let is_pid = i32::try_from(pid).is_ok_and(|pid| pid > 0);
+        if !is_pid || words.next().is_some() {
+            return Err(ParseProcessIdError(()));
+        }
+        Ok(ProcessId { pid, mark, boot })
+    }
+}
+
+/// As they are written: without a sign.
+fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdError> {
+    word.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|word| word.parse().ok())
+        .ok_or(ParseProcessIdError(()))
+}
+
+impl Mark {
+    fn is(self, other: Mark) -> bool {
+        let same = 0..=sys::MARK_ROUNDING;
+        self.kind == other.kind && same.contains(&self.value.abs_diff(other.value))
+    }
+}
+
+impl MarkKind {
+    const ALL: [MarkKind; 3] = [MarkKind::Inode, MarkKind::Start, MarkKind::Unique];
+
+    fn name(self) -> &'static str {
+        match self {
+            MarkKind::Inode => "inode",
+            MarkKind::Start => "start",
+            MarkKind::Unique => "unique",
+        }
+    }
+
+    fn named(name: &str) -> Option<MarkKind> {
+        MarkKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// In the usual groups of 8, 4, 4, 4 and 12 digits.
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = format!("{:032x}", self.0);
+        let groups = [
+            &digits[..8],
+            &digits[8..12],
+            &digits[12..16],
+            &digits[16..20],
+            &digits[20..],
+        ];
+        f.write_str(&groups.join("-"))
+    }
+}
+
+impl FromStr for Boot {
+    type Err = ParseProcessIdError;
+
+    fn from_str(text: &str) -> Result<Boot, ParseProcessIdError> {
+        let is_uuid = text.len() == 36
+            && text.bytes().enumerate().all(|(at, byte)| match at {
+                8 | 13 | 18 | 23 => byte == b'-',
+                _ => byte.is_ascii_hexdigit(),
+            });
+        u128::from_str_radix(&text.replace('-', ""), 16)
+            .ok()
+            .filter(|_| is_uuid)
+            .map(Boot)
+            .ok_or(ParseProcessIdError(()))
+    }
+}
+
+/// A text is no [`ProcessId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseProcessIdError(());
+
+impl fmt::Display for ParseProcessIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "not the id of a process: expected a line such as \"1234 inode=5678 boot=UUID\"",
+        )
+    }
+}
+
+impl Error for ParseProcessIdError {}
+
+#[cfg(feature = "serde")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+impl serde::Serialize for ProcessId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+impl<'de> serde::Deserialize<'de> for ProcessId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ProcessId, D::Error> {
+        struct Line;
+
+        impl serde::de::Visitor<'_> for Line {
+            type Value = ProcessId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the id of a process as a line of text")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<ProcessId, E> {
+                line.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: &str = "2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5";
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for line in [
+            format!("1 inode=0 boot={BOOT}"),
+            format!("2147483647 start=18446744073709551615 boot={BOOT}"),
+            "1234 start=133742".into(),
+            format!("1234 unique=1 boot={BOOT}"),
+        ] {
+            assert_eq!(line.parse::<ProcessId>().unwrap().to_string(), line);
+            let padded = format!(" {line}\r\n");
+            assert_eq!(padded.parse::<ProcessId>().unwrap().to_string(), line);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for line in [
+            "",
+            "1234",
+            "1234 ",
+            "0 start=1",
+            "-1 start=1",
+            "+1 start=1",
+            "2147483648 start=1",
+            "4294967297 start=1",
+            "1234 start",
+            "1234 start=",
+            "1234 start=-1",
+            "1234 start=+1",
+            "1234 start=1a",
+            "1234 start=18446744073709551616",
+            "1234 Start=1",
+            "1234 time=1",
+            "1234 start=1 boot=",
+            "1234 start=1 boot=2b8b8fd13c6e4bfea6cff0a1d3f8f9d5",
+            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d",
+            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-+0a1d3f8f9d5",
+            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf_f0a1d3f8f9d5",
+            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-é0a1d3f8f9d",
+            "1234 start=1 2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5 more",
+            "1234\0 start=1",
+        ] {
+            assert_eq!(
+                line.parse::<ProcessId>(),
+                Err(ParseProcessIdError(())),
+                "{line:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! What the feature `tracing` tells, at debug level.
+
+use std::io;
+
+use crate::Mechanism;
+
+/// How a process is waited for from now on, and why it is polled if it is.
+pub(crate) fn mechanism(pid: u32, mechanism: Mechanism, reason: Option<&io::Error>) {
+    #[cfg(feature = "tracing")]
+    match reason {
+        None => tracing::debug!(pid, ?mechanism, "waiting for a process"),
+        Some(reason) => tracing::debug!(pid, ?mechanism, %reason, "polling a process"),
+    }
+    #[cfg(not(feature = "tracing"))]
+    let _ = (pid, mechanism, reason);
+}
