@@ -326,10 +326,14 @@ impl ProcessExit {
     /// assert_eq!(error.to_string(), "no process with pid 2147483647");
     /// ```
     pub fn open(pid: u32) -> io::Result<ProcessExit> {
-        let exit = exit_of(pid);
-        match exit.source {
-            Source::Failed(error) => Err(error.to_io_error(pid)),
-            _ => Ok(exit),
+        exit_of(pid).or_error()
+    }
+
+    /// The error that awaiting would report, if opening has failed.
+    pub(crate) fn or_error(self) -> io::Result<ProcessExit> {
+        match self.source {
+            Source::Failed(error) => Err(error.to_io_error(self.id)),
+            _ => Ok(self),
         }
     }
 

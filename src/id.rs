@@ -166,6 +166,11 @@ impl ProcessId {
             }
         }
     }
+
+    /// As [`exit`](ProcessId::exit), with the errors reported at once.
+    pub fn open(&self) -> io::Result<ProcessExit> {
+        self.exit().or_error()
+    }
 }
 
 /// `None` where the system has no name for a boot.

@@ -1,0 +1,76 @@
+//! Promise: a `Child` is waited for as what it is, and never taken for another process.
+
+mod support;
+
+#[cfg(any(unix, feature = "process"))]
+use std::io::ErrorKind;
+
+use support::{Child, deadline};
+use tokio_process_exit::ProcessExit;
+
+#[tokio::test]
+async fn its_exit_is_told_and_its_status_left_in_place() {
+    let mut child = Child::spawn(7);
+    let exit = ProcessExit::from(&child.0);
+    assert_eq!(exit.id(), child.id());
+    child.end();
+    assert_eq!(deadline(exit).await.unwrap().id(), child.id());
+    assert_eq!(child.reap().code(), Some(7));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn one_that_has_been_waited_for_is_not_found() {
+    let mut child = Child::spawn(7);
+    child.end();
+    child.0.wait().unwrap();
+    let error = deadline(ProcessExit::from(&child.0)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("waited for"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_next_owner_of_its_pid_is_not_it() {
+    use std::io::{BufRead, BufReader};
+
+    let mut child = Child::spawn(7);
+    child.end();
+    child.0.wait().unwrap();
+    let pid = child.0.id();
+    // Another's child gets the pid, if pids can be chosen.
+    let script = format!(
+        "for i in 1 2 3 4 5 6 7 8 9; do
+            echo {} >/proc/sys/kernel/ns_last_pid || break
+            sleep 60 & [ $! = {pid} ] && break
+            kill $!
+        done 2>/dev/null; echo $!; read line; kill $!",
+        pid - 1
+    );
+    let mut parent =
+        Child::spawn_command(support::shell(&script).stdout(std::process::Stdio::piped()));
+    let mut line = String::new();
+    let stdout = parent.0.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    if line.trim() == pid.to_string() {
+        let error = deadline(ProcessExit::from(&child.0)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    } else {
+        support::skip("the pid was not given out again");
+    }
+    parent.end();
+}
+
+#[cfg(feature = "process")]
+#[tokio::test]
+async fn so_is_a_child_of_tokio() {
+    let mut child = tokio::process::Command::from(support::shell("exit 7"))
+        .spawn()
+        .unwrap();
+    let pid = child.id().unwrap();
+    let exit = ProcessExit::from(&child);
+    assert_eq!(deadline(exit).await.unwrap().id(), pid);
+    assert_eq!(deadline(child.wait()).await.unwrap().code(), Some(7));
+    let error = deadline(ProcessExit::from(&child)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}

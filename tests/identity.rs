@@ -1,0 +1,206 @@
+//! Promise: a `ProcessId` finds that very process again, and never another one.
+
+mod support;
+
+use std::io::ErrorKind;
+
+use support::{Child, deadline};
+use tokio_process_exit::{ProcessExit, ProcessId, exit_of};
+
+/// Where processes are told apart. Elsewhere the test ends.
+macro_rules! id_of {
+    ($exit:expr) => {
+        match $exit.process_id() {
+            Ok(id) => id,
+            Err(error) if cfg!(not(any(target_os = "linux", windows))) => {
+                return support::skip(&error.to_string());
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+}
+
+#[tokio::test]
+async fn the_process_is_found_again_by_what_was_written_down() {
+    let mut child = Child::spawn(7);
+    let line = id_of!(exit_of(child.id())).to_string();
+    let id: ProcessId = line.parse().unwrap();
+    assert_eq!(id.pid(), child.id());
+    assert_eq!(id.to_string(), line);
+
+    let exit = id.exit();
+    assert_eq!(exit.process_id().unwrap(), id);
+    child.end();
+    assert_eq!(deadline(exit).await.unwrap().id(), child.id());
+}
+
+#[tokio::test]
+async fn one_that_is_gone_is_not_found() {
+    let mut child = Child::spawn(0);
+    let id = id_of!(exit_of(child.id()));
+    child.end();
+    child.reap();
+    drop(child);
+    let exit = id.exit();
+    if exit.mechanism().is_some() {
+        return support::skip("its pid has been given out again, to the same program");
+    }
+    let error = deadline(exit).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains(&id.pid().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn two_processes_have_two_ids_and_one_has_one() {
+    let (one, other) = (Child::spawn(0), Child::spawn(0));
+    let id = id_of!(exit_of(one.id()));
+    assert_eq!(id, exit_of(one.id()).process_id().unwrap());
+    assert_ne!(id, exit_of(other.id()).process_id().unwrap());
+}
+
+#[tokio::test]
+async fn a_stranger_with_the_pid_is_not_it() {
+    let child = Child::spawn(0);
+    let id = id_of!(exit_of(child.id()));
+    // What is written down of the one, with the pid of the other.
+    let other = Child::spawn(0);
+    let forged = id
+        .to_string()
+        .replacen(&child.id().to_string(), &other.id().to_string(), 1);
+    let forged: ProcessId = forged.parse().unwrap();
+    assert_eq!(forged.pid(), other.id());
+    if forged == exit_of(other.id()).process_id().unwrap() {
+        return support::skip("both have started at the same time");
+    }
+    let error = deadline(forged.exit()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
+#[tokio::test]
+async fn an_id_of_another_system_is_unsupported() {
+    let pid = std::process::id();
+    let boot = "2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5";
+    for line in [
+        format!("{pid} unique=1"),
+        format!("{pid} inode=1 boot={boot}"),
+    ] {
+        let id: ProcessId = line.parse().unwrap();
+        let error = deadline(id.exit()).await.unwrap_err();
+        // By the boot alone a Linux knows that it cannot be one of its own.
+        let expected = [ErrorKind::Unsupported, ErrorKind::NotFound];
+        assert!(expected.contains(&error.kind()), "{line}: {error}");
+    }
+}
+
+#[test]
+fn what_could_not_be_opened_has_no_id() {
+    assert_eq!(
+        exit_of(0).process_id().unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    let error = exit_of(i32::MAX as u32).process_id().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::*;
+    use support::linux::{self, Grandchild};
+
+    #[tokio::test]
+    async fn an_id_of_an_earlier_boot_is_not_found() {
+        let me = exit_of(std::process::id())
+            .process_id()
+            .unwrap()
+            .to_string();
+        let (rest, boot) = me.split_once(" boot=").unwrap();
+        let turned = boot.replace(|c: char| c.is_ascii_digit(), "a");
+        assert_ne!(turned, boot);
+        let id: ProcessId = format!("{rest} boot={turned}").parse().unwrap();
+        let error = deadline(id.exit()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("earlier boot"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_start_time_does_where_there_is_no_inode_and_both_where_there_are_both() {
+        let mut child = Child::spawn(3);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let start = stat.rsplit(')').next().unwrap();
+        let start = start.split_whitespace().nth(19).unwrap();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let line = format!("{} start={start} boot={}", child.id(), boot.trim());
+        let id: ProcessId = line.parse().unwrap();
+        let exit = id.exit();
+        if support::poll_forced() {
+            assert_eq!(exit.process_id().unwrap(), id);
+        }
+
+        let other: u64 = start.parse::<u64>().unwrap() - 1;
+        let line = format!("{} start={other} boot={}", child.id(), boot.trim());
+        let error = deadline(line.parse::<ProcessId>().unwrap().exit())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+
+        child.end();
+        assert_eq!(
+            deadline(exit).await.unwrap().status().unwrap().code(),
+            Some(3)
+        );
+    }
+
+    #[tokio::test]
+    async fn the_next_owner_of_the_pid_is_not_it() {
+        if !linux::is_root() {
+            return support::skip("only root chooses pids");
+        }
+        let child = Child::spawn(0);
+        let (pid, id) = (child.id(), exit_of(child.id()).process_id().unwrap());
+        drop(child);
+        let Some(_next) = linux::recycle(pid, || Child::spawn(0), Child::id) else {
+            return support::skip("the pid was not given out again");
+        };
+        let error = deadline(id.exit()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("another process"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_zombie_is_still_it() {
+        let mut grandchild = Grandchild::spawn();
+        let id = exit_of(grandchild.id()).process_id().unwrap();
+        grandchild.end(7);
+        support::until("a zombie", || linux::is_zombie(grandchild.id()));
+        assert_eq!(deadline(id.exit()).await.unwrap().id(), grandchild.id());
+        grandchild.reap();
+        let error = deadline(id.exit()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn one_that_was_reaped_before_it_was_asked_is_itself_or_not_found() {
+        let mut child = Child::spawn(7);
+        let id = exit_of(child.id()).process_id().unwrap();
+        let exit = ProcessExit::open(child.id()).unwrap();
+        child.end();
+        child.reap();
+        match exit.process_id() {
+            // A pidfd has its inode for ever.
+            Ok(later) => assert_eq!(later, id),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn it_is_serialized_as_its_line() {
+    let id = id_of!(exit_of(std::process::id()));
+    let json = serde_json::to_string(&id).unwrap();
+    assert_eq!(json, format!("\"{id}\""));
+    assert_eq!(serde_json::from_str::<ProcessId>(&json).unwrap(), id);
+    let error = serde_json::from_str::<ProcessId>("\"1234\"").unwrap_err();
+    assert!(error.to_string().contains("expected a line"), "{error}");
+    assert!(serde_json::from_str::<ProcessId>("1234").is_err());
+}
