@@ -76,7 +76,9 @@ mod exit_with_parent {
     /// A shell that does something with the server.
     fn shell(script: &str) -> Running {
         let words = support::runnable(example("exit_with_parent"));
-        let words = words.iter().map(|word| format!("'{}'", word.display()));
+        let words = words
+            .iter()
+            .map(|word| format!("'{}'", word.to_str().unwrap()));
         let server = words.collect::<Vec<_>>().join(" ");
         Running::start(&mut support::shell(&script.replace("SERVER", &server)))
     }

@@ -5,7 +5,7 @@ mod support;
 use std::io::ErrorKind;
 
 use support::{Child, deadline};
-use tokio_process_exit::{ProcessExit, ProcessId, exit_of};
+use tokio_process_exit::{ProcessId, exit_of};
 
 /// Where processes are told apart. Elsewhere the test ends.
 macro_rules! id_of {
@@ -182,7 +182,7 @@ mod linux {
     async fn one_that_was_reaped_before_it_was_asked_is_itself_or_not_found() {
         let mut child = Child::spawn(7);
         let id = exit_of(child.id()).process_id().unwrap();
-        let exit = ProcessExit::open(child.id()).unwrap();
+        let exit = exit_of(child.id());
         child.end();
         child.reap();
         match exit.process_id() {

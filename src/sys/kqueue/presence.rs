@@ -8,7 +8,7 @@
 use std::io;
 
 use super::decide::{self, Presence};
-use crate::id::{Mark, MarkKind};
+use crate::id::Mark;
 use crate::sys::posix::signal_0;
 
 /// Marks of one process differ by no more than this.
@@ -68,7 +68,8 @@ mod system {
     use std::ptr;
 
     use super::super::decide;
-    use super::{Identity, Mark, MarkKind, Presence};
+    use super::{Identity, Mark, Presence};
+    use crate::id::MarkKind;
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -223,7 +224,8 @@ mod system {
     use std::ptr;
 
     use super::super::decide;
-    use super::{Identity, Mark, MarkKind, Presence};
+    use super::{Identity, Mark, Presence};
+    use crate::id::MarkKind;
 
     pub(super) struct Info {
         pub(super) presence: Presence,
