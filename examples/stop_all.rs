@@ -44,11 +44,11 @@ async fn main() -> io::Result<()> {
         }
     }
 
-    set.pids().for_each(|pid| send(Signal::Term, pid));
+    send(&mut set, Signal::Term);
     for exit in set.exits_within(GRACE).await? {
         println!("{exit}");
     }
-    set.pids().for_each(|pid| send(Signal::Kill, pid));
+    send(&mut set, Signal::Kill);
     while let Some(exit) = set.next_exit().await {
         println!("{}, as it did not obey", exit?);
     }
@@ -60,27 +60,27 @@ enum Signal {
     Kill,
 }
 
-#[cfg(unix)]
-fn send(signal: Signal, pid: u32) {
-    let signal = match signal {
-        Signal::Term => libc::SIGTERM,
-        Signal::Kill => libc::SIGKILL,
-    };
-    // A pid names a process only as long as that has not been reaped. Whoever is not the parent
-    // and must be certain sends signals through a pidfd: `ProcessExit::as_pidfd`.
-    // SAFETY: takes two integers. `ExitSet` has no pid 0, which would be a group.
-    if unsafe { libc::kill(pid as libc::pid_t, signal) } != 0 {
-        eprintln!("process {pid}: {}", io::Error::last_os_error());
+/// To all that are still there.
+fn send(set: &mut ExitSet, signal: Signal) {
+    let pids: Vec<u32> = set.pids().collect();
+    for pid in pids {
+        #[cfg(unix)]
+        let sent = match signal {
+            Signal::Term => set.signal(pid, libc::SIGTERM),
+            Signal::Kill => set.signal(pid, libc::SIGKILL),
+        };
+        // There is no way to ask here.
+        #[cfg(not(unix))]
+        let sent = match signal {
+            Signal::Term => Ok(()),
+            Signal::Kill => set.terminate(pid, 1),
+        };
+        match sent {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => eprintln!("{error}"),
+            // If it has exited meanwhile, so much the better.
+            _ => {}
+        }
     }
-}
-
-#[cfg(not(unix))]
-fn send(signal: Signal, pid: u32) {
-    let name = match signal {
-        Signal::Term => "terminate",
-        Signal::Kill => "kill",
-    };
-    eprintln!("process {pid}: this example can only {name} where there are signals");
 }
 
 struct Shells(Vec<Child>);

@@ -87,6 +87,15 @@ impl OpenError {
     }
 }
 
+/// What comes of doing something to a process: `NotFound` if it has exited.
+pub(crate) fn about_doing(what: &str, pid: u32, error: &io::Error) -> io::Error {
+    let text = match error.kind() {
+        io::ErrorKind::NotFound => format!("process {pid} has exited"),
+        _ => format!("cannot {what} process {pid}: {error}"),
+    };
+    io::Error::new(error.kind(), text)
+}
+
 /// Says which process the system's error is about.
 pub(crate) fn about(pid: u32, error: &io::Error) -> io::Error {
     io::Error::new(

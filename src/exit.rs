@@ -14,7 +14,7 @@ use futures_core::FusedFuture;
 use tokio::runtime::Handle;
 use tokio::task::coop;
 
-use crate::error::{OpenError, about};
+use crate::error::{OpenError, about, about_doing};
 use crate::id::{Mark, MarkKind, ProcessId};
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, EventError, Opened, Probe, State};
@@ -391,12 +391,7 @@ impl ProcessExit {
             Source::Event(process) => by_process(process),
             Source::Polled(polled) => by_probe(&polled.probe),
         };
-        done.map_err(|error| match error.kind() {
-            kind @ io::ErrorKind::NotFound => {
-                io::Error::new(kind, format!("process {id} has exited"))
-            }
-            kind => io::Error::new(kind, format!("cannot {what} process {id}: {error}")),
-        })
+        done.map_err(|error| about_doing(what, id, &error))
     }
 
     /// Of this kind, or of the one that is best here.

@@ -14,7 +14,7 @@ use futures_core::Stream;
 use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
-use crate::error::about;
+use crate::error::{about, about_doing};
 use crate::exit::{Parts, Progress, Source, Until, closed, no_event_for_the_reap};
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, Refused, State};
@@ -484,9 +484,8 @@ impl ExitSet {
     /// The pids of the processes that have not been yielded: those still running, as far as this
     /// set has told. Adopted processes that have no pid here are left out.
     ///
-    /// A process that has exited since may have been reaped, and its pid may be another's. Only the
-    /// parent can be certain of a signal that is sent by pid; through
-    /// [`as_pidfd`](ProcessExit::as_pidfd) everybody can.
+    /// A process that has exited since may have been reaped, and its pid may be another's. So leave
+    /// signals to `ExitSet::signal` (on Unix) or `ExitSet::terminate` (on Windows).
     pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots
             .keys()
@@ -637,6 +636,31 @@ impl ExitSet {
 
 /// How processes come in.
 impl ExitSet {
+    /// Does something to a process in the set, or fails with `NotFound` if it has exited.
+    pub(crate) fn act(
+        &mut self,
+        pid: u32,
+        what: &str,
+        by_member: impl FnOnce(&Member) -> io::Result<()>,
+        by_probe: impl FnOnce(&Probe) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.catch_up();
+        let key = self.by_pid.get(&pid).copied();
+        let Some(entry) = key.and_then(|key| self.slots.get(key)) else {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("process {pid} is not in the set"),
+            ));
+        };
+        let done = match &entry.slot {
+            Slot::Event(member) => by_member(member),
+            Slot::EventUntilReap(waiting) => by_member(&waiting.0),
+            Slot::Polled(polled) => by_probe(&polled.probe),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        done.map_err(|error| about_doing(what, pid, &error))
+    }
+
     /// Adds what has the [next key](Slots::next_key).
     fn add(&mut self, pid: u32, slot: Slot) {
         let key = self.slots.insert(pid, slot);

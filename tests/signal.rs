@@ -13,6 +13,7 @@ mod unix {
 
     use super::*;
     use support::unix::Grandchild;
+    use tokio_process_exit::ExitSet;
 
     #[tokio::test]
     async fn it_ends_a_child_and_the_status_says_so() {
@@ -54,6 +55,34 @@ mod unix {
             let error = exit.signal(libc::SIGTERM).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn through_a_set_it_reaches_the_one_that_is_meant() {
+        let (mut one, other) = (Child::spawn(0), Child::spawn(0));
+        let mut set = ExitSet::new();
+        set.insert(one.id()).unwrap();
+        set.insert_exit(exit_of(other.id()).reaped());
+        set.signal(other.id(), 0).unwrap();
+        set.signal(one.id(), libc::SIGKILL).unwrap();
+        let exit = deadline(set.next_exit()).await.unwrap().unwrap();
+        assert_eq!(exit.id(), one.id());
+        one.reap();
+        // It is not in the set any more.
+        let error = set.signal(one.id(), 0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        still_pending(set.next_exit()).await;
+
+        set.signal(other.id(), libc::SIGKILL).unwrap();
+        let mut exit = exit_of(other.id());
+        deadline(&mut exit).await.unwrap();
+        // It has exited, and the set still waits for its reap.
+        let error = set.signal(other.id(), libc::SIGKILL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        drop(other);
+        deadline(set.next_exit()).await.unwrap().unwrap();
+        let error = set.signal(std::process::id(), 0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     }
 
     #[tokio::test]

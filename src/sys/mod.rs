@@ -1,7 +1,29 @@
 //! What differs between systems, behind one shape.
 //!
 //! Each backend is a module with the same items; there is no trait, as only one of them is ever
-//! compiled. The rest of the crate has no `cfg` of its own. A backend provides:
+//! compiled. The rest of the crate has no `cfg` of its own.
+//!
+//! # How to add a platform
+//!
+//! A Unix works already, by polling with what POSIX has: `backend/mod.rs`. To do better:
+//!
+//! 1. Copy the backend that is nearest: `linux` if the system has a descriptor that stands for a
+//!    process, `kqueue` if it tells of a pid's exit through some queue, `windows` if it calls back.
+//!    Name its directory in the one list below, at `mod backend`, and in `Cargo.toml` what it links.
+//! 2. Take over what is common: `posix` (children by `waitid`, signals), `wait_status`, and
+//!    [`reactor`] for a descriptor in tokio's reactor.
+//! 3. Go through the contract below, item by item. What the system cannot do has an honest answer
+//!    each: `None` for a status, `false` for `tells_the_reap`, `Unsupported` for a mark, and a
+//!    `Probe` where events are refused. `no_events` is a backend without any.
+//! 4. What follows from the system's answers belongs into pure functions of plain values, as
+//!    `kqueue/decide.rs`, with a table of answers that is tested on every system.
+//! 5. Add the target to `.ci/cross-check`, and a [`Mechanism`](crate::Mechanism) if it is a new one.
+//!    The tests that are not about one system should pass as they are; `tests/support` may need to
+//!    know how the system shows zombies. Then the tables of the README and of the crate's page.
+//!
+//! # The contract
+//!
+//! A backend provides:
 //!
 //! - `Status`: the raw exit status as the system tells it, `Copy + Eq + Hash + Debug`, with
 //!   `exit_status(self) -> std::process::ExitStatus`.
@@ -19,15 +41,19 @@
 //!   - `is_reaped(&self) -> bool`: whether its pid may be another's by now.
 //!   - `identity(&self) -> Option<u64>`: what no other process has or will have, if there is such a
 //!     thing.
+//!   - `mark(&self, kind) -> io::Result<Mark>`: what tells it from all others, for
+//!     [`ProcessId`](crate::ProcessId); of that kind, if the system has several. `NotFound` once that
+//!     cannot be told any more.
+//!   - on Unix `signal(&self, signal) -> io::Result<()>`, `NotFound` if it has exited.
 //!   - `into_probe(self) -> Probe`, when events are refused or there are no more to come.
 //! - `Probe`: what is left to look at a process by when there is no event source. It stands for
 //!   that very process too, as far as the system lets us see.
-//!   - `state(&self)`, `is_reaped(&self)` and `identity(&self)` as above. But two identities that
-//!     differ may be of one process.
+//!   - `state(&self)`, `is_reaped(&self)`, `identity(&self)`, `mark(&self, kind)` and
+//!     `signal(&self, signal)` as above. But two identities that differ may be of one process.
 //!   - `reopen(&self) -> Reopened` tries again for an event source.
 //! - `Group`: an event source for any number of processes, for [`ExitSet`](crate::ExitSet).
-//!   - `open(&mut self, pid, key) -> Result<Result<Member, Probe>, OpenError>` opens a process as
-//!     `Process::open` does, and takes it in; `add(&mut self, Process, key) -> Result<Member, Probe>`
+//!   - `open(&mut self, pid, key) -> Result<Result<Member, Refused>, OpenError>` opens a process as
+//!     `Process::open` does, and takes it in; `add(&mut self, Process, key) -> Result<Member, Refused>`
 //!     takes one in that is open. An earlier member with this pid must have told of its exit.
 //!   - `remove(&mut self, Member)` takes out one that has not.
 //!   - `poll_events(&mut self, cx, &mut events)` as above, for as many as come; `try_events` looks
@@ -38,11 +64,16 @@
 //!   - `TELLS_LATE`: whether an exit may have happened that `try_events` does not tell of yet, but
 //!     `Member::untold_event` does.
 //!   - `reserve(&mut self, more)` makes room for so many.
-//! - `Member`: a process in a group. Dropping the group releases everything.
+//! - `Member`: a process in a group, with `signal` as above. Dropping the group releases everything.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.
 //!   - `is_reaped`, `identity`, `tells_the_reap` and `into_probe` as above, and `is(&self, &process)`: whether
 //!     those two, of the same pid, are the same process.
 //!   - `is_better_closed_at_once(&self) -> bool`: descriptors are scarce, or it takes none.
+//! - `open_child(&std::process::Child) -> Result<Opened, OpenError>`, `Collected` if its pid may be
+//!   another's.
+//! - `boot_id() -> io::Result<Option<String>>`: a UUID that changes with each boot, where there is
+//!   one and marks do not go on through boots. `MARK_ROUNDING`: by how much two marks of one process
+//!   may differ.
 //! - `thread_cpu_time() -> Duration`: the processor time that this thread has taken.
 //!
 //! # Safety
@@ -53,91 +84,37 @@
 
 use std::io;
 
+/// The backend of this system. Where no other is chosen it is `backend/mod.rs`: any Unix.
+#[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux/mod.rs")]
+#[cfg_attr(
+    any(
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly"
+    ),
+    path = "kqueue/mod.rs"
+)]
+#[cfg_attr(windows, path = "windows/mod.rs")]
+mod backend;
+pub(crate) use backend::*;
+
+// What backends have in common.
 #[cfg(unix)]
 mod posix;
+#[cfg(unix)]
+#[allow(dead_code, reason = "not every system has a descriptor to watch")]
+mod reactor;
 #[cfg(unix)]
 mod signal;
 #[cfg(unix)]
 mod wait_status;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod linux;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use linux::*;
-
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-))]
-mod kqueue;
-#[cfg(any(
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-))]
-pub(crate) use kqueue::*;
-
 // What follows from the answers of kqueue is tested everywhere.
-#[cfg(all(
-    test,
-    not(any(
-        target_vendor = "apple",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly"
-    ))
-))]
+#[cfg(test)]
 #[path = "kqueue/decide.rs"]
 mod kqueue_decide;
-
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly"
-))]
-mod reactor;
-
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "linux",
-        target_os = "android",
-        target_vendor = "apple",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly"
-    ))
-))]
-mod unix;
-#[cfg(all(
-    unix,
-    not(any(
-        target_os = "linux",
-        target_os = "android",
-        target_vendor = "apple",
-        target_os = "freebsd",
-        target_os = "netbsd",
-        target_os = "openbsd",
-        target_os = "dragonfly"
-    ))
-))]
-pub(crate) use unix::*;
-
-#[cfg(windows)]
-mod windows;
-#[cfg(windows)]
-pub(crate) use windows::*;
 
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

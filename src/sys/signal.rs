@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::{Probe, Process};
-use crate::ProcessExit;
+use super::{Member, Probe, Process};
+use crate::{ExitSet, ProcessExit};
 
 impl ProcessExit {
     /// Sends a signal to the process, such as `libc::SIGTERM`. Unix only.
@@ -64,5 +64,55 @@ impl ProcessExit {
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         let by_process = |process: &Process| process.signal(signal);
         self.act("signal", by_process, |probe: &Probe| probe.signal(signal))
+    }
+}
+
+impl ExitSet {
+    /// Sends a signal to a process in the set, as [`ProcessExit::signal`]: to that very process, and
+    /// never to one that has got its pid. Unix only.
+    ///
+    /// # Errors
+    ///
+    /// As there. [`NotFound`](io::ErrorKind::NotFound) also if no process in the set has this pid.
+    ///
+    /// # Examples
+    ///
+    /// To stop many: ask all, wait a while, insist.
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use tokio_process_exit::ExitSet;
+    ///
+    /// async fn stop(set: &mut ExitSet) -> io::Result<()> {
+    ///     for signal in [libc::SIGTERM, libc::SIGKILL] {
+    ///         let pids: Vec<u32> = set.pids().collect();
+    ///         for pid in pids {
+    ///             match set.signal(pid, signal) {
+    ///                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+    ///                 _ => {}
+    ///             }
+    ///         }
+    ///         set.exits_within(Duration::from_secs(5)).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> io::Result<()> {
+    /// let mut set = ExitSet::new();
+    /// for _ in 0..3 {
+    ///     set.insert(std::process::Command::new("sleep").arg("60").spawn()?.id())?;
+    /// }
+    /// stop(&mut set).await?;
+    /// assert!(set.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn signal(&mut self, pid: u32, signal: i32) -> io::Result<()> {
+        let by_member = |member: &Member| member.signal(signal);
+        self.act(pid, "signal", by_member, |probe: &Probe| {
+            probe.signal(signal)
+        })
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use super::probe::PidProbe;
 use super::{
     EventError, Probe, Process, Refused, State, Status, Watched, has_exited, kevent, pid_in_range,
-    register, state_after_exit,
+    register, send_signal, state_after_exit,
 };
 use crate::error::OpenError;
 
@@ -202,6 +202,14 @@ impl Member {
             status,
             reaped: false,
         })
+    }
+
+    /// As [`Target::signal`](super::Target::signal), once all events have been taken.
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        match self.exit.get() {
+            None => send_signal(self.pid, signal),
+            Some(_) => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.

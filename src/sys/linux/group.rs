@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 
 use super::{
     EventError, Opened, Probe, Process, Refused, State, Watched, is_reaped, look, pidfd, reaped,
+    send,
 };
 use crate::error::OpenError;
 
@@ -194,6 +195,10 @@ impl Member {
         } else {
             look(self.0.as_fd())
         }
+    }
+
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        send(self.0.as_fd(), signal)
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.

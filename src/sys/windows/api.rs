@@ -3,8 +3,8 @@
 use std::io;
 use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
 
-use super::{Probe, Process};
-use crate::ProcessExit;
+use super::{Member, Probe, Process};
+use crate::{ExitSet, ProcessExit};
 
 /// Adopts a process handle that came from elsewhere: from `CreateProcess`, from
 /// `DuplicateHandle`. Windows only.
@@ -86,5 +86,18 @@ impl ProcessExit {
     pub fn as_handle(&self) -> Option<BorrowedHandle<'_>> {
         let polled = || self.probe().map(AsHandle::as_handle);
         self.process().map(AsHandle::as_handle).or_else(polled)
+    }
+}
+
+impl ExitSet {
+    /// Ends a process in the set, as [`ProcessExit::terminate`]. Windows only.
+    ///
+    /// # Errors
+    ///
+    /// As there. [`NotFound`](io::ErrorKind::NotFound) also if no process in the set has this pid.
+    pub fn terminate(&mut self, pid: u32, exit_code: u32) -> io::Result<()> {
+        let by_member = |member: &Member| member.terminate(exit_code);
+        let by_probe = |probe: &Probe| probe.terminate(exit_code);
+        self.act(pid, "terminate", by_member, by_probe)
     }
 }

@@ -124,6 +124,10 @@ impl Member {
         self.handle.state()
     }
 
+    pub(crate) fn terminate(&self, exit_code: u32) -> io::Result<()> {
+        self.handle.terminate(exit_code)
+    }
+
     /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn identity(&self) -> Option<u64> {
         None

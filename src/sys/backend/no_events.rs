@@ -120,6 +120,10 @@ impl Event {
 }
 
 impl Member {
+    pub(crate) fn signal(&self, _signal: i32) -> io::Result<()> {
+        match self.0 {}
+    }
+
     pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
         match self.0 {}
     }
