@@ -161,6 +161,7 @@ pub use set::ExitSet;
 #[doc = include_str!("how_it_works.md")]
 pub mod how_it_works {}
 
-#[cfg(doctest)]
+// It sends signals, which Windows has not.
+#[cfg(all(doctest, unix))]
 #[doc = include_str!("../README.md")]
 struct Readme;
