@@ -289,6 +289,7 @@ mod tests {
         assert!(!release_is_at_least("unknown\n", (6, 1)));
     }
 
+    #[cfg(target_os = "linux")]
     mod properties {
         use super::*;
         use proptest::collection::vec;
