@@ -137,7 +137,7 @@ async fn the_pidfd_of_a_thread_is_refused() {
 /// While a thread replaces the leading one, its number and the process's differ for an instant.
 #[tokio::test]
 async fn a_process_can_be_adopted_during_an_exec_by_another_thread() {
-    for _ in 0..1000 {
+    for _ in 0..200 {
         let process = linux::fork(|| linux::leader_exits(|| linux::exec_sh(c"exit 8")));
         let pidfd = linux::pidfd_open(process.id(), 0);
         loop {
