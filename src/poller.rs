@@ -411,7 +411,7 @@ mod loom_tests {
         static PROBE: LazyLock<Arc<Probe>> =
             LazyLock::new(|| match sys::Process::open(std::process::id()) {
                 Ok(sys::Opened::Process(process)) => Arc::new(process.into_probe()),
-                Ok(sys::Opened::Refused(probe, _)) => Arc::new(probe),
+                Ok(sys::Opened::Refused((probe, _))) => Arc::new(probe),
                 Err(_) => unreachable!("ourselves"),
             });
         let watched = Watched {

@@ -1,10 +1,18 @@
-//! What threads share goes through locks from here, so that loom can try every order of them:
+//! What threads share goes through these, so that loom can try every order of what they do:
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg tokio_process_exit_loom' cargo test --release --lib loom
 //! ```
 
+#![allow(unused_imports, reason = "not every system needs all of them")]
+
 #[cfg(all(test, tokio_process_exit_loom))]
-pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+pub(crate) use loom::sync::{
+    Arc, Condvar, Mutex, MutexGuard,
+    atomic::{AtomicU8, Ordering},
+};
 #[cfg(not(all(test, tokio_process_exit_loom)))]
-pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+pub(crate) use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard,
+    atomic::{AtomicU8, Ordering},
+};

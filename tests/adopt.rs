@@ -6,8 +6,9 @@ mod support;
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 use support::linux::{self, Grandchild};
 use support::{Child, deadline, still_pending};
@@ -104,6 +105,46 @@ async fn a_descriptor_that_is_no_pidfd_is_refused() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         assert!(error.to_string().contains(&name), "{error}");
     }
+}
+
+/// A container that was handed the pidfd of a process outside.
+#[tokio::test]
+async fn a_process_of_an_outer_pid_namespace_has_no_pid_and_exits_all_the_same() {
+    const TEST: &str = "a_process_of_an_outer_pid_namespace_has_no_pid_and_exits_all_the_same";
+    if let Some(number) = support::role() {
+        // SAFETY: the descriptor that was left open for us.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(number.parse().unwrap()) };
+        let exit = ProcessExit::try_from(pidfd).unwrap();
+        assert_eq!(exit.id(), 0);
+        let error = exit.process_id().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let exit = deadline(exit).await.unwrap();
+        // Not told across namespaces. If it is one day, it must be right.
+        assert!(exit.status().is_none_or(|status| status.code() == Some(7)));
+        return;
+    }
+    let unshare = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let try_it = Command::new("unshare").args(unshare).arg("true").status();
+    if !try_it.is_ok_and(|status| status.success()) {
+        return support::skip("no pid namespace can be made (not root, or no unshare(1))");
+    }
+    let mut child = Child::spawn(7);
+    // Not closed by an exec, unlike the first.
+    let pidfd = linux::pidfd_open(child.id(), 0);
+    // SAFETY: takes an open descriptor.
+    let pidfd = linux::own(unsafe { libc::dup(pidfd.as_raw_fd()) });
+    let mut inside = Command::new("unshare");
+    inside
+        .args(unshare)
+        .args(support::runnable(std::env::current_exe().unwrap()))
+        .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
+        .env("ROLE", pidfd.as_raw_fd().to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let inside = inside.spawn().unwrap();
+    child.end();
+    child.reap();
+    support::assert_passed(&inside.wait_with_output().unwrap());
 }
 
 #[tokio::test]

@@ -70,8 +70,8 @@ const ONCE: &[Row] = &[
     // Whether /proc numbers as we do is asked once, at the opening, where there is no pidfd.
     ("readlink", ANY, AtReap),
     ("statx", &[EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM], NoStatus),
-    // "No such process", for the number of a thread; "a thread", for that of a process that is gone.
-    ("kill", ANY, Error),
+    // "No such process", for the number of a thread.
+    ("kill", &[ESRCH], Error),
     // The number of a thread is taken for a process's, where there is no pidfd either.
     ("tgkill", &[EAGAIN, EINVAL, EPERM, ENOSYS], Believed),
     ("uname", ANY, NoStatus),
@@ -96,8 +96,6 @@ const ALWAYS: &[Row] = &[
     ("readlink", ANY, AtReap),
     ("statx", &[EACCES, EBADF, EINVAL, ENOENT, ENOMEM, EPERM], NoStatus),
     ("kill", &[ESRCH], Error),
-    // Where there is no pidfd either.
-    ("kill", ANY, Missed),
     ("tgkill", &[EINVAL, EPERM, ENOSYS], Believed),
     ("uname", ANY, NoStatus),
 ];
@@ -125,6 +123,7 @@ const ERRORS: [(&str, &[c_int]); CALLS.len()] = [
     ("read", &[EAGAIN, EBADF, EFAULT, EINTR, EINVAL, EIO, EISDIR, ESRCH, EPERM, ENOSYS]),
     ("readlink", &[EACCES, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM, ENOSYS]),
     ("kill", &[EINVAL, EPERM, ESRCH, ENOSYS]),
+    ("getpgid", &[EPERM, ESRCH, ENOSYS]),
     ("tgkill", &[EAGAIN, EINVAL, EPERM, ESRCH, ENOSYS]),
     ("clock_gettime", &[EACCES, EFAULT, EINVAL, ENODEV, ENOTSUP, EPERM, ENOSYS]),
     ("getrlimit", &[EFAULT, EINVAL, EPERM, ESRCH, ENOSYS]),

@@ -116,6 +116,11 @@ mod wait_status;
 #[path = "kqueue/decide.rs"]
 mod kqueue_decide;
 
+// And so is every order of a callback of Windows and the end of a wait.
+#[cfg(all(test, tokio_process_exit_loom))]
+#[path = "windows/share.rs"]
+mod windows_share;
+
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {

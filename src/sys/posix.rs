@@ -19,8 +19,16 @@ use crate::error::OpenError;
 /// `pid` must be positive: others mean groups.
 #[allow(dead_code, reason = "some systems look closer")]
 pub(super) fn exists(pid: libc::pid_t) -> bool {
-    // EPERM: it is there, and not ours to signal.
-    signal_0(pid) != Err(libc::ESRCH)
+    match signal_0(pid) {
+        Ok(()) => true,
+        Err(libc::ESRCH) => false,
+        // It is there, and not ours to signal. Or a sandbox denies signals, so another call is asked.
+        Err(_) => {
+            // SAFETY: takes an integer.
+            let group = unsafe { libc::getpgid(pid) };
+            group >= 0 || errno() != libc::ESRCH
+        }
+    }
 }
 
 /// Asks whether a signal could be sent. The error is the errno. `pid` must be positive too.

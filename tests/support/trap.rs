@@ -21,7 +21,7 @@ use seccompiler::{
 };
 
 /// The calls that can be made to fail, by their kernel names, and all the forms that they come in.
-pub const CALLS: [(&str, &[c_long]); 23] = [
+pub const CALLS: [(&str, &[c_long]); 24] = [
     ("pidfd_open", &[libc::SYS_pidfd_open]),
     ("epoll_create1", &[libc::SYS_epoll_create1]),
     ("epoll_ctl", &[libc::SYS_epoll_ctl]),
@@ -40,6 +40,7 @@ pub const CALLS: [(&str, &[c_long]); 23] = [
     ("read", &[libc::SYS_read]),
     ("readlink", &[libc::SYS_readlink, libc::SYS_readlinkat]),
     ("kill", &[libc::SYS_kill]),
+    ("getpgid", &[libc::SYS_getpgid]),
     ("tgkill", &[libc::SYS_tgkill]),
     ("clock_gettime", &[libc::SYS_clock_gettime]),
     ("getrlimit", &[libc::SYS_getrlimit, libc::SYS_prlimit64]),

@@ -3,6 +3,7 @@
 mod api;
 mod group;
 mod handle;
+mod share;
 mod wait;
 
 use std::io;
