@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
@@ -51,22 +51,8 @@ macro_rules! deny {
         if !linux::seccomp_filters() {
             return skip(NO_DENIALS);
         }
-        deny($call, $errno)
+        linux::deny($call, $errno)
     }};
-}
-
-fn deny(call: libc::c_long, errno: i32) {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-    let filter = SeccompFilter::new(
-        BTreeMap::from([(call as _, Vec::new())]),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
-        std::env::consts::ARCH
-            .try_into()
-            .expect("an architecture with seccomp"),
-    );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    apply_filter(&program).unwrap();
 }
 
 fn runtime() -> Runtime {
@@ -175,7 +161,7 @@ fn a_denial_is_remembered_and_not_asked_again() {
     }
     assert_eq!(exit_of(1).mechanism(), Some(Mechanism::PidFd));
     let denied = std::thread::spawn(|| {
-        deny(libc::SYS_pidfd_open, libc::EPERM);
+        linux::deny(libc::SYS_pidfd_open, libc::EPERM);
         exit_of(1).mechanism()
     });
     assert_eq!(denied.join().unwrap(), Some(Mechanism::Polling));
@@ -366,8 +352,8 @@ fn a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one() {
     let mut exit = exit_of(child.id());
     let (handle, pid) = (runtime.handle().clone(), child.id());
     let failed = std::thread::spawn(move || {
-        deny(libc::SYS_clone, libc::EAGAIN);
-        deny(libc::SYS_clone3, libc::EAGAIN);
+        linux::deny(libc::SYS_clone, libc::EAGAIN);
+        linux::deny(libc::SYS_clone3, libc::EAGAIN);
         let mut set = ExitSet::new();
         set.insert(pid).unwrap();
         handle.block_on(set.next_exit()).unwrap().unwrap_err();

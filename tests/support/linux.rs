@@ -1,5 +1,6 @@
 //! What the tests ask of Linux: threads, `/proc`, pids by choice.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -128,6 +129,21 @@ pub fn seccomp_filters() -> bool {
         )
     };
     known == 0
+}
+
+/// From now on a system call of this thread, and of those that it starts, fails.
+pub fn deny(call: libc::c_long, errno: i32) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(call as _, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        std::env::consts::ARCH
+            .try_into()
+            .expect("an architecture with seccomp"),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    apply_filter(&program).unwrap();
 }
 
 /// Where `/proc/<pid>/stat` holds the status of the whole process.

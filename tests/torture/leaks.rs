@@ -85,7 +85,7 @@ pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
     let mut herd = herd(30);
     let mut builder = Builder::new_multi_thread();
     if refuse_registration {
-        builder.on_thread_start(|| crate::deny(libc::SYS_epoll_ctl, libc::ENOSPC));
+        builder.on_thread_start(|| linux::deny(libc::SYS_epoll_ctl, libc::ENOSPC));
     }
     builder.worker_threads(2).thread_keep_alive(THREADS_LIVE_ON);
     let runtime = builder.enable_all().build().unwrap();

@@ -23,7 +23,6 @@ mod oracle;
 mod storm;
 mod succession;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::process::Command;
@@ -338,7 +337,7 @@ fn recycled(weather: Weather) {
 }
 
 fn deny_pidfds() {
-    deny(libc::SYS_pidfd_open, libc::EPERM);
+    linux::deny(libc::SYS_pidfd_open, libc::EPERM);
 }
 
 fn be_nobody() {
@@ -364,19 +363,4 @@ fn drop_caches() {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// From now on a system call of this thread, and of those that it starts, fails.
-fn deny(call: libc::c_long, errno: i32) {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-    let filter = SeccompFilter::new(
-        BTreeMap::from([(call as _, Vec::new())]),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
-        std::env::consts::ARCH
-            .try_into()
-            .expect("an architecture with seccomp"),
-    );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    apply_filter(&program).unwrap();
 }

@@ -18,6 +18,7 @@ use tokio_process_exit::{Exit, ExitSet, ProcessExit};
 
 use crate::figures::{Figures, LATE, one_in, random};
 use crate::oracle::{self, Keeper, Kind, Life, Parent, Plan, Slots};
+use crate::support::linux;
 
 /// What has not been told by then is lost. The slowest way to tell takes a fraction of a second.
 const LOST: Duration = Duration::from_secs(10);
@@ -121,7 +122,7 @@ pub fn rage(weather: Weather) {
 fn runtime(refuse_registration: bool) -> Runtime {
     let mut builder = Builder::new_multi_thread();
     if refuse_registration {
-        builder.on_thread_start(|| crate::deny(libc::SYS_epoll_ctl, libc::ENOSPC));
+        builder.on_thread_start(|| linux::deny(libc::SYS_epoll_ctl, libc::ENOSPC));
     }
     builder.worker_threads(2).enable_all().build().unwrap()
 }
