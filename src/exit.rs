@@ -75,6 +75,25 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// Dropping it or timing out loses nothing and leaks nothing. Polled by `&mut`, it may be polled
 /// again later, from another task or in another runtime.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::timeout;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let mut child = std::process::Command::new("cargo").arg("--version").spawn()?;
+/// let mut exit = tokio_process_exit::exit_of(child.id());
+/// while timeout(Duration::from_secs(1), &mut exit).await.is_err() {
+///     println!("still running");
+/// }
+/// println!("{}", exit.await?);
+/// # child.wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct ProcessExit {
     id: u32,
@@ -341,6 +360,12 @@ impl ProcessExit {
     ///
     /// 0 for an adopted process that has no pid here: it had been reaped before it was adopted, or
     /// it lives outside our pid namespace.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(tokio_process_exit::exit_of(1234).id(), 1234);
+    /// ```
     pub fn id(&self) -> u32 {
         self.id
     }
@@ -737,6 +762,17 @@ impl fmt::Debug for ProcessExit {
 }
 
 /// How an exit is noticed.
+///
+/// # Examples
+///
+/// ```
+/// use tokio_process_exit::{Mechanism, exit_of};
+///
+/// let exit = exit_of(std::process::id());
+/// if exit.mechanism() == Some(Mechanism::Polling) {
+///     eprintln!("{:?}", exit.fallback_reason());
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mechanism {
@@ -785,7 +821,7 @@ impl Exit {
         Exit { id, status }
     }
 
-    /// The pid that the process had, as [`ProcessExit::id`].
+    /// The pid that the process had, as [`ProcessExit::id`]. See [above](Exit#examples).
     pub fn id(&self) -> u32 {
         self.id
     }
@@ -794,6 +830,18 @@ impl Exit {
     ///
     /// `None` only where the system does not tell; never a guess. See
     /// [the crate's page](crate#the-exit-status) for when it is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn describe(exit: tokio_process_exit::Exit) -> String {
+    ///     match exit.status() {
+    ///         Some(status) if status.success() => "fine".into(),
+    ///         Some(status) => format!("failed: {status}"),
+    ///         None => "nobody knows".into(),
+    ///     }
+    /// }
+    /// ```
     pub fn status(&self) -> Option<ExitStatus> {
         self.status.map(sys::Status::exit_status)
     }

@@ -107,6 +107,13 @@ impl ProcessId {
     }
 
     /// The pid. By now it may be another process's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let id: tokio_process_exit::ProcessId = "1234 start=5678".parse().unwrap();
+    /// assert_eq!(id.pid(), 1234);
+    /// ```
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -168,6 +175,21 @@ impl ProcessId {
     }
 
     /// As [`exit`](ProcessId::exit), with the errors reported at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(any(target_os = "linux", windows))]
+    /// # fn main() -> std::io::Result<()> {
+    /// use tokio_process_exit::exit_of;
+    ///
+    /// let me = exit_of(std::process::id()).process_id()?;
+    /// assert_eq!(me.open()?.id(), std::process::id());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(any(target_os = "linux", windows)))]
+    /// # fn main() {}
+    /// ```
     pub fn open(&self) -> io::Result<ProcessExit> {
         self.exit().or_error()
     }
@@ -319,6 +341,13 @@ impl FromStr for Boot {
 }
 
 /// A text is no [`ProcessId`].
+///
+/// # Examples
+///
+/// ```
+/// let error = "1234".parse::<tokio_process_exit::ProcessId>().unwrap_err();
+/// assert!(error.to_string().starts_with("not the id of a process"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseProcessIdError(());
 

@@ -341,6 +341,13 @@ impl ExitSet {
     ///
     /// On Linux this also makes room in the process's descriptor table, within its limit. In a
     /// process with several threads that makes inserting many processes a good deal faster.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let set = tokio_process_exit::ExitSet::with_capacity(1000);
+    /// assert!(set.is_empty());
+    /// ```
     pub fn with_capacity(capacity: usize) -> ExitSet {
         let mut set = ExitSet::default();
         set.slots.entries.reserve(capacity);
@@ -453,6 +460,19 @@ impl ExitSet {
     ///
     /// Of several processes that have had this pid one after the other, it is the last. The earlier
     /// ones, which have exited, cannot be removed: they are yielded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut set = tokio_process_exit::ExitSet::new();
+    /// let me = std::process::id();
+    /// set.insert(me)?;
+    /// assert!(set.remove(me));
+    /// assert!(!set.remove(me));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn remove(&mut self, pid: u32) -> bool {
         let Some(key) = self.by_pid.remove(&pid) else {
             return false;
@@ -467,16 +487,46 @@ impl ExitSet {
     }
 
     /// Whether the process that has this pid, or had it last, is in the set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut set = tokio_process_exit::ExitSet::new();
+    /// let me = std::process::id();
+    /// assert!(!set.contains(me));
+    /// set.insert(me)?;
+    /// assert!(set.contains(me));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn contains(&self, pid: u32) -> bool {
         self.by_pid.contains_key(&pid)
     }
 
     /// How many processes have not been yielded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut set = tokio_process_exit::ExitSet::new();
+    /// set.insert(std::process::id())?;
+    /// assert_eq!(set.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn len(&self) -> usize {
         self.slots.len
     }
 
     /// Whether all processes have been yielded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(tokio_process_exit::ExitSet::new().is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -486,6 +536,17 @@ impl ExitSet {
     ///
     /// A process that has exited since may have been reaped, and its pid may be another's. So leave
     /// signals to `ExitSet::signal` (on Unix) or `ExitSet::terminate` (on Windows).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut set = tokio_process_exit::ExitSet::new();
+    /// set.insert(std::process::id())?;
+    /// assert_eq!(set.pids().collect::<Vec<_>>(), [std::process::id()]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots
             .keys()
@@ -494,6 +555,15 @@ impl ExitSet {
     }
 
     /// How many of the processes are polled, as the system refuses an event source for them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let set = tokio_process_exit::ExitSet::new();
+    /// if set.polled() > 0 {
+    ///     eprintln!("{} of {} processes are polled", set.polled(), set.len());
+    /// }
+    /// ```
     pub fn polled(&self) -> usize {
         self.polling.count
     }
@@ -509,11 +579,41 @@ impl ExitSet {
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn report(set: &mut tokio_process_exit::ExitSet) {
+    /// while let Some(exit) = set.next_exit().await {
+    ///     match exit {
+    ///         Ok(exit) => println!("{exit}"),
+    ///         Err(error) => eprintln!("{error}"),
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub async fn next_exit(&mut self) -> Option<io::Result<Exit>> {
         poll_fn(|cx| self.poll_next_exit(cx)).await
     }
 
     /// As [`next_exit`](ExitSet::next_exit), to be polled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::task::{Context, Poll};
+    /// use tokio_process_exit::{Exit, ExitSet};
+    ///
+    /// struct Supervisor {
+    ///     processes: ExitSet,
+    /// }
+    ///
+    /// impl Supervisor {
+    ///     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<std::io::Result<Exit>>> {
+    ///         self.processes.poll_next_exit(cx)
+    ///     }
+    /// }
+    /// ```
     pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Exit>>> {
         if !self.exited.is_empty() {
             // It was looked at before, so this is all that it costs now.
@@ -542,6 +642,17 @@ impl ExitSet {
     /// # Errors
     ///
     /// As [`next_exit`](ExitSet::next_exit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut set = tokio_process_exit::ExitSet::new();
+    /// set.insert(std::process::id())?;
+    /// assert!(set.try_next_exit().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_next_exit(&mut self) -> Option<io::Result<Exit>> {
         loop {
             if let Some(exit) = self.pop_exited() {
@@ -575,6 +686,23 @@ impl ExitSet {
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio_process_exit::ExitSet;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let mut set = ExitSet::new();
+    /// set.insert(std::process::id())?;
+    /// let gone = set.exits_within(Duration::from_millis(10)).await?;
+    /// println!("{} are gone, {} are not", gone.len(), set.len());
+    /// # assert!(gone.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn exits_within(&mut self, timeout: Duration) -> io::Result<Vec<Exit>> {
         let mut elapsed = pin!(tokio::time::sleep(timeout));
         let mut last_look = false;

@@ -95,6 +95,20 @@ impl ExitSet {
     /// # Errors
     ///
     /// As there. [`NotFound`](io::ErrorKind::NotFound) also if no process in the set has this pid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let child = std::process::Command::new("cmd")
+    ///     .stdin(std::process::Stdio::piped())
+    ///     .spawn()?;
+    /// let mut set = tokio_process_exit::ExitSet::new();
+    /// set.insert(child.id())?;
+    /// set.terminate(child.id(), 1)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn terminate(&mut self, pid: u32, exit_code: u32) -> io::Result<()> {
         let by_member = |member: &Member| member.terminate(exit_code);
         let by_probe = |probe: &Probe| probe.terminate(exit_code);
