@@ -50,7 +50,8 @@ use crate::sys;
 /// | Windows | its creation time, in units of 100 ns | |
 ///
 /// "Until the next boot" holds because the id of the boot is part of it. Where there is none,
-/// another process would have to have the pid and start in the same microsecond.
+/// another process would have to have the pid and start in the same microsecond; and where a start
+/// time has to do on Linux, it would have to have the pid and start in the same 10 ms.
 ///
 /// Two are equal if they tell of the same process by the same mark.
 ///

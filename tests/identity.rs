@@ -158,6 +158,8 @@ mod linux {
         let child = Child::spawn(0);
         let (pid, id) = (child.id(), exit_of(child.id()).process_id().unwrap());
         drop(child);
+        // Start times have ticks of 10 ms.
+        std::thread::sleep(std::time::Duration::from_millis(20));
         let Some(_next) = linux::recycle(pid, || Child::spawn(0), Child::id) else {
             return support::skip("the pid was not given out again");
         };

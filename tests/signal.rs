@@ -123,7 +123,9 @@ mod linux {
             return support::skip("the pid was not given out again");
         };
         let error = exit.signal(libc::SIGKILL).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
+        // Both may have started in one tick, so that it cannot be told which one it is.
+        let is_unsure = support::poll_forced() && error.kind() == ErrorKind::Unsupported;
+        assert!(is_unsure || error.kind() == ErrorKind::NotFound, "{error}");
         still_pending(exit_of(next.id())).await;
     }
 

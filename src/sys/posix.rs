@@ -66,6 +66,18 @@ pub(super) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Statu
     Status::from_siginfo(info.si_code, status)
 }
 
+/// Why a process is not signalled by its pid.
+pub(super) fn unsure() -> io::Error {
+    let reason = "it cannot be told whether it still has its pid";
+    io::Error::new(io::ErrorKind::Unsupported, reason)
+}
+
+/// Whether the process that has this pid is a child of ours, running or not.
+#[allow(dead_code, reason = "some systems look closer")]
+pub(super) fn is_child(pid: libc::pid_t) -> bool {
+    waitid(libc::P_PID, pid as libc::id_t).is_ok()
+}
+
 /// Opens a child that has not been waited for.
 pub(crate) fn open_child(child: &Child) -> Result<Opened, OpenError> {
     let opened = Process::open(child.id());

@@ -12,9 +12,7 @@ impl ProcessExit {
     /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html).
     /// Elsewhere, and where a process is [polled](crate::Mechanism::Polling), it is made sure that the process has not exited,
     /// and `kill(2)` follows at once. What remains of the race then is that the process exits, is
-    /// reaped and has its pid given out again within that instant. (Where
-    /// [nothing tells](crate#where-events-are-refused) a process from a later one, neither is
-    /// that made sure.)
+    /// reaped and has its pid given out again within that instant.
     ///
     /// Signal 0 sends nothing, and tells whether a signal could be sent.
     ///
@@ -22,6 +20,8 @@ impl ProcessExit {
     ///
     /// - [`NotFound`](io::ErrorKind::NotFound): the process has exited, reaped or not;
     /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): it is another user's;
+    /// - [`Unsupported`](io::ErrorKind::Unsupported): it is polled, and without `/proc`, or in one of the
+    ///   [cases](crate#where-events-are-refused) in which that does not tell processes apart;
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput): there is no such signal; on Linux also, that the
     ///   process lives outside our pid namespace;
     /// - the error of opening it.

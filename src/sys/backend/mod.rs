@@ -8,7 +8,7 @@ mod no_events;
 use std::io;
 
 pub(crate) use self::no_events::*;
-use super::posix::{child_status, exists, send_signal};
+use super::posix::{child_status, exists, is_child, send_signal, unsure};
 pub(crate) use super::posix::{open_child, thread_cpu_time};
 pub(crate) use super::wait_status::Status;
 use super::{Opened, State};
@@ -63,7 +63,8 @@ impl Probe {
 
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         match self.state()? {
-            State::Running => send_signal(self.pid, signal),
+            State::Running if is_child(self.pid) => send_signal(self.pid, signal),
+            State::Running => Err(unsure()),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::decide::{Polled, Presence, is_exhaustion, polled};
 use super::presence::{self, Identity};
 use super::{Process, Refused, State, Status, Target, Watched};
-use super::{child_status, errno_of, kevent, not_shown, send_signal, state_after_exit};
+use super::{child_status, errno_of, kevent, not_shown, state_after_exit};
 use crate::error::OpenError;
 use crate::id::{Mark, MarkKind};
+use crate::sys::posix::{is_child, send_signal, unsure};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -127,9 +128,13 @@ impl PidProbe {
 
     /// As [`Target::signal`].
     fn signal(&self, signal: i32) -> io::Result<()> {
+        let (_, identity) = presence::look(self.pid);
         match self.state() {
-            State::Running => send_signal(self.pid, signal),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
+            State::Running if self.is(identity) == Some(true) || is_child(self.pid) => {
+                send_signal(self.pid, signal)
+            }
+            State::Running => Err(unsure()),
         }
     }
 

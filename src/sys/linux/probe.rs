@@ -168,6 +168,9 @@ impl PidProbe {
         if !matches!(self.state(), State::Running) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        if self.identity(self.stat().as_ref()) != Identity::Certain {
+            return Err(posix::unsure());
+        }
         posix::send_signal(self.pid, signal)
     }
 
