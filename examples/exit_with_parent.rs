@@ -11,7 +11,8 @@
 //! hold the pipe open. The language server protocol has the client pass its pid for this
 //! (`InitializeParams.processId`). Without an argument it is the parent process.
 
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -23,22 +24,27 @@ async fn main() -> ExitCode {
         Ok(editor) => editor,
         // It has gone already, or has passed something that is not its pid.
         Err(error) => {
-            eprintln!("no editor to serve: {error}");
+            say(format_args!("no editor to serve: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let served = tokio::select! {
         result = serve() => result,
-        result = gone(editor) => result.map(|exit| eprintln!("{exit}: so do I")),
+        result = gone(editor) => result.map(|exit| say(format_args!("{exit}: so do I"))),
     };
     // Not by returning: a thread still reads the input, and the runtime would wait for it.
     std::process::exit(match served {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("{error}");
+            say(error);
             1
         }
     })
+}
+
+/// Not `eprintln!`, which panics if nobody listens: the editor that did is gone.
+fn say(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The editor's process. `None`: there is none to end with.

@@ -20,7 +20,8 @@ mod server {
     use tokio_process_exit::ProcessExit;
 
     pub(super) async fn run(path: &str) -> io::Result<()> {
-        let listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
         println!("listening on {path}");
         loop {
             let (connection, _) = listener.accept().await?;
@@ -34,9 +35,14 @@ mod server {
 
     async fn attend(connection: &UnixStream) -> io::Result<()> {
         let client = ProcessExit::try_from(peer_pidfd(connection.as_fd())?)?;
-        println!("process {} has connected", client.id());
+        // The pid that it had then. It may be gone already.
+        let pid = connection.peer_cred()?.pid().unwrap_or_default();
+        println!("process {pid} has connected");
         // Its status is told to everybody once its parent has collected it.
-        println!("{}", client.reaped().await?);
+        match client.reaped().await?.status() {
+            Some(status) => println!("process {pid} exited with {status}"),
+            None => println!("process {pid} exited with unknown status"),
+        }
         Ok(())
     }
 

@@ -6,10 +6,12 @@
 //! process 5678 exited with signal: 9 (SIGKILL), as it did not obey
 //! ```
 //!
-//! Without pids it starts a few shells of its own, some of which do not obey.
+//! Without pids it starts a few shells of its own, some of which do not obey. The exit code is 1 if
+//! some process could not be stopped.
 
-use std::io;
-use std::process::{Child, Command};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::{Child, Command, ExitCode};
 use std::time::Duration;
 
 use tokio_process_exit::ExitSet;
@@ -17,42 +19,41 @@ use tokio_process_exit::ExitSet;
 const GRACE: Duration = Duration::from_secs(3);
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> io::Result<()> {
+async fn main() -> ExitCode {
+    let mut stopper = Stopper::default();
     let mut pids = Vec::new();
     for argument in std::env::args().skip(1) {
-        pids.push(argument.parse().map_err(io::Error::other)?);
+        match argument.parse() {
+            Ok(pid) => pids.push(pid),
+            Err(error) => stopper.problem(format_args!("{argument}: {error}")),
+        }
     }
     // Ours to reap, also when something goes wrong.
     let mut shells = Shells(Vec::new());
-    if pids.is_empty() {
-        for trap in ["", "", "trap '' TERM;"] {
-            let script = format!("{trap} echo ready; while :; do sleep 0.1; done");
-            shells
-                .0
-                .push(Command::new("sh").args(["-c", &script]).spawn()?);
+    if pids.is_empty() && !stopper.failed {
+        if let Err(error) = shells.start() {
+            stopper.problem(error);
         }
         pids.extend(shells.0.iter().map(Child::id));
         // Time to set their traps.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-
-    let mut set = ExitSet::with_capacity(pids.len());
     for pid in pids {
         // Opened before anything is asked of it, so its exit cannot be missed.
-        if let Err(error) = set.insert(pid) {
-            eprintln!("{error}");
+        if let Err(error) = stopper.set.insert(pid) {
+            stopper.problem(error);
         }
     }
 
-    send(&mut set, Signal::Term);
-    for exit in set.exits_within(GRACE).await? {
-        println!("{exit}");
+    stopper.send(Signal::Term);
+    stopper.wait("").await;
+    stopper.send(Signal::Kill);
+    stopper.wait(", as it did not obey").await;
+    let left: Vec<u32> = stopper.set.pids().collect();
+    for pid in left {
+        stopper.problem(format_args!("process {pid} cannot be stopped"));
     }
-    send(&mut set, Signal::Kill);
-    while let Some(exit) = set.next_exit().await {
-        println!("{}, as it did not obey", exit?);
-    }
-    Ok(())
+    ExitCode::from(u8::from(stopper.failed))
 }
 
 enum Signal {
@@ -60,30 +61,69 @@ enum Signal {
     Kill,
 }
 
-/// To all that are still there.
-fn send(set: &mut ExitSet, signal: Signal) {
-    let pids: Vec<u32> = set.pids().collect();
-    for pid in pids {
-        #[cfg(unix)]
-        let sent = match signal {
-            Signal::Term => set.signal(pid, libc::SIGTERM),
-            Signal::Kill => set.signal(pid, libc::SIGKILL),
-        };
-        // There is no way to ask here.
-        #[cfg(not(unix))]
-        let sent = match signal {
-            Signal::Term => Ok(()),
-            Signal::Kill => set.terminate(pid, 1),
-        };
-        match sent {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => eprintln!("{error}"),
-            // If it has exited meanwhile, so much the better.
-            _ => {}
+#[derive(Default)]
+struct Stopper {
+    set: ExitSet,
+    failed: bool,
+}
+
+impl Stopper {
+    /// To all that are still there.
+    fn send(&mut self, signal: Signal) {
+        let pids: Vec<u32> = self.set.pids().collect();
+        for pid in pids {
+            #[cfg(unix)]
+            let sent = match signal {
+                Signal::Term => self.set.signal(pid, libc::SIGTERM),
+                Signal::Kill => self.set.signal(pid, libc::SIGKILL),
+            };
+            // There is no way to ask here.
+            #[cfg(not(unix))]
+            let sent = match signal {
+                Signal::Term => Ok(()),
+                Signal::Kill => self.set.terminate(pid, 1),
+            };
+            match sent {
+                // If it has exited meanwhile, so much the better.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    self.problem(error);
+                    self.set.remove(pid);
+                }
+                _ => {}
+            }
         }
+    }
+
+    async fn wait(&mut self, remark: &str) {
+        match self.set.exits_within(GRACE).await {
+            Ok(exits) => {
+                for exit in exits {
+                    // Not `println!`, which panics if nobody listens: there is more to be done.
+                    let _ = writeln!(io::stdout(), "{exit}{remark}");
+                }
+            }
+            Err(error) => self.problem(error),
+        }
+    }
+
+    fn problem(&mut self, text: impl Display) {
+        self.failed = true;
+        let _ = writeln!(io::stderr(), "stop_all: {text}");
     }
 }
 
 struct Shells(Vec<Child>);
+
+impl Shells {
+    fn start(&mut self) -> io::Result<()> {
+        for trap in ["", "", "trap '' TERM;"] {
+            let script = format!("{trap} echo ready; while :; do sleep 0.1; done");
+            self.0
+                .push(Command::new("sh").args(["-c", &script]).spawn()?);
+        }
+        Ok(())
+    }
+}
 
 impl Drop for Shells {
     fn drop(&mut self) {

@@ -56,13 +56,21 @@ impl OpenError {
                 io::ErrorKind::InvalidInput,
                 format!("{pid} is a thread, not a process: pass the pid of its process instead"),
             ),
+            // The `Child` of tokio forgets its pid.
+            OpenError::Collected if pid == 0 => io::Error::new(
+                io::ErrorKind::NotFound,
+                "the child has been waited for already: `wait` tells its status again",
+            ),
             OpenError::Collected => io::Error::new(
                 io::ErrorKind::NotFound,
-                "the child has been waited for already: whoever has done that has its status",
+                format!(
+                    "process {pid} is not our child any more: it has been waited for already, or \
+                     SIGCHLD is ignored"
+                ),
             ),
             OpenError::AnotherProcess => io::Error::new(
                 io::ErrorKind::NotFound,
-                format!("the process is gone, and its pid {pid} is another process's"),
+                format!("the process is gone, and its pid {pid} is another process's here"),
             ),
             OpenError::EarlierBoot => io::Error::new(
                 io::ErrorKind::NotFound,
@@ -90,6 +98,8 @@ impl OpenError {
 /// What comes of doing something to a process: `NotFound` if it has exited.
 pub(crate) fn about_doing(what: &str, pid: u32, error: &io::Error) -> io::Error {
     let text = match error.kind() {
+        // An adopted one may have no pid here.
+        io::ErrorKind::NotFound if pid == 0 => "the process has exited".to_owned(),
         io::ErrorKind::NotFound => format!("process {pid} has exited"),
         _ => format!("cannot {what} process {pid}: {error}"),
     };

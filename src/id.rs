@@ -6,7 +6,7 @@ use std::io;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use crate::error::OpenError;
+use crate::error::{OpenError, about_doing};
 use crate::exit::{ProcessExit, exit_of};
 use crate::sys;
 
@@ -43,7 +43,7 @@ use crate::sys;
 /// | system | mark | valid |
 /// |---|---|---|
 /// | Linux 6.9 and later | the inode of its pidfds, which no other process gets | until the next boot |
-/// | Linux before that, or where pidfds are refused | its start time, in ticks of 10 ms since boot | until the next boot |
+/// | Linux before that, or where pidfds are refused | its start time, in ticks of 10 ms since boot, in one pid and time namespace | until the next boot |
 /// | macOS | the number that the system gives each process | until the next boot |
 /// | FreeBSD, OpenBSD | its start time, in microseconds since boot (on OpenBSD, give or take one) | |
 /// | NetBSD, DragonFly | its start time, in microseconds | |
@@ -64,8 +64,10 @@ use crate::sys;
 /// ```
 ///
 /// The pid comes first, so that other programs find it. Then there is `inode`, `start` or `unique`
-/// with a decimal number, and where there is one the id of the boot. It is parsed without regard to
-/// white space around it.
+/// with a decimal number, on Linux with `start` also `pidns`, the inode of the pid namespace, and
+/// where there is one the id of the boot. It is parsed without regard to white space around it.
+///
+/// Write it to a new file, and rename that: a line that was cut short may be another line.
 ///
 /// With the feature `serde` it is serialized as this line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,6 +82,8 @@ pub struct ProcessId {
 pub(crate) struct Mark {
     pub(crate) kind: MarkKind,
     pub(crate) value: u64,
+    /// The pid namespace in which no other process has the pid and this mark, if there are several.
+    pub(crate) namespace: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,7 +107,7 @@ impl ProcessId {
         Ok(ProcessId {
             pid: exit.id(),
             mark: exit.mark(None)?,
-            boot: this_boot()?,
+            boot: this_boot().map_err(|error| about_doing("identify", exit.id(), &error))?,
         })
     }
 
@@ -154,7 +158,11 @@ impl ProcessId {
             Ok(Some(_)) if self.boot.is_some() => {
                 return ProcessExit::failed(self.pid, OpenError::EarlierBoot);
             }
-            _ => return ProcessExit::failed(self.pid, OpenError::Unproven),
+            Ok(_) => return ProcessExit::failed(self.pid, OpenError::Unproven),
+            Err(error) => {
+                let error = error.raw_os_error().map(OpenError::System);
+                return ProcessExit::failed(self.pid, error.unwrap_or(OpenError::Unproven));
+            }
         }
         // The mark is read of what has been opened, so it does not matter whose the pid is later on.
         let exit = exit_of(self.pid);
@@ -167,8 +175,9 @@ impl ProcessId {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 ProcessExit::failed(self.pid, OpenError::NoSuchProcess)
             }
-            Err(_) => {
+            Err(error) => {
                 let refusal = exit.fallback_reason().and_then(io::Error::raw_os_error);
+                let refusal = error.raw_os_error().or(refusal);
                 let error = refusal.map_or(OpenError::Unproven, OpenError::System);
                 ProcessExit::failed(self.pid, error)
             }
@@ -219,6 +228,9 @@ impl fmt::Display for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ProcessId { pid, mark, boot } = self;
         write!(f, "{pid} {}={}", mark.kind.name(), mark.value)?;
+        if let Some(namespace) = mark.namespace {
+            write!(f, " pidns={namespace}")?;
+        }
         match boot {
             Some(boot) => write!(f, " boot={boot}"),
             None => Ok(()),
@@ -259,22 +271,27 @@ impl FromStr for ProcessId {
             .next()
             .and_then(|word| word.split_once('='))
             .ok_or(ParseProcessIdError(()))?;
-        let mark = Mark {
-            kind: MarkKind::named(kind).ok_or(ParseProcessIdError(()))?,
-            value: number(Some(value))?,
-        };
-        let boot = match words.next() {
-            Some(word) => Some(
-                word.strip_prefix("boot=")
-                    .ok_or(ParseProcessIdError(()))?
-                    .parse()?,
-            ),
-            None => None,
-        };
+        let kind = MarkKind::named(kind).ok_or(ParseProcessIdError(()))?;
+        let value = number(Some(value))?;
+        let mut words = words.peekable();
+        let mut after = |key| words.next_if(|word| word.starts_with(key));
+        let namespace = after("pidns=")
+            .map(|word| number(word.strip_prefix("pidns=")))
+            .transpose()?;
+        let boot = after("boot=")
+            .map(|word| word["boot=".len()..].parse())
+            .transpose()?;
         let is_pid = i32::try_from(pid).is_ok_and(|pid| pid > 0);
-        if !is_pid || words.next().is_some() {
+        // Only start times go without.
+        let is_whole = kind == MarkKind::Start || namespace.is_none() && boot.is_some();
+        if !is_pid || !is_whole || words.next().is_some() {
             return Err(ParseProcessIdError(()));
         }
+        let mark = Mark {
+            kind,
+            value,
+            namespace,
+        };
         Ok(ProcessId { pid, mark, boot })
     }
 }
@@ -289,7 +306,8 @@ fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdError> {
 impl Mark {
     fn is(self, other: Mark) -> bool {
         let same = 0..=sys::MARK_ROUNDING;
-        self.kind == other.kind && same.contains(&self.value.abs_diff(other.value))
+        (self.kind, self.namespace) == (other.kind, other.namespace)
+            && same.contains(&self.value.abs_diff(other.value))
     }
 }
 
@@ -404,6 +422,7 @@ mod tests {
             format!("1 inode=0 boot={BOOT}"),
             format!("2147483647 start=18446744073709551615 boot={BOOT}"),
             "1234 start=133742".into(),
+            format!("1234 start=133742 pidns=4026531836 boot={BOOT}"),
             format!("1234 unique=1 boot={BOOT}"),
         ] {
             assert_eq!(line.parse::<ProcessId>().unwrap().to_string(), line);
@@ -423,6 +442,13 @@ mod tests {
             "+1 start=1",
             "2147483648 start=1",
             "4294967297 start=1",
+            "1234 inode=1",
+            "1234 unique=1",
+            "1234 inode=1 pidns=2 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=",
+            "1234 start=1 pidns=-1",
+            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5 pidns=1",
+            "1234 start=1 boot=boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
             "1234 start",
             "1234 start=",
             "1234 start=-1",

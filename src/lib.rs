@@ -26,7 +26,7 @@
 //! | `waitpid_any::WaitHandle::open(pid)?.wait()` on a thread | [`ProcessExit::open(pid)?.await`](ProcessExit::open) |
 //! | `child.id()` of a [`std::process::Child`] | [`ProcessExit::from(&child)`](ProcessExit#impl-From%3C%26Child%3E-for-ProcessExit) |
 //! | `child.id()` of tokio's | `child.id().map(exit_of)`, or `ProcessExit::from(&child)` with the feature `process` |
-//! | SIGTERM, five seconds, SIGKILL | [`ProcessExit::signal`] |
+//! | SIGTERM, five seconds, SIGKILL | `ProcessExit::signal` (Unix) |
 //!
 //! # Supported platforms, and whose exit status is known
 //!
@@ -114,10 +114,11 @@
 //!
 //! # #[cfg(unix)]
 //! # async fn stop(pid: u32) -> std::io::Result<()> {
-//! let mut exit = ProcessExit::open(pid)?; // opened before the signal: no race
-//! exit.signal(libc::SIGTERM)?;
+//! let mut exit = ProcessExit::open(pid)?;
+//! // To that very process. An error says that it has exited, or that we may not signal it.
+//! let _ = exit.signal(libc::SIGTERM);
 //! if timeout(Duration::from_secs(5), &mut exit).await.is_err() {
-//!     exit.signal(libc::SIGKILL)?;
+//!     let _ = exit.signal(libc::SIGKILL);
 //!     exit.await?;
 //! }
 //! # Ok(())

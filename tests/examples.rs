@@ -105,6 +105,20 @@ mod exit_with_parent {
     }
 
     #[test]
+    fn it_ends_although_nobody_reads_what_it_says() {
+        let mut editor = Grandchild::spawn();
+        let mut command = support::command(example("exit_with_parent"));
+        let (read, write) = support::unix::pipe();
+        command.arg(editor.id().to_string()).stderr(write);
+        let mut server = Running::start(&mut command);
+        server.say("hello\n");
+        assert_eq!(server.line().as_deref(), Some("HELLO"));
+        drop((read, command));
+        editor.end(0);
+        assert_eq!(server.end(), Some(0));
+    }
+
+    #[test]
     fn it_serves_on_if_the_editor_is_said_to_be_itself() {
         let mut server = shell("exec SERVER $$");
         server.say("hello\n");
@@ -172,6 +186,21 @@ mod readopt {
         assert!(started.starts_with("started process "), "{started}");
         assert_eq!(supervisor.end(), Some(0));
         std::fs::remove_file(&end).unwrap();
+    }
+
+    #[test]
+    fn two_supervisors_do_not_both_start_a_daemon() {
+        let id = file("one-daemon");
+        let arguments = [id.to_str().unwrap(), "sleep", "60"];
+        let mut first = Running::example("readopt", &arguments);
+        let started = first.line().unwrap();
+        let mut second = Running::example("readopt", &arguments);
+        assert_eq!(second.line(), None);
+        assert_eq!(second.end(), Some(1));
+        let pid = started.strip_prefix("started process ").unwrap();
+        support::unix::kill(pid.parse().unwrap(), libc::SIGKILL);
+        assert!(first.line().unwrap().contains(pid));
+        assert_eq!(first.end(), Some(0));
     }
 
     #[test]

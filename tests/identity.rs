@@ -81,8 +81,9 @@ async fn an_id_of_another_system_is_unsupported() {
     let pid = std::process::id();
     let boot = "2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5";
     for line in [
-        format!("{pid} unique=1"),
+        format!("{pid} unique=1 boot={boot}"),
         format!("{pid} inode=1 boot={boot}"),
+        format!("{pid} start=1 pidns=1"),
     ] {
         let id: ProcessId = line.parse().unwrap();
         let error = deadline(id.exit()).await.unwrap_err();
@@ -129,7 +130,13 @@ mod linux {
         let start = stat.rsplit(')').next().unwrap();
         let start = start.split_whitespace().nth(19).unwrap();
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        let line = format!("{} start={start} boot={}", child.id(), boot.trim());
+        let space =
+            std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/pid").unwrap());
+        let line = format!(
+            "{} start={start} pidns={space} boot={}",
+            child.id(),
+            boot.trim()
+        );
         let id: ProcessId = line.parse().unwrap();
         let exit = id.exit();
         if support::poll_forced() {
@@ -137,7 +144,18 @@ mod linux {
         }
 
         let other: u64 = start.parse::<u64>().unwrap() - 1;
-        let line = format!("{} start={other} boot={}", child.id(), boot.trim());
+        let line = format!(
+            "{} start={other} pidns={space} boot={}",
+            child.id(),
+            boot.trim()
+        );
+        let error = deadline(line.parse::<ProcessId>().unwrap().exit())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+
+        // A container that has started at the same time.
+        let line = format!("{} start={start} pidns=1 boot={}", child.id(), boot.trim());
         let error = deadline(line.parse::<ProcessId>().unwrap().exit())
             .await
             .unwrap_err();
@@ -166,6 +184,29 @@ mod linux {
         let error = deadline(id.exit()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("another process"), "{error}");
+    }
+
+    #[test]
+    fn without_descriptors_it_is_that_which_is_said() {
+        const TEST: &str = "linux::without_descriptors_it_is_that_which_is_said";
+        if support::role().is_none() {
+            return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
+        }
+        let me = exit_of(std::process::id());
+        let limit = linux::limit_descriptors(0);
+        let error = me.process_id().unwrap_err();
+        linux::limit_descriptors(limit);
+        let expected = std::io::Error::from_raw_os_error(libc::EMFILE).kind();
+        assert_eq!(error.kind(), expected, "{error}");
+        assert!(
+            error.to_string().contains(&std::process::id().to_string()),
+            "{error}"
+        );
+        // It is not remembered.
+        assert_eq!(
+            me.process_id().unwrap().open().unwrap().id(),
+            std::process::id()
+        );
     }
 
     #[tokio::test]

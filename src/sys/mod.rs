@@ -23,7 +23,7 @@
 //!
 //! # The contract
 //!
-//! A backend provides:
+//! `Process`, `Probe`, `Group` and `Member` are `Send`, `Sync` and `Unpin`. A backend provides:
 //!
 //! - `Status`: the raw exit status as the system tells it, `Copy + Eq + Hash + Debug`, with
 //!   `exit_status(self) -> std::process::ExitStatus`.

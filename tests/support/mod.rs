@@ -120,7 +120,20 @@ impl Child {
 
     /// A child that exits by itself, or at a line on its standard input.
     pub fn spawn_command(command: &mut Command) -> Child {
-        Child(command.stdin(Stdio::piped()).spawn().expect("it starts"))
+        command.stdin(Stdio::piped());
+        // Wine is out of something in passing, where many have been started: ERROR_INTERNAL_ERROR.
+        let is_passing =
+            |error: &std::io::Error| cfg!(windows) && error.raw_os_error() == Some(1359);
+        let mut tries = 0;
+        loop {
+            match command.spawn() {
+                Err(error) if is_passing(&error) && tries < 100 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                spawned => return Child(spawned.expect("it starts")),
+            }
+        }
     }
 
     /// A child that has exited with `code` and has not been reaped.

@@ -115,7 +115,12 @@ mod system {
         let is_settled = time_of_boot()? == before;
         let value = u64::try_from(start.checked_sub(before)?).ok()?;
         let kind = MarkKind::Start;
-        is_settled.then_some(Mark { kind, value })
+        let namespace = None;
+        is_settled.then_some(Mark {
+            kind,
+            value,
+            namespace,
+        })
     }
 
     fn time_of_boot() -> Option<i64> {
@@ -271,7 +276,11 @@ mod system {
 
     pub(super) fn mark(pid: libc::pid_t) -> Option<Mark> {
         let kind = MarkKind::Unique;
-        unique(pid).map(|value| Mark { kind, value })
+        unique(pid).map(|value| Mark {
+            kind,
+            value,
+            namespace: None,
+        })
     }
 
     /// `kern.bootsessionuuid`: bsd/kern/kern_sysctl.c.

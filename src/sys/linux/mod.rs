@@ -7,10 +7,10 @@ mod probe;
 mod procfs;
 mod task;
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll};
 use std::thread;
 
@@ -135,14 +135,16 @@ impl AsFd for Process {
 
 /// Opens a pidfd, unless the system has said before that it will not have it.
 fn open_unless_denied(pid: libc::pid_t) -> Result<OwnedFd, i32> {
-    // A kernel without pidfds stays so, and a seccomp filter is never lifted. What is exhausted
-    // now may not be next time.
-    static DENIED: AtomicI32 = AtomicI32::new(0);
+    // A kernel without pidfds stays so, and the seccomp filter of a thread is never lifted. What is
+    // exhausted now may not be next time.
+    thread_local! {
+        static DENIED: Cell<i32> = const { Cell::new(0) };
+    }
 
     if cfg!(tokio_process_exit_force_poll) {
         return Err(libc::ENOSYS);
     }
-    let denied = DENIED.load(Ordering::Relaxed);
+    let denied = DENIED.get();
     if denied != 0 {
         return Err(denied);
     }
@@ -154,7 +156,7 @@ fn open_unless_denied(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     // Linux itself never answers EPERM or EACCES: it is a seccomp profile (containers older than
     // Linux 5.3 answer EPERM, docker/for-linux#1142) or a security module.
     if let Err(errno @ (libc::ENOSYS | libc::EPERM | libc::EACCES)) = opened {
-        DENIED.store(errno, Ordering::Relaxed);
+        DENIED.set(errno);
     }
     opened
 }
@@ -236,6 +238,7 @@ fn mark(pidfd: BorrowedFd<'_>, kind: Option<MarkKind>) -> io::Result<Mark> {
                 return Ok(Mark {
                     kind: MarkKind::Inode,
                     value,
+                    namespace: None,
                 });
             }
             (_, Some(_)) => return Err(io::ErrorKind::Unsupported.into()),
@@ -246,13 +249,27 @@ fn mark(pidfd: BorrowedFd<'_>, kind: Option<MarkKind>) -> io::Result<Mark> {
     // In this order: it is that process's if the pid still is.
     match (is_reaped(pidfd), stat) {
         (true, _) => Err(io::ErrorKind::NotFound.into()),
-        (false, Some(stat)) => Ok(stat.mark()),
+        (false, Some(stat)) => start_mark(&stat),
         (false, None) => Err(no_proc()),
     }
 }
 
+/// Two containers that start at once have processes with the same pids and start times.
+fn start_mark(stat: &Stat) -> io::Result<Mark> {
+    Ok(Mark {
+        kind: MarkKind::Start,
+        value: stat.start_time,
+        namespace: Some(procfs::our_pid_namespace().ok_or_else(no_proc)?),
+    })
+}
+
+/// Why `/proc` does not show what it should.
 fn no_proc() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "/proc does not show it")
+    match fs::File::open("/proc/thread-self/stat") {
+        // For want of descriptors, or of memory.
+        Err(error) if error.raw_os_error().is_some_and(is_exhaustion) => error,
+        _ => io::Error::new(io::ErrorKind::Unsupported, "/proc does not show it"),
+    }
 }
 
 /// Marks of one process differ by no more than this.
@@ -263,12 +280,15 @@ pub(crate) const MARK_ROUNDING: u64 = 0;
 /// [proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html)
 pub(crate) fn boot_id() -> io::Result<Option<String>> {
     const FILE: &str = "/proc/sys/kernel/random/boot_id";
-    fs::read_to_string(FILE).map(Some).map_err(|error| {
-        io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("cannot read {FILE}: {error}"),
-        )
-    })
+    fs::read_to_string(FILE)
+        .map(Some)
+        .map_err(|error| match error.raw_os_error() {
+            Some(errno) if is_exhaustion(errno) => error,
+            _ => io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("cannot read {FILE}: {error}"),
+            ),
+        })
 }
 
 fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::procfs::{self, Stat};
 use super::{
     Process, State, is_exhaustion, is_reaped, look, mark, no_proc, open_unless_denied, pidfd,
-    posix, send, task,
+    posix, send, start_mark, task,
 };
 use crate::id::{Mark, MarkKind};
 
@@ -183,7 +183,7 @@ impl PidProbe {
             Identity::Other => Err(io::ErrorKind::NotFound.into()),
             Identity::Unknown if !posix::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
             Identity::Certain | Identity::Likely | Identity::Unknown => {
-                stat.map(|stat| stat.mark()).ok_or_else(no_proc)
+                start_mark(&stat.ok_or_else(no_proc)?)
             }
         }
     }

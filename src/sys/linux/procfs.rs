@@ -12,7 +12,6 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::{Status, posix};
-use crate::id::{Mark, MarkKind};
 
 /// The process that a thread belongs to.
 pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
@@ -83,6 +82,12 @@ pub(super) fn is_being_reaped(pid: u32) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.state == b'X')
 }
 
+/// What tells our pid namespace from others that exist at this time.
+pub(super) fn our_pid_namespace() -> Option<u64> {
+    let namespace = fs::metadata("/proc/thread-self/ns/pid").ok()?;
+    Some(namespace.ino())
+}
+
 /// The inode of the process's directory. Takes no descriptor.
 pub(super) fn inode(pid: u32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}"))
@@ -146,13 +151,6 @@ impl Stat {
             start_time: start_time.parse().ok()?,
             exit_code: exit_code.parse().ok()?,
         })
-    }
-
-    pub(super) fn mark(&self) -> Mark {
-        Mark {
-            kind: MarkKind::Start,
-            value: self.start_time,
-        }
     }
 
     /// Whether the whole process has exited, and has not been reaped.

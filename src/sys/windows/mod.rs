@@ -146,7 +146,11 @@ pub(crate) fn boot_id() -> io::Result<Option<String>> {
 
 fn mark(handle: &Handle) -> io::Result<Mark> {
     let kind = MarkKind::Start;
-    handle.creation_time().map(|value| Mark { kind, value })
+    handle.creation_time().map(|value| Mark {
+        kind,
+        value,
+        namespace: None,
+    })
 }
 
 /// A process that the thread pool would not wait for.
