@@ -261,18 +261,18 @@ fn contenders<'a>(stage: &Stage, python: Option<&Python>) -> Vec<Contender<'a>> 
             })
         })
     });
+    add("waitpid-any on spawn_blocking", CHILD, false, {
+        let runtime = os::current_thread();
+        Box::new(move |stage| {
+            let child = stage.fork();
+            on_a_thread(&runtime, stage, child.pid)
+        })
+    });
     add("waitpid-any on spawn_blocking", OTHER, false, {
         let runtime = os::current_thread();
         Box::new(move |stage| {
             let other = stage.fork_elsewhere();
-            runtime.block_on(async {
-                let pid = other.pid as i32;
-                let mut handle = waitpid_any::WaitHandle::open(pid).expect("a handle");
-                let wait = tokio::task::spawn_blocking(move || handle.wait());
-                stage.go();
-                wait.await.expect("no panic").expect("an exit");
-                now()
-            })
+            on_a_thread(&runtime, stage, other.pid)
         })
     });
     add("sysinfo: Process::wait, reaped at once", OTHER, true, {
@@ -386,6 +386,16 @@ fn in_a_task(runtime: &Runtime, stage: &Stage, pid: u32) -> u64 {
     wait.recv().expect("a task");
     stage.go();
     runtime.block_on(task).expect("no panic")
+}
+
+fn on_a_thread(runtime: &Runtime, stage: &Stage, pid: u32) -> u64 {
+    runtime.block_on(async {
+        let mut handle = waitpid_any::WaitHandle::open(pid as i32).expect("a handle");
+        let wait = tokio::task::spawn_blocking(move || handle.wait());
+        stage.go();
+        wait.await.expect("no panic").expect("an exit");
+        now()
+    })
 }
 
 fn code_of(exit: Exit) -> Option<i32> {
