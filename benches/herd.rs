@@ -57,7 +57,7 @@ pub(crate) fn measure(plan: &Plan) -> bool {
         }
     }
     if !memory.is_empty() {
-        let title = "Bytes of memory for one watch, outside the kernel";
+        let title = "Bytes allocated for one watch, outside the kernel (for threads: resident)";
         chart::bars(&plan.pictures().join("memory.svg"), title, &memory);
     }
     true

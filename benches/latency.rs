@@ -310,6 +310,7 @@ fn contenders<'a>(stage: &Stage, python: Option<&Python>) -> Vec<Contender<'a>> 
         command.arg(std::env::current_exe().expect("this program"));
         command.arg(stage.file());
         let mut helper = Helper::start(command);
+        assert_eq!(helper.receive_line(), "ready");
         add(name, what, looks, {
             Box::new(move |stage| {
                 if what == OTHER {

@@ -6,26 +6,33 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import psutil
 
 
 def latency(program, file):
     """For each order on standard input, waits for a process, and tells when it ran."""
+    print("ready", flush=True)
     for order in sys.stdin:
         name, *pid = order.split()
         if name == "other":
             psutil.Process(int(*pid)).wait()
             now = time.monotonic_ns()
         else:
-            child = subprocess.Popen([program, "--role", "subject", "--file", file])
+            command = [program, "--role", "subject", "--file", file]
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
+            process = psutil.Process(child.pid)
+            # It goes on into its sleep and its end.
+            child.stdin.write(b"!")
             if name == "psutil":
-                code = psutil.Process(child.pid).wait()
+                code = process.wait()
                 now = time.monotonic_ns()
                 child.returncode = code
             else:
                 code = child.wait(timeout=60)
                 now = time.monotonic_ns()
+            child.stdin.close()
             assert code == 7, code
         print(now, flush=True)
 
@@ -48,20 +55,19 @@ def popen():
     os.kill(child.pid, signal.SIGKILL)
 
 
-def resident():
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
-
-
 def herd(size, seconds, rounds):
     """psutil.wait_procs: bytes each, ns to register, ns until told, ns of CPU; sleeps, idle CPU."""
     figures = []
     for _ in range(rounds):
         pids = [fork_sleeper() for _ in range(size)]
-        before, start = resident(), time.monotonic_ns()
+        # Not while the clock runs, as counting takes time.
+        tracemalloc.start()
+        processes = [psutil.Process(pid) for pid in pids]
+        size_each = tracemalloc.get_traced_memory()[0] / size
+        tracemalloc.stop()
+        start = time.monotonic_ns()
         processes = [psutil.Process(pid) for pid in pids]
         register = time.monotonic_ns() - start
-        size_each = (resident() - before) / size
         if not figures:
             usage, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
             psutil.wait_procs(processes, timeout=seconds)
@@ -77,8 +83,6 @@ def herd(size, seconds, rounds):
         assert len(gone) == size and not alive
         figures.append((size_each, register, told, cpu))
     middle = [sorted(column)[len(column) // 2] for column in zip(*figures)]
-    # Later rounds find memory that the first one has left.
-    middle[0] = figures[0][0]
     print(*middle, sleeps, idle_cpu)
 
 

@@ -230,7 +230,9 @@ pub(crate) fn die_with_parent() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
-/// A subject that has been started by `exec`, and waits for no byte.
+/// A subject that has been started by `exec`. Its byte comes from standard input.
 pub(crate) fn exit_in_time(file: &Path) -> ! {
-    end(map(file))
+    let shared = map(file);
+    os::read_all(std::io::stdin().as_fd(), &mut [0]);
+    end(shared)
 }

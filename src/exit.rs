@@ -79,12 +79,14 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 /// # Examples
 ///
 /// ```
+/// # #![cfg_attr(not(unix), allow(unused_imports))]
 /// use std::time::Duration;
 /// use tokio::time::timeout;
 ///
+/// # #[cfg(unix)]
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> std::io::Result<()> {
-/// let mut child = std::process::Command::new("cargo").arg("--version").spawn()?;
+/// let mut child = std::process::Command::new("sh").args(["-c", "exit 0"]).spawn()?;
 /// let mut exit = tokio_process_exit::exit_of(child.id());
 /// while timeout(Duration::from_secs(1), &mut exit).await.is_err() {
 ///     println!("still running");
@@ -93,6 +95,8 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 /// # child.wait()?;
 /// # Ok(())
 /// # }
+/// # #[cfg(not(unix))]
+/// # fn main() {}
 /// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct ProcessExit {
@@ -687,17 +691,21 @@ impl FusedFuture for ProcessExit {
 /// # Examples
 ///
 /// ```
+/// # #![cfg_attr(not(unix), allow(unused_imports))]
 /// use std::process::Command;
 /// use tokio_process_exit::ProcessExit;
 ///
+/// # #[cfg(unix)]
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> std::io::Result<()> {
-/// let mut child = Command::new("cargo").arg("--version").spawn()?;
+/// let mut child = Command::new("sh").args(["-c", "exit 0"]).spawn()?;
 /// let exit = ProcessExit::from(&child).await?;
 /// assert_eq!(exit.id(), child.id());
 /// assert!(child.wait()?.success());
 /// # Ok(())
 /// # }
+/// # #[cfg(not(unix))]
+/// # fn main() {}
 /// ```
 impl From<&std::process::Child> for ProcessExit {
     fn from(child: &std::process::Child) -> ProcessExit {
@@ -713,12 +721,14 @@ impl From<&std::process::Child> for ProcessExit {
 /// # Examples
 ///
 /// ```
+/// # #![cfg_attr(not(unix), allow(unused_imports))]
 /// use tokio::process::Command;
 /// use tokio_process_exit::ProcessExit;
 ///
+/// # #[cfg(unix)]
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> std::io::Result<()> {
-/// let mut child = Command::new("cargo").arg("--version").spawn()?;
+/// let mut child = Command::new("sh").args(["-c", "exit 0"]).spawn()?;
 /// let exit = ProcessExit::from(&child);
 /// # async fn elsewhere(exit: ProcessExit) -> std::io::Result<()> {
 /// println!("{}", exit.await?); // in some other task
@@ -728,6 +738,8 @@ impl From<&std::process::Child> for ProcessExit {
 /// assert!(child.wait().await?.success());
 /// # Ok(())
 /// # }
+/// # #[cfg(not(unix))]
+/// # fn main() {}
 /// ```
 #[cfg(feature = "process")]
 #[cfg_attr(docsrs, doc(cfg(feature = "process")))]

@@ -136,12 +136,13 @@ impl ProcessId {
     /// # Examples
     ///
     /// ```
-    /// # #[cfg(any(target_os = "linux", windows))]
+    /// # #![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
+    /// # #[cfg(target_os = "linux")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> std::io::Result<()> {
     /// use tokio_process_exit::exit_of;
     ///
-    /// let mut child = tokio::process::Command::new("cargo").arg("--version").spawn()?;
+    /// let mut child = tokio::process::Command::new("sh").args(["-c", "exit 0"]).spawn()?;
     /// let id = exit_of(child.id().unwrap()).process_id()?;
     /// child.wait().await?;
     ///
@@ -149,7 +150,7 @@ impl ProcessId {
     /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     /// # Ok(())
     /// # }
-    /// # #[cfg(not(any(target_os = "linux", windows)))]
+    /// # #[cfg(not(target_os = "linux"))]
     /// # fn main() {}
     /// ```
     pub fn exit(&self) -> ProcessExit {

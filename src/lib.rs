@@ -32,7 +32,7 @@
 //!
 //! | platform | mechanism | of a child | of another process, as a zombie | once reaped |
 //! |---|---|---|---|---|
-//! | Linux 5.3 and later, Android | a pidfd in tokio's reactor | yes | Linux 6.1: to its user and root | Linux 6.15: yes |
+//! | Linux 5.3 and later, Android | a pidfd in tokio's reactor | yes (5.4) | Linux 6.1: to its user and root | Linux 6.15: yes |
 //! | FreeBSD, DragonFly | a kqueue in tokio's reactor | yes | yes | yes, if it was opened before |
 //! | NetBSD, OpenBSD | a kqueue in tokio's reactor | yes | yes, if it was opened before its exit | likewise |
 //! | macOS, iOS | a kqueue in tokio's reactor | yes | likewise, if we may kill it | likewise |
@@ -108,21 +108,21 @@
 //! in another task and in another runtime. For many processes there is [`ExitSet`].
 //!
 //! ```
-//! use std::time::Duration;
-//! use tokio::time::timeout;
-//! use tokio_process_exit::ProcessExit;
-//!
 //! # #[cfg(unix)]
-//! # async fn stop(pid: u32) -> std::io::Result<()> {
-//! let mut exit = ProcessExit::open(pid)?;
-//! // To that very process. An error says that it has exited, or that we may not signal it.
-//! let _ = exit.signal(libc::SIGTERM);
-//! if timeout(Duration::from_secs(5), &mut exit).await.is_err() {
-//!     let _ = exit.signal(libc::SIGKILL);
-//!     exit.await?;
+//! async fn stop(pid: u32) -> std::io::Result<()> {
+//!     use std::time::Duration;
+//!     use tokio::time::timeout;
+//!     use tokio_process_exit::ProcessExit;
+//!
+//!     let mut exit = ProcessExit::open(pid)?;
+//!     // To that very process. An error says that it has exited, or that we may not signal it.
+//!     let _ = exit.signal(libc::SIGTERM);
+//!     if timeout(Duration::from_secs(5), &mut exit).await.is_err() {
+//!         let _ = exit.signal(libc::SIGKILL);
+//!         exit.await?;
+//!     }
+//!     Ok(())
 //! }
-//! # Ok(())
-//! # }
 //! ```
 //!
 //! # Cost

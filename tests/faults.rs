@@ -53,7 +53,8 @@ type Row = (&'static str, &'static [c_int], Outcome);
 const ONCE: &[Row] = &[
     // "No process has this pid". The rest is polled: what had been reaped before the first look then has
     // no status.
-    ("pidfd_open", &[ESRCH], Error),
+    // "No process has this pid"; where that very process is looked for again, it is gone.
+    ("pidfd_open", &[ESRCH], Believed),
     ("pidfd_open", &[EACCES, EMFILE, ENFILE, ENODEV, ENOMEM, EPERM, ENOSYS], NoStatus),
     // Where a set listens anew for the reap. At the registration of a process it is polled instead.
     ("epoll_ctl", ANY, Error),
@@ -66,12 +67,14 @@ const ONCE: &[Row] = &[
     ("pidfd_send_signal", &[ESRCH], Believed),
     ("ioctl", ANY, NoStatus),
     ("open", &[EACCES, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, ENOSYS], NoStatus),
-    ("read", &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR, ESRCH, EPERM, ENOSYS], NoStatus),
+    // One look at a zombie is lost, where there is no pidfd.
+    ("read", &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR, ESRCH, EPERM, ENOSYS], AtReap),
     // Whether /proc numbers as we do is asked once, at the opening, where there is no pidfd.
     ("readlink", ANY, AtReap),
     ("statx", &[EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM], NoStatus),
     // "No such process", for the number of a thread.
     ("kill", &[ESRCH], Error),
+    ("getpgid", &[ESRCH], Error),
     // The number of a thread is taken for a process's, where there is no pidfd either.
     ("tgkill", &[EAGAIN, EINVAL, EPERM, ENOSYS], Believed),
     ("uname", ANY, NoStatus),
@@ -96,6 +99,7 @@ const ALWAYS: &[Row] = &[
     ("readlink", ANY, AtReap),
     ("statx", &[EACCES, EBADF, EINVAL, ENOENT, ENOMEM, EPERM], NoStatus),
     ("kill", &[ESRCH], Error),
+    ("getpgid", &[ESRCH], Error),
     ("tgkill", &[EINVAL, EPERM, ENOSYS], Believed),
     ("uname", ANY, NoStatus),
 ];
@@ -148,7 +152,9 @@ struct Scenario {
 const EVER: u32 = u32::MAX / 2;
 
 #[rustfmt::skip]
-const SCENARIOS: [Scenario; 18] = [
+const SCENARIOS: [Scenario; 20] = [
+    Scenario { name: "its identity, and a signal", given: None, run: identified },
+    Scenario { name: "a thread, and signals denied", given: Some(("kill", EPERM, EVER)), run: bad_pids },
     Scenario { name: "a child", given: None, run: child },
     Scenario { name: "another's child", given: None, run: another },
     Scenario { name: "reaped before the first look", given: None, run: reaped_early },
@@ -542,6 +548,50 @@ fn bad_pids(run: &mut Run) {
     }
     drop(stop);
     thread.join().unwrap();
+}
+
+/// Asks about a process that lives. Any error will do that says which process it is about, but not that it
+/// is gone.
+fn ask<T>(run: &mut Run, about: u32, what: impl FnOnce() -> io::Result<T>) -> Option<T> {
+    match armed(what) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            if error.kind() == io::ErrorKind::NotFound {
+                run.note(Believed, format!("a process that lives is gone: {error}"));
+            } else if !error.to_string().contains(&about.to_string()) {
+                run.note(Broken, format!("about whom? {error}"));
+            }
+            None
+        }
+    }
+}
+
+fn identified(run: &mut Run) {
+    let all = [Mortal::child(7), Mortal::another(8)];
+    (run.install)();
+    for mut mortal in all {
+        let Some(exit) = try_to(run, mortal.id, || ProcessExit::open(mortal.id)) else {
+            continue;
+        };
+        let id = ask(run, mortal.id, || exit.process_id());
+        if let Some(id) = id {
+            let same = ask(run, mortal.id, || id.open());
+            if same.is_some_and(|same| same.id() != mortal.id) {
+                run.note(Broken, "another process");
+            }
+        }
+        let _ = ask(run, mortal.id, || exit.signal(0));
+        mortal.end();
+        mortal.reap();
+        if id.is_some_and(|id| armed(|| id.open()).is_ok()) {
+            run.note(Broken, "a process that is gone was found again");
+        }
+        match armed(|| exit.signal(0)) {
+            Err(error) if error.to_string().contains(&mortal.id.to_string()) => {}
+            Err(error) => run.note(Broken, format!("about whom? {error}")),
+            Ok(()) => run.note(Broken, "a signal to a process that is gone"),
+        }
+    }
 }
 
 /// What a run has come to.

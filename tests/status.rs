@@ -302,7 +302,7 @@ async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_pr
 #[test]
 fn the_status_is_told_to_a_process_whose_own_leading_thread_has_exited() {
     if std::env::var_os("TEST_RUNNER").is_some() {
-        return support::skip("an emulator ends with its leading thread, or keeps it");
+        return skip("an emulator ends with its leading thread, or keeps it");
     }
     const TEST: &str = "the_status_is_told_to_a_process_whose_own_leading_thread_has_exited";
     if support::role().is_none() {

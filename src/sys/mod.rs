@@ -113,6 +113,10 @@ mod wait_status;
 
 // What follows from the answers of kqueue is tested everywhere.
 #[cfg(test)]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "where it is the backend's, it is tested twice"
+)]
 #[path = "kqueue/decide.rs"]
 mod kqueue_decide;
 

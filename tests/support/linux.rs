@@ -239,6 +239,18 @@ fn usage() -> libc::rusage {
     usage
 }
 
+/// Raises the soft limit of descriptors to the hard one, and returns it.
+pub fn raise_descriptors() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is writable.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    limit_descriptors(limit.rlim_max as _);
+    limit.rlim_max as _
+}
+
 /// Sets the soft limit of descriptors, and returns what it was.
 pub fn limit_descriptors(soft: u64) -> u64 {
     let mut limit = libc::rlimit {

@@ -14,6 +14,7 @@ use tokio_process_exit::{Exit, ExitSet, exit_of};
 use crate::figures::{Figures, one_in, random};
 use crate::oracle::{futex_set, futex_wait, now, share};
 use crate::support::linux::{self, Forked};
+use crate::support::skip;
 
 /// What a process of the herd shares with us.
 #[derive(Default)]
@@ -110,8 +111,7 @@ fn as_many_as(wanted: usize) -> usize {
             .nth(if file.ends_with("avg") { 4 } else { 0 });
         word.expect("a number").parse().expect("a number")
     };
-    let descriptors = linux::limit_descriptors(1024) as usize;
-    linux::limit_descriptors(descriptors as u64);
+    let descriptors = usize::try_from(linux::raise_descriptors()).unwrap_or(usize::MAX);
     let pids = number("/proc/sys/kernel/pid_max").saturating_sub(number("/proc/loadavg"));
     wanted
         .min(descriptors.saturating_sub(800))
@@ -127,6 +127,15 @@ fn runtime() -> Runtime {
 pub fn herd(name: &'static str, wanted: usize, sets: usize) {
     let start = Instant::now();
     let size = as_many_as(wanted);
+    if size < 100 {
+        return skip("too few descriptors or pids for a herd");
+    }
+    if size < wanted {
+        skip(&format!(
+            "{} of {wanted} processes: descriptors and pids allow {size}",
+            wanted - size
+        ));
+    }
     let (herd, mut processes) = Herd::new(size);
     let herd = Arc::new(herd);
     let (runtimes, visitors) = ([0; 2].map(|_| runtime()), runtime());

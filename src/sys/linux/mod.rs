@@ -178,14 +178,18 @@ fn is_exhaustion(errno: i32) -> bool {
 /// What seems to be a zombie is looked at twice in any case. While it is being reaped, for some
 /// microseconds, nobody tells its status. So it is looked at again then.
 fn look(pidfd: BorrowedFd<'_>) -> io::Result<State> {
-    const ROUNDS: u32 = 16;
-    for _ in 0..ROUNDS {
+    // Who reaps may be waiting for this processor. But it is a worker of a runtime that waits here.
+    const YIELDS: u32 = 3;
+    let mut yields = 0;
+    loop {
         match look_once(pidfd)? {
-            (State::Exited { status: None, .. }, true) => thread::yield_now(),
+            (State::Exited { status: None, .. }, true) if yields < YIELDS => {
+                yields += 1;
+                thread::yield_now();
+            }
             (state, _) => return Ok(state),
         }
     }
-    look_once(pidfd).map(|(state, _)| state)
 }
 
 /// Returns also whether it is being reaped at this moment.

@@ -249,15 +249,16 @@ fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<uapi::pidfd_inf
 /// readiness also tells of the reap: include/uapi/linux/magic.h, `PID_FS_MAGIC`.
 pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     const PID_FS_MAGIC: libc::c_long = 0x5049_4446;
-    // All pidfds of a kernel are alike.
+    // All pidfds of a kernel are alike. What one thread is denied says nothing.
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        // SAFETY: a `statfs` is all integers, for which all zeroes is a valid value.
-        let mut stat: libc::statfs = unsafe { mem::zeroed() };
-        // SAFETY: `stat` is writable.
-        let result = unsafe { libc::fstatfs(pidfd.as_raw_fd(), &raw mut stat) };
-        result == 0 && stat.f_type as libc::c_long == PID_FS_MAGIC
-    })
+    if let Some(&answer) = ANSWER.get() {
+        return answer;
+    }
+    // SAFETY: a `statfs` is all integers, for which all zeroes is a valid value.
+    let mut stat: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: `stat` is writable.
+    let result = unsafe { libc::fstatfs(pidfd.as_raw_fd(), &raw mut stat) };
+    result == 0 && *ANSWER.get_or_init(|| stat.f_type as libc::c_long == PID_FS_MAGIC)
 }
 
 /// What no other process ever has. `None` before Linux 6.9, where all pidfds share one inode.

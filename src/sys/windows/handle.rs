@@ -115,16 +115,20 @@ impl Handle {
 
     /// Ends the process, unless it has exited.
     pub(super) fn terminate(&self, exit_code: u32) -> io::Result<()> {
-        let terminated = self.try_terminate(exit_code);
-        // It takes a right that a handle for waiting has not, and one that has exited denies it.
-        match self.state()? {
-            State::Exited { .. } if terminated.is_err() => Err(io::ErrorKind::NotFound.into()),
-            _ => terminated,
+        let has_exited = || self.state().map(|state| state != State::Running);
+        if has_exited()? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        match self.try_terminate(exit_code) {
+            // One that has exited meanwhile denies it.
+            Err(_) if has_exited()? => Err(io::ErrorKind::NotFound.into()),
+            result => result,
         }
     }
 
     fn try_terminate(&self, exit_code: u32) -> io::Result<()> {
         let denied = || io::Error::from_raw_os_error(ERROR_ACCESS_DENIED as i32);
+        // It takes a right that a handle for waiting has not.
         let terminate = |handle: &Handle| {
             // SAFETY: the handle is open.
             let result = unsafe { TerminateProcess(handle.0.as_raw_handle(), exit_code) };
