@@ -641,6 +641,7 @@ impl Meter {
     }
 }
 
+/// As many as we may have, which is more than we have at first.
 fn descriptors() -> usize {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -648,6 +649,9 @@ fn descriptors() -> usize {
     };
     // SAFETY: `limit` is writable.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is readable.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     limit.rlim_cur as usize
 }
 
