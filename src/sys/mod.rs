@@ -10,7 +10,7 @@
 //! 1. Copy the backend that is nearest: `linux` if the system has a descriptor that stands for a
 //!    process, `kqueue` if it tells of a pid's exit through some queue, `windows` if it calls back.
 //!    Name its directory in the one list below, at `mod backend`, and in `Cargo.toml` what it links.
-//! 2. Take over what is common: `posix` (children by `waitid`, signals), `wait_status`, and
+//! 2. Take over what is common: `posix` (`waitid`, signals), `child`, `wait_status`, and
 //!    [`reactor`] for a descriptor in tokio's reactor.
 //! 3. Go through the contract below, item by item. What the system cannot do has an honest answer
 //!    each: `None` for a status, `false` for `tells_the_reap`, `Unsupported` for a mark, and a
@@ -101,6 +101,8 @@ mod backend;
 pub(crate) use backend::*;
 
 // What backends have in common.
+#[cfg(unix)]
+mod child;
 #[cfg(unix)]
 mod posix;
 #[cfg(unix)]

@@ -7,12 +7,9 @@
 
 use std::io;
 use std::mem;
-use std::process::Child;
 use std::time::Duration;
 
 use super::wait_status::Status;
-use super::{Opened, Process};
-use crate::error::OpenError;
 
 /// Whether there is a process (on Linux, a task) with this number, zombies included.
 ///
@@ -76,16 +73,6 @@ pub(super) fn unsure() -> io::Error {
 #[allow(dead_code, reason = "some systems look closer")]
 pub(super) fn is_child(pid: libc::pid_t) -> bool {
     waitid(libc::P_PID, pid as libc::id_t).is_ok()
-}
-
-/// Opens a child that has not been waited for.
-pub(crate) fn open_child(child: &Child) -> Result<Opened, OpenError> {
-    let opened = Process::open(child.id());
-    // In this order: if the pid still is our child's, it was when it was opened.
-    match waitid(libc::P_PID, child.id() as libc::id_t) {
-        Err(libc::ECHILD) => Err(OpenError::Collected),
-        _ => opened,
-    }
 }
 
 /// Without it a child whose exit signal is not SIGCHLD would not count as ours on Linux.

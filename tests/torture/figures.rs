@@ -95,7 +95,11 @@ impl Figures {
         for (crime, count) in crimes {
             // For the instant in which a process is being reaped nobody tells its status, and whoever
             // is reaping it may be preempted just then: 3 in 300,000.
-            let bearable = if crime == "untold" { 1 + told / 10_000 } else { 0 };
+            let bearable = if crime == "untold" {
+                1 + told / 10_000
+            } else {
+                0
+            };
             assert!(get(count) <= bearable, "{} {crime}", get(count));
         }
     }

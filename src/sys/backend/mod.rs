@@ -8,8 +8,9 @@ mod no_events;
 use std::io;
 
 pub(crate) use self::no_events::*;
+pub(crate) use super::child::open_child;
+pub(crate) use super::posix::thread_cpu_time;
 use super::posix::{child_status, exists, is_child, send_signal, unsure};
-pub(crate) use super::posix::{open_child, thread_cpu_time};
 pub(crate) use super::wait_status::Status;
 use super::{Opened, State};
 use crate::error::OpenError;
