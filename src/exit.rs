@@ -389,6 +389,8 @@ impl ProcessExit {
     /// ```
     /// # #[cfg(any(target_os = "linux", windows))]
     /// # fn main() -> std::io::Result<()> {
+    /// # // Emulators make up what stands in /proc of ourselves.
+    /// # if cfg!(tokio_process_exit_force_poll) { return Ok(()); }
     /// let me = tokio_process_exit::exit_of(std::process::id());
     /// println!("{}", me.process_id()?); // 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
     /// # Ok(())
