@@ -114,7 +114,7 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
     }
     let rounds = match size {
         _ if plan.quick => 1,
-        0..10_000 => 5,
+        0..2000 => 5,
         // Starting them takes most of the time.
         _ => 3,
     };
