@@ -399,13 +399,14 @@ impl ProcessExit {
     /// # fn main() {}
     /// ```
     pub fn process_id(&self) -> io::Result<ProcessId> {
-        if self.id == 0 && self.mechanism().is_some() {
-            return Err(io::Error::new(
+        match &self.source {
+            Source::Failed(error) => Err(error.to_io_error(self.id)),
+            _ if self.id == 0 => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "the process has no pid here",
-            ));
+            )),
+            _ => ProcessId::of(self).map_err(|error| about_doing("identify", self.id, &error)),
         }
-        ProcessId::of(self)
     }
 
     /// Does something to the process, or fails with `NotFound` if it has exited.
@@ -427,18 +428,11 @@ impl ProcessExit {
 
     /// Of this kind, or of the one that is best here.
     pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
-        let mark = match &self.source {
-            Source::Failed(error) => return Err(error.to_io_error(self.id)),
+        match &self.source {
+            Source::Failed(error) => Err(error.to_io_error(self.id)),
             Source::Event(process) => process.mark(kind),
             Source::Polled(polled) => polled.probe.mark(kind),
-        };
-        mark.map_err(|error| {
-            let id = self.id;
-            io::Error::new(
-                error.kind(),
-                format!("cannot identify process {id}: {error}"),
-            )
-        })
+        }
     }
 
     /// How the exit is noticed. `None` if opening failed: awaiting says why.

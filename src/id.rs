@@ -6,7 +6,7 @@ use std::io;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use crate::error::{OpenError, about_doing};
+use crate::error::OpenError;
 use crate::exit::{ProcessExit, exit_of};
 use crate::sys;
 
@@ -109,7 +109,7 @@ impl ProcessId {
         Ok(ProcessId {
             pid: exit.id(),
             mark: exit.mark(None)?,
-            boot: this_boot().map_err(|error| about_doing("identify", exit.id(), &error))?,
+            boot: this_boot()?,
         })
     }
 
