@@ -1,11 +1,12 @@
 //! Many processes at once: `ExitSet` beside epoll by hand and the usual collections of futures.
 //!
 //! The herd are children of this program. They are registered while they sleep; then they are all
-//! killed, left unreaped, and waited for. Each contender has a herd of its own in every round.
-//! Ratios are to the first row, which does what must be done in any design: open, add, wait, ask for
-//! the exit status, close.
+//! killed, left unreaped or reaped, and waited for. Each contender has a herd and a fresh table of
+//! descriptors of its own in every round. Ratios are to the first row, which does what must be done
+//! in any design: open, add, wait, ask for the exit status, close.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::process::Stdio;
@@ -32,7 +33,7 @@ pub(crate) fn measure(plan: &Plan) -> bool {
     COUNTING.store(true, Ordering::Relaxed);
     let sizes = match (&plan.sizes[..], plan.quick) {
         ([], true) => &[300],
-        ([], false) => &[1000, 5000, 19_000][..],
+        ([], false) => &[1000, 9900, 19_000][..],
         (sizes, _) => sizes,
     };
     // Of each contender the memory at the largest size that it was measured at.
@@ -108,39 +109,68 @@ impl Row {
 }
 
 fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
-    let limit = descriptors();
-    if size + 100 > limit {
+    let limit = os::raise_descriptors();
+    if size as u64 + SPARE > limit {
         return Err(format!("the limit of descriptors is {limit}"));
     }
     let rounds = match size {
         _ if plan.quick => 1,
-        0..2000 => 5,
+        0..10_000 => 5,
         // Starting them takes most of the time.
         _ => 3,
     };
-    let contenders = contenders(size);
+    let mut contenders = contenders();
+    // They are children of this process, so that it can have them reaped.
+    let rows = rows_of(size, Fate::Reaped, rounds, &contenders)?;
+    println!("\n### {size} processes, all killed and reaped; rounds: {rounds}\n");
+    print_table(size, &rows);
+
+    // As far as it goes: there are as many threads as processes.
+    if 2 * size + 1000 < most_tasks() {
+        contenders.push(Contender {
+            name: THREADS,
+            run: threads,
+        });
+    }
+    let mut rows = rows_of(size, Fate::Zombie, rounds, &contenders)?;
+    let seconds = if plan.quick { 2 } else { 10 };
+    idle_of(size, seconds, rounds, &mut rows)?;
+    println!(
+        "\n### {size} processes, all killed and left as zombies; rounds: {rounds}; idle for \
+         {seconds} s\n"
+    );
+    print_table(size, &rows);
+    Ok(rows)
+}
+
+/// Runs all contenders, in another order in every round.
+fn rows_of(
+    size: usize,
+    fate: Fate,
+    rounds: usize,
+    contenders: &[Contender],
+) -> Result<Vec<Row>, String> {
     let mut figures = vec![Vec::new(); contenders.len()];
     let mut order: Vec<usize> = (0..contenders.len()).collect();
     for _ in 0..rounds {
         fastrand::shuffle(&mut order);
         for &which in &order {
-            let herd = Herd::new(size).map_err(|error| error.to_string())?;
+            let herd = Herd::new(size, fate).map_err(|error| error.to_string())?;
+            os::renew_descriptor_table();
             figures[which].push((contenders[which].run)(&herd.pids, &herd));
         }
     }
-    let mut rows: Vec<Row> = contenders
-        .iter()
-        .zip(&figures)
+    let rows = contenders.iter().zip(&figures);
+    Ok(rows
         .map(|(contender, figures)| Row {
             name: contender.name,
             round: middle(figures),
             idle: None,
         })
-        .collect();
-    let seconds = if plan.quick { 2 } else { 10 };
-    idle_of(size, seconds, rounds, &mut rows)?;
+        .collect())
+}
 
-    println!("\n### {size} processes; rounds: {rounds}; idle for {seconds} s\n");
+fn print_table(size: usize, rows: &[Row]) {
     println!(
         "| {:35} | bytes each | registering, µs each | last exit told, ms | + closing, ms | CPU for \
          all, µs each | idle: switches | idle: CPU, ms |",
@@ -148,7 +178,7 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
     );
     println!("|{:-<37}|---:|---:|---:|---:|---:|---:|---:|", "");
     let floor = rows[0].round;
-    for row in &rows {
+    for row in rows {
         let round = row.round;
         let each = |figure: f64| figure / size as f64;
         let (sleeps, cpu) = row.idle.map_or(("-".into(), "-".into()), |idle| {
@@ -171,13 +201,26 @@ fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
             round.cpu / floor.cpu,
         );
     }
-    Ok(rows)
+    let told = |name| {
+        rows.iter()
+            .find(|row| row.name == name)
+            .map(|row| row.round)
+    };
+    if let (Some(later), Some(at_once)) = (told(PREPARED), told(AT_ONCE)) {
+        println!(
+            "\nThe same set takes {:.2} times as long to tell the last exit if it closes at once. \
+             Before that, with_capacity took {:.1} ms.",
+            at_once.told / later.told,
+            later.made / 1e6,
+        );
+    }
 }
 
 fn middle(rounds: &[Round]) -> Round {
     let median =
         |figure: fn(&Round) -> f64| os::median(&rounds.iter().map(figure).collect::<Vec<_>>());
     Round {
+        made: median(|round| round.made),
         bytes: median(|round| round.bytes as f64) as usize,
         register: median(|round| round.register),
         told: median(|round| round.told),
@@ -189,10 +232,12 @@ fn middle(rounds: &[Round]) -> Round {
 /// Nanoseconds, but for `bytes`.
 #[derive(Clone, Copy, Default)]
 struct Round {
-    /// Of memory, once all are registered.
-    bytes: usize,
-    /// From nothing until all are registered.
+    /// From nothing until the first can be registered.
+    made: f64,
+    /// From there until all are.
     register: f64,
+    /// Of memory, by then.
+    bytes: usize,
     /// From there until the last exit has been told.
     told: f64,
     /// From there until everything is closed.
@@ -207,8 +252,11 @@ struct Contender {
     run: fn(&[u32], &Herd) -> Round,
 }
 
-fn contenders(size: usize) -> Vec<Contender> {
-    let mut contenders = vec![
+const PREPARED: &str = "ExitSet with_capacity, multi_thread";
+const AT_ONCE: &str = "the same, closed at once";
+
+fn contenders() -> Vec<Contender> {
+    vec![
         Contender {
             name: "epoll by hand, closed later",
             run: |pids, herd| by_hand(pids, herd, true, true),
@@ -230,10 +278,21 @@ fn contenders(size: usize) -> Vec<Contender> {
             run: |pids, herd| set(os::multi_thread(), ExitSet::new, pids, herd),
         },
         Contender {
-            name: "ExitSet with_capacity, multi_thread",
+            name: PREPARED,
             run: |pids, herd| {
                 let set_of_them = || ExitSet::with_capacity(pids.len());
                 set(os::multi_thread(), set_of_them, pids, herd)
+            },
+        },
+        Contender {
+            name: AT_ONCE,
+            run: |pids, herd| {
+                // A set that uses up more than half of the descriptors does so.
+                let before = os::limit_descriptors(pids.len() as u64 + SPARE);
+                let set_of_them = || ExitSet::with_capacity(pids.len());
+                let round = set(os::multi_thread(), set_of_them, pids, herd);
+                os::limit_descriptors(before);
+                round
             },
         },
         Contender {
@@ -244,16 +303,11 @@ fn contenders(size: usize) -> Vec<Contender> {
             name: "JoinSet of ProcessExit",
             run: join_set,
         },
-    ];
-    // As far as it goes: there are as many threads as processes.
-    if 2 * size + 1000 < most_tasks() {
-        contenders.push(Contender {
-            name: THREADS,
-            run: threads,
-        });
-    }
-    contenders
+    ]
 }
+
+/// How many descriptors this program needs beside those of a herd, or more.
+const SPARE: u64 = 100;
 
 const THREADS: &str = "waitpid-any, a thread each";
 
@@ -287,7 +341,10 @@ fn by_hand(pids: &[u32], herd: &Herd, status: bool, later: bool) -> Round {
             let pidfd = &mut pidfds[event.u64 as usize];
             if status {
                 let fd = pidfd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-                std::hint::black_box(os::child_status(fd));
+                std::hint::black_box(match herd.fate {
+                    Fate::Zombie => os::child_status(fd),
+                    Fate::Reaped => os::reaped_status(fd),
+                });
             }
             if !later {
                 *pidfd = None;
@@ -307,6 +364,7 @@ fn set(runtime: Runtime, new: impl FnOnce() -> ExitSet, pids: &[u32], herd: &Her
     let bytes = allocated();
     let mut meter = Meter::start();
     let mut set = new();
+    round.made = meter.lap();
     runtime.block_on(async {
         for &pid in pids {
             set.insert(pid).expect("it is there");
@@ -455,7 +513,7 @@ const IDLERS: [&str; 5] = [
 
 /// All wait for the same herd at the same time.
 fn idle_of(size: usize, seconds: u64, rounds: usize, rows: &mut Vec<Row>) -> Result<(), String> {
-    let herd = Herd::new(size).map_err(|error| error.to_string())?;
+    let herd = Herd::new(size, Fate::Zombie).map_err(|error| error.to_string())?;
     let mut order = format!("{seconds}\n");
     for pid in &herd.pids {
         order += &format!("{pid}\n");
@@ -482,6 +540,7 @@ fn idle_of(size: usize, seconds: u64, rounds: usize, rows: &mut Vec<Row>) -> Res
             return Err("psutil told something else".into());
         };
         let round = Round {
+            made: 0.0,
             bytes: (bytes * size as f64) as usize,
             register,
             told,
@@ -572,15 +631,28 @@ pub(crate) fn idle(idler: usize) {
     std::process::exit(0);
 }
 
+/// What becomes of those that are killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// They stay as they are while they are waited for. That is where their parent waits for them.
+    Zombie,
+    /// They are reaped before they are waited for, as a busy waiter finds the processes of others.
+    Reaped,
+}
+
 /// Children that sleep until they are killed, and are reaped in the end.
 struct Herd {
     pids: Vec<u32>,
+    fate: Fate,
+    reaped: Cell<bool>,
 }
 
 impl Herd {
-    fn new(size: usize) -> io::Result<Herd> {
+    fn new(size: usize, fate: Fate) -> io::Result<Herd> {
         let mut herd = Herd {
             pids: Vec::with_capacity(size),
+            fate,
+            reaped: Cell::new(false),
         };
         for _ in 0..size {
             // SAFETY: the child only makes system calls.
@@ -593,18 +665,17 @@ impl Herd {
         Ok(herd)
     }
 
-    /// Leaves them unreaped.
     fn kill(&self) {
-        for &pid in &self.pids {
-            os::kill(pid);
+        self.pids.iter().copied().for_each(os::kill);
+        match self.fate {
+            Fate::Zombie => self.pids.iter().copied().for_each(os::await_zombie),
+            Fate::Reaped => {
+                self.pids.iter().copied().for_each(os::reap);
+                self.reaped.set(true);
+            }
         }
-        for &pid in &self.pids {
-            // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
-            let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-            let options = libc::WEXITED | libc::WNOWAIT;
-            // SAFETY: `info` is writable.
-            unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, options) };
-        }
+        // The kernel frees much of what they had only when it finds the time.
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -619,6 +690,10 @@ fn sleep_for_ever() -> ! {
 
 impl Drop for Herd {
     fn drop(&mut self) {
+        // Their pids may be others' by now.
+        if self.reaped.get() {
+            return;
+        }
         for &pid in &self.pids {
             os::kill(pid);
             os::reap(pid);
@@ -639,20 +714,6 @@ impl Meter {
         now.duration_since(std::mem::replace(&mut self.0, now))
             .as_nanos() as f64
     }
-}
-
-/// As many as we may have, which is more than we have at first.
-fn descriptors() -> usize {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: `limit` is writable.
-    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: `limit` is readable.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    limit.rlim_cur as usize
 }
 
 /// Counts the bytes that are allocated, once it is told to.

@@ -8,6 +8,8 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -89,6 +91,16 @@ pub(crate) fn child_status(pidfd: RawFd) -> i32 {
     unsafe { info.si_status() }
 }
 
+/// The status of a process that has been reaped.
+pub(crate) fn reaped_status(pidfd: RawFd) -> i32 {
+    // SAFETY: a `pidfd_info` is all integers.
+    let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
+    info.mask = libc::PIDFD_INFO_EXIT.into();
+    // SAFETY: the request carries the size of `info`, which is writable.
+    unsafe { libc::ioctl(pidfd, libc::PIDFD_GET_INFO as _, &raw mut info) };
+    info.exit_code
+}
+
 pub(crate) fn kill(pid: u32) {
     // SAFETY: takes integers.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
@@ -97,6 +109,69 @@ pub(crate) fn kill(pid: u32) {
 pub(crate) fn reap(pid: u32) {
     // SAFETY: the status is not asked for.
     unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
+}
+
+/// Waits until a child has exited, and leaves it unreaped.
+pub(crate) fn await_zombie(pid: u32) {
+    // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: `info` is writable.
+    unsafe {
+        libc::waitid(
+            libc::P_PID,
+            pid,
+            &raw mut info,
+            libc::WEXITED | libc::WNOWAIT,
+        )
+    };
+}
+
+/// Raises the limit of descriptors as far as we may, and returns it.
+pub(crate) fn raise_descriptors() -> u64 {
+    let mut limit = descriptor_limit();
+    limit.rlim_cur = limit.rlim_max;
+    set_descriptor_limit(&limit);
+    limit.rlim_max
+}
+
+/// Sets the limit of descriptors, and returns what it was.
+pub(crate) fn limit_descriptors(soft: u64) -> u64 {
+    let mut limit = descriptor_limit();
+    let before = mem::replace(&mut limit.rlim_cur, soft);
+    set_descriptor_limit(&limit);
+    before
+}
+
+fn descriptor_limit() -> libc::rlimit {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is writable.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit
+}
+
+fn set_descriptor_limit(limit: &libc::rlimit) {
+    // SAFETY: `limit` is readable.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+/// Gives this process a table of descriptors that is as small as it can be. It only ever grows, so
+/// whoever came later would find room that others have made.
+pub(crate) fn renew_descriptor_table() {
+    // Only a table that is shared is copied, so there is another thread meanwhile.
+    let (end, ended) = mpsc::channel::<()>();
+    let other = thread::spawn(move || ended.recv());
+    // It closes nothing, as there are none so high.
+    let (first, last) = (i32::MAX, i32::MAX);
+    let flags = libc::CLOSE_RANGE_UNSHARE;
+    // SAFETY: takes integers.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    drop(end);
+    _ = other.join();
 }
 
 pub(crate) fn clock(clock: libc::clockid_t) -> Duration {

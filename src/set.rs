@@ -1,6 +1,7 @@
 //! Waiting for many processes at once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -16,6 +17,7 @@ use tokio::task::coop;
 
 use crate::error::{about, about_doing};
 use crate::exit::{Parts, Progress, Source, Until, closed, no_event_for_the_reap};
+use crate::pid_map::PidMap;
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, Refused, State};
 use crate::trace;
@@ -101,7 +103,7 @@ pub struct ExitSet {
     group: Group,
     slots: Slots,
     /// The process in the set that has this pid, or had it last.
-    by_pid: HashMap<u32, Key>,
+    by_pid: PidMap<Key>,
     /// What the kernel has told and nobody has looked at.
     events: VecDeque<Event>,
     /// Those that have exited and have not been yielded, in order.
@@ -825,7 +827,7 @@ impl ExitSet {
     }
 
     fn member_slot(&mut self, member: Member, progress: Progress) -> Slot {
-        self.crowded |= member.is_better_closed_at_once();
+        self.crowded = self.crowded || member.is_better_closed_at_once();
         match progress.until() {
             Until::Exit => Slot::Event(member),
             Until::Reap => Slot::EventUntilReap(Box::new((member, progress))),
@@ -1191,8 +1193,10 @@ impl ExitSet {
         let key = self.exited.pop_front()?;
         let (pid, slot) = self.slots.remove(key)?;
         self.crowded &= !self.is_empty();
-        if self.by_pid.get(&pid) == Some(&key) {
-            self.by_pid.remove(&pid);
+        if let hash_map::Entry::Occupied(entry) = self.by_pid.entry(pid) {
+            if *entry.get() == key {
+                entry.remove();
+            }
         }
         let exit = match slot {
             Slot::Exited { member, status } => {

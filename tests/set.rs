@@ -526,6 +526,8 @@ fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
         .build()
         .unwrap();
     let mut herd = herd(240);
+    // There were enough when this was made.
+    drop(set_of(&herd[..1]));
     linux::limit_descriptors(256);
     let mut set = set_of(&herd);
     kill(&mut herd);
@@ -536,6 +538,38 @@ fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
             files.push(std::fs::File::open("/dev/null").expect("one for each exit"));
         }
         assert_eq!(files.len(), 240);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_exit_waits_for_no_close_once_there_are_descriptors_enough() {
+    const TEST: &str = "an_exit_waits_for_no_close_once_there_are_descriptors_enough";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "raise", |_| {}));
+    }
+    if support::poll_forced() {
+        return support::skip("polled processes have no descriptors");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut herd = herd(100);
+    let enough = linux::limit_descriptors(128);
+    // They were scarce when this was made.
+    drop(set_of(&herd));
+    linux::limit_descriptors(enough);
+    let mut set = set_of(&herd);
+    kill(&mut herd);
+    runtime.block_on(async {
+        let before = linux::open_fds().len();
+        for nth in 0..50 {
+            next(&mut set).await;
+            let now = linux::open_fds().len();
+            // The first wait registers with the reactor, which may take one.
+            assert!(now >= before, "{} closed at exit {nth}", before - now);
+        }
     });
 }
 

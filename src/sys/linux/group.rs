@@ -163,6 +163,8 @@ impl Group {
 
     fn epoll(&mut self) -> io::Result<BorrowedFd<'_>> {
         if self.epoll.is_none() {
+            // It may have been lowered since it was last read, and descriptors may be scarce now.
+            pidfd::descriptor_limit();
             // SAFETY: takes an integer.
             let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
             // SAFETY: what the system call has just returned.

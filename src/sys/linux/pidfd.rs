@@ -90,20 +90,18 @@ fn is_the_last(fd: BorrowedFd<'_>) -> bool {
     // The lowest number that was free is given out, so it is the last if it is the highest. It may
     // also be a hole in a table that is full, but asking costs two system calls, so that is only
     // done once descriptors have run out. The limit is read when it seems to be reached.
-    let next = fd.as_raw_fd() + 1;
-    if next >= LIMIT.load(Ordering::Relaxed) {
-        let limit = descriptor_limit();
-        LIMIT.store(limit, Ordering::Relaxed);
-        if next >= limit {
-            return true;
-        }
+    let is_beyond = |limit| fd.as_raw_fd() + 1 >= limit;
+    if is_beyond(LIMIT.load(Ordering::Relaxed)) && is_beyond(descriptor_limit()) {
+        return true;
     }
     RAN_OUT.load(Ordering::Relaxed) && fd.try_clone_to_owned().is_err()
 }
 
 /// Whether a descriptor's number is so high that more than half of them seem to be in use.
 pub(super) fn is_high(fd: BorrowedFd<'_>) -> bool {
-    fd.as_raw_fd() > LIMIT.load(Ordering::Relaxed) / 2
+    let is_above_half = |limit| fd.as_raw_fd() > limit / 2;
+    // It may have been raised since it was last read.
+    is_above_half(LIMIT.load(Ordering::Relaxed)) && is_above_half(descriptor_limit())
 }
 
 /// The limit of descriptors when it was last read.
@@ -112,7 +110,7 @@ static LIMIT: AtomicI32 = AtomicI32::new(0);
 /// Descriptors have run out, now or before.
 static RAN_OUT: AtomicBool = AtomicBool::new(false);
 
-/// How many descriptors this process may have.
+/// How many descriptors this process may have now.
 pub(super) fn descriptor_limit() -> i32 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -120,11 +118,12 @@ pub(super) fn descriptor_limit() -> i32 {
     };
     // SAFETY: `limit` is writable.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    if result == 0 {
-        i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX)
-    } else {
-        i32::MAX
+    if result < 0 {
+        return i32::MAX;
     }
+    let limit = i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX);
+    LIMIT.store(limit, Ordering::Relaxed);
+    limit
 }
 
 /// Looks whether the process has exited, without blocking.
