@@ -36,25 +36,35 @@ pub(crate) fn measure(plan: &Plan) -> bool {
         ([], false) => &[1000, 9900, 19_000][..],
         (sizes, _) => sizes,
     };
+    let seconds = if plan.quick { 2 } else { 10 };
+    let mut herds = Vec::new();
+    for &size in sizes {
+        match Measured::new(size, plan.quick) {
+            Ok(measured) => herds.push(measured),
+            Err(error) => println!("\n{size} processes: skipped, {error}"),
+        }
+    }
     // Of each contender the memory at the largest size that it was measured at.
     let mut memory: Vec<chart::Row<'_>> = Vec::new();
-    for &size in sizes {
-        match herd_of(size, plan) {
-            Ok(rows) => {
-                let idle = rows.iter().filter_map(|row| row.sleeps_row());
-                if size == PSUTIL_SIZE {
-                    let title = format!(
-                        "Voluntary context switches in 10 s of waiting for {size} processes"
-                    );
-                    let file = plan.pictures().join("herd.svg");
-                    chart::bars(&file, &title, &idle.collect::<Vec<_>>());
-                }
-                for row in rows.iter().map(|row| row.memory_row(size)) {
-                    memory.retain(|other| !same(&other.name, &row.name));
-                    memory.push(row);
-                }
-            }
-            Err(error) => println!("\n{size} processes: skipped, {error}"),
+    for herd in &mut herds {
+        if let Err(error) = herd.finish(seconds) {
+            println!("\n{} processes: {error}", herd.size);
+        }
+        herd.print(seconds);
+    }
+    for herd in &herds {
+        let rows = &herd.zombies;
+        if herd.size == PSUTIL_SIZE {
+            let idle = rows.iter().filter_map(|row| row.sleeps_row());
+            let title = format!(
+                "Voluntary context switches in 10 s of waiting for {PSUTIL_SIZE} processes"
+            );
+            let file = plan.pictures().join("herd.svg");
+            chart::bars(&file, &title, &idle.collect::<Vec<_>>());
+        }
+        for row in rows.iter().map(|row| row.memory_row(herd.size)) {
+            memory.retain(|other| !same(&other.name, &row.name));
+            memory.push(row);
         }
     }
     if !memory.is_empty() {
@@ -108,39 +118,57 @@ impl Row {
     }
 }
 
-fn herd_of(size: usize, plan: &Plan) -> Result<Vec<Row>, String> {
-    let limit = os::raise_descriptors();
-    if size as u64 + SPARE > limit {
-        return Err(format!("the limit of descriptors is {limit}"));
-    }
-    let rounds = match size {
-        _ if plan.quick => 1,
-        0..10_000 => 5,
-        // Starting them takes most of the time.
-        _ => 3,
-    };
-    let mut contenders = contenders();
-    // They are children of this process, so that it can have them reaped.
-    let rows = rows_of(size, Fate::Reaped, rounds, &contenders)?;
-    println!("\n### {size} processes, all killed and reaped; rounds: {rounds}\n");
-    print_table(size, &rows);
+/// What is known of herds of one size.
+struct Measured {
+    size: usize,
+    rounds: usize,
+    reaped: Vec<Row>,
+    zombies: Vec<Row>,
+}
 
-    // As far as it goes: there are as many threads as processes.
-    if 2 * size + 1000 < most_tasks() {
-        contenders.push(Contender {
-            name: THREADS,
-            run: threads,
-        });
+impl Measured {
+    fn new(size: usize, quick: bool) -> io::Result<Measured> {
+        let limit = os::raise_descriptors();
+        if size as u64 + SPARE > limit {
+            let reason = format!("the limit of descriptors is {limit}");
+            return Err(io::Error::other(reason));
+        }
+        let rounds = match size {
+            _ if quick => 1,
+            0..10_000 => 5,
+            _ => 3,
+        };
+        Ok(Measured {
+            size,
+            rounds,
+            reaped: rows_of(size, Fate::Reaped, rounds, &CONTENDERS)?,
+            zombies: rows_of(size, Fate::Zombie, rounds, &CONTENDERS)?,
+        })
     }
-    let mut rows = rows_of(size, Fate::Zombie, rounds, &contenders)?;
-    let seconds = if plan.quick { 2 } else { 10 };
-    idle_of(size, seconds, rounds, &mut rows)?;
-    println!(
-        "\n### {size} processes, all killed and left as zombies; rounds: {rounds}; idle for \
-         {seconds} s\n"
-    );
-    print_table(size, &rows);
-    Ok(rows)
+
+    /// Adds those rows that are measured last.
+    fn finish(&mut self, seconds: u64) -> Result<(), String> {
+        let size = self.size;
+        // As far as it goes: there are as many threads as processes. What they leave behind makes
+        // every later `fork` take ten times as long.
+        if 2 * size + 1000 < most_tasks() {
+            let threads = rows_of(size, Fate::Zombie, self.rounds, &[THREADS]);
+            self.zombies
+                .append(&mut threads.map_err(|error| error.to_string())?);
+        }
+        idle_of(size, seconds, self.rounds, &mut self.zombies)
+    }
+
+    fn print(&self, seconds: u64) {
+        let Measured { size, rounds, .. } = self;
+        println!("\n### {size} processes, all killed and reaped; rounds: {rounds}\n");
+        print_table(*size, &self.reaped);
+        println!(
+            "\n### {size} processes, all killed and left as zombies; rounds: {rounds}; idle for \
+             {seconds} s\n"
+        );
+        print_table(*size, &self.zombies);
+    }
 }
 
 /// Runs all contenders, in another order in every round.
@@ -149,13 +177,13 @@ fn rows_of(
     fate: Fate,
     rounds: usize,
     contenders: &[Contender],
-) -> Result<Vec<Row>, String> {
+) -> io::Result<Vec<Row>> {
     let mut figures = vec![Vec::new(); contenders.len()];
     let mut order: Vec<usize> = (0..contenders.len()).collect();
     for _ in 0..rounds {
         fastrand::shuffle(&mut order);
         for &which in &order {
-            let herd = Herd::new(size, fate).map_err(|error| error.to_string())?;
+            let herd = Herd::new(size, fate)?;
             os::renew_descriptor_table();
             figures[which].push((contenders[which].run)(&herd.pids, &herd));
         }
@@ -255,61 +283,58 @@ struct Contender {
 const PREPARED: &str = "ExitSet with_capacity, multi_thread";
 const AT_ONCE: &str = "the same, closed at once";
 
-fn contenders() -> Vec<Contender> {
-    vec![
-        Contender {
-            name: "epoll by hand, closed later",
-            run: |pids, herd| by_hand(pids, herd, true, true),
+const CONTENDERS: [Contender; 9] = [
+    Contender {
+        name: "epoll by hand, closed later",
+        run: |pids, herd| by_hand(pids, herd, true, true),
+    },
+    Contender {
+        name: "epoll by hand, closed at once",
+        run: |pids, herd| by_hand(pids, herd, true, false),
+    },
+    Contender {
+        name: "epoll by hand, without status",
+        run: |pids, herd| by_hand(pids, herd, false, true),
+    },
+    Contender {
+        name: "ExitSet",
+        run: |pids, herd| set(os::current_thread(), ExitSet::new, pids, herd),
+    },
+    Contender {
+        name: "ExitSet, multi_thread",
+        run: |pids, herd| set(os::multi_thread(), ExitSet::new, pids, herd),
+    },
+    Contender {
+        name: PREPARED,
+        run: prepared_set,
+    },
+    Contender {
+        name: AT_ONCE,
+        run: |pids, herd| {
+            // A set that uses up more than half of the descriptors does so.
+            let before = os::limit_descriptors(pids.len() as u64 + SPARE);
+            let round = prepared_set(pids, herd);
+            os::limit_descriptors(before);
+            round
         },
-        Contender {
-            name: "epoll by hand, closed at once",
-            run: |pids, herd| by_hand(pids, herd, true, false),
-        },
-        Contender {
-            name: "epoll by hand, without status",
-            run: |pids, herd| by_hand(pids, herd, false, true),
-        },
-        Contender {
-            name: "ExitSet",
-            run: |pids, herd| set(os::current_thread(), ExitSet::new, pids, herd),
-        },
-        Contender {
-            name: "ExitSet, multi_thread",
-            run: |pids, herd| set(os::multi_thread(), ExitSet::new, pids, herd),
-        },
-        Contender {
-            name: PREPARED,
-            run: |pids, herd| {
-                let set_of_them = || ExitSet::with_capacity(pids.len());
-                set(os::multi_thread(), set_of_them, pids, herd)
-            },
-        },
-        Contender {
-            name: AT_ONCE,
-            run: |pids, herd| {
-                // A set that uses up more than half of the descriptors does so.
-                let before = os::limit_descriptors(pids.len() as u64 + SPARE);
-                let set_of_them = || ExitSet::with_capacity(pids.len());
-                let round = set(os::multi_thread(), set_of_them, pids, herd);
-                os::limit_descriptors(before);
-                round
-            },
-        },
-        Contender {
-            name: "FuturesUnordered of ProcessExit",
-            run: futures_unordered,
-        },
-        Contender {
-            name: "JoinSet of ProcessExit",
-            run: join_set,
-        },
-    ]
-}
+    },
+    Contender {
+        name: "FuturesUnordered of ProcessExit",
+        run: futures_unordered,
+    },
+    Contender {
+        name: "JoinSet of ProcessExit",
+        run: join_set,
+    },
+];
+
+const THREADS: Contender = Contender {
+    name: "waitpid-any, a thread each",
+    run: threads,
+};
 
 /// How many descriptors this program needs beside those of a herd, or more.
 const SPARE: u64 = 100;
-
-const THREADS: &str = "waitpid-any, a thread each";
 
 fn most_tasks() -> usize {
     let limit = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
@@ -384,6 +409,11 @@ fn set(runtime: Runtime, new: impl FnOnce() -> ExitSet, pids: &[u32], herd: &Her
         round.cpu = (cpu_time() - cpu).as_nanos() as f64;
     });
     round
+}
+
+fn prepared_set(pids: &[u32], herd: &Herd) -> Round {
+    let set_of_them = || ExitSet::with_capacity(pids.len());
+    set(os::multi_thread(), set_of_them, pids, herd)
 }
 
 fn futures_unordered(pids: &[u32], herd: &Herd) -> Round {
@@ -508,7 +538,7 @@ const IDLERS: [&str; 5] = [
     "ExitSet",
     "FuturesUnordered of ProcessExit",
     "JoinSet of ProcessExit",
-    THREADS,
+    THREADS.name,
 ];
 
 /// All wait for the same herd at the same time.
