@@ -32,6 +32,10 @@ use crate::{Exit, Mechanism, ProcessExit};
 /// Each process is yielded exactly once, in the order in which the kernel tells of the exits (on
 /// Windows, in which the thread pool does), and has left the set then.
 ///
+/// On Linux closing a pidfd takes longer than all the rest. So it is put off until no exit is ready,
+/// and done in short turns then, or at once while more than half of the process's descriptors are
+/// in use. What has exited keeps no descriptor once the set is idle, empty or dropped.
+///
 /// Where descriptors run out midway, the remaining processes are polled (see
 /// [`ProcessExit::fallback_reason`]) until there are descriptors again.
 ///
@@ -102,7 +106,8 @@ use crate::{Exit, Mechanism, ProcessExit};
 pub struct ExitSet {
     group: Group,
     slots: Slots,
-    /// The process in the set that has this pid, or had it last.
+    /// The process in the set that has this pid, or had it last. Those among the `leaving` may
+    /// still be found here, with keys that lead nowhere.
     by_pid: PidMap<Key>,
     /// What the kernel has told and nobody has looked at.
     events: VecDeque<Event>,
@@ -110,12 +115,18 @@ pub struct ExitSet {
     exited: VecDeque<Key>,
     polling: Polling,
     /// Processes that have been yielded. Closing a pidfd takes the kernel longer than all the rest,
-    /// so it is put off until no exit is ready.
-    leaving: Vec<Member>,
+    /// so it is put off until no exit is ready, and so is whatever else can be.
+    leaving: Vec<Leaving>,
     /// How many processes there were at most since `leaving` was empty.
     peak: usize,
     /// Descriptors are scarce, or there are none to close, so `leaving` is to stay empty.
     crowded: bool,
+}
+
+struct Leaving {
+    pid: u32,
+    key: Key,
+    member: Member,
 }
 
 /// The polled part of a set.
@@ -342,7 +353,10 @@ impl ExitSet {
     /// An empty set with room for so many processes.
     ///
     /// On Linux this also makes room in the process's descriptor table, within its limit. In a
-    /// process with several threads that makes inserting many processes a good deal faster.
+    /// process with several threads each growth of the table takes milliseconds, in which the calling
+    /// thread waits for an RCU grace period; without this there are several as the set grows, and
+    /// inserting takes about three times as long. Called while there is but one thread, before the
+    /// runtime is built, it takes no time.
     ///
     /// # Examples
     ///
@@ -380,7 +394,7 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn insert(&mut self, pid: u32) -> io::Result<bool> {
-        if let Some(&key) = self.by_pid.get(&pid) {
+        if let Some(key) = self.key_of(pid) {
             self.catch_up();
             if !self.is_reaped(key) {
                 // It has the pid, so nobody else has.
@@ -391,7 +405,7 @@ impl ExitSet {
         let opened = match self.group.open(pid, key.to_u64()) {
             // Those that are about to be closed may be what it takes.
             Ok(Err(_)) if !self.leaving.is_empty() => {
-                self.leaving.clear();
+                self.close_all();
                 self.group.open(pid, key.to_u64())
             }
             opened => opened,
@@ -423,7 +437,7 @@ impl ExitSet {
             progress,
             source,
         } = exit.into_parts();
-        let mut owner = self.by_pid.get(&id).copied();
+        let mut owner = self.key_of(id);
         if let Some(key) = owner {
             let is_running = match &source {
                 Source::Event(process) => matches!(process.state(), Ok(State::Running)),
@@ -483,7 +497,8 @@ impl ExitSet {
             Some((_, Slot::Event(member))) => self.group.remove(member),
             Some((_, Slot::EventUntilReap(waiting))) => self.group.remove(waiting.0),
             Some((_, Slot::Polled(_))) => self.polling.forget_one(),
-            _ => self.exited.retain(|&exited| exited != key),
+            Some(_) => self.exited.retain(|&exited| exited != key),
+            None => return false,
         }
         true
     }
@@ -503,7 +518,7 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn contains(&self, pid: u32) -> bool {
-        self.by_pid.contains_key(&pid)
+        self.key_of(pid).is_some()
     }
 
     /// How many processes have not been yielded.
@@ -775,7 +790,7 @@ impl ExitSet {
         by_probe: impl FnOnce(&Probe) -> io::Result<()>,
     ) -> io::Result<()> {
         self.catch_up();
-        let key = self.by_pid.get(&pid).copied();
+        let key = self.key_of(pid);
         let Some(entry) = key.and_then(|key| self.slots.get(key)) else {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -789,6 +804,12 @@ impl ExitSet {
             _ => Err(io::ErrorKind::NotFound.into()),
         };
         done.map_err(|error| about_doing(what, pid, &error))
+    }
+
+    /// The process in the set that has this pid, or had it last.
+    fn key_of(&self, pid: u32) -> Option<Key> {
+        let key = *self.by_pid.get(&pid)?;
+        self.slots.get(key).is_some().then_some(key)
     }
 
     /// Adds what has the [next key](Slots::next_key).
@@ -1193,15 +1214,10 @@ impl ExitSet {
         let key = self.exited.pop_front()?;
         let (pid, slot) = self.slots.remove(key)?;
         self.crowded &= !self.is_empty();
-        if let hash_map::Entry::Occupied(entry) = self.by_pid.entry(pid) {
-            if *entry.get() == key {
-                entry.remove();
-            }
-        }
         let exit = match slot {
             Slot::Exited { member, status } => {
-                self.leave(member);
-                Ok(Exit::new(pid, status))
+                self.leave(pid, key, member);
+                return Some(Ok(Exit::new(pid, status)));
             }
             Slot::LetGo(exited) => Ok(Exit::new(pid, exited.1)),
             Slot::ExitedPolled(exited) => Ok(Exit::new(pid, exited.1)),
@@ -1211,18 +1227,32 @@ impl ExitSet {
                 return None;
             }
         };
+        self.forget(pid, key);
         Some(exit)
     }
 
-    /// Closes a member: at once while descriptors are scarce, and else later, though no more of them
-    /// than the set has held anyway.
-    fn leave(&mut self, member: Member) {
+    /// Closes a member that has been yielded: at once while descriptors are scarce, and else later,
+    /// though no more of them than the set has held anyway.
+    fn leave(&mut self, pid: u32, key: Key, member: Member) {
         if self.crowded {
-            return;
+            drop(member);
+            return self.forget(pid, key);
         }
-        self.leaving.push(member);
+        self.leaving.push(Leaving { pid, key, member });
         if self.leaving.len() > self.peak.max(CLOSE_BATCH) {
             self.close_batch();
+        }
+    }
+
+    /// Forgets whose the pid was, unless that process is still in the set, or it is another's by now.
+    fn forget(&mut self, pid: u32, key: Key) {
+        if self.slots.get(key).is_some() {
+            return;
+        }
+        if let hash_map::Entry::Occupied(entry) = self.by_pid.entry(pid) {
+            if *entry.get() == key {
+                entry.remove();
+            }
         }
     }
 
@@ -1239,9 +1269,9 @@ impl ExitSet {
             let Some(identity) = member.identity() else {
                 continue;
             };
-            let gone = Slot::LetGo(Box::new((identity, *status)));
+            let (pid, gone) = (entry.pid, Slot::LetGo(Box::new((identity, *status))));
             if let Slot::Exited { member, .. } = mem::replace(&mut entry.slot, gone) {
-                self.leaving.push(member);
+                self.leaving.push(Leaving { pid, key, member });
             }
         }
     }
@@ -1265,17 +1295,25 @@ impl ExitSet {
     }
 
     fn close_batch(&mut self) {
-        let rest = self.leaving.len().saturating_sub(CLOSE_BATCH);
-        self.leaving.truncate(rest);
-        if rest == 0 {
-            self.close_all();
-        }
+        self.close_down_to(self.leaving.len().saturating_sub(CLOSE_BATCH));
     }
 
     fn close_all(&mut self) {
-        // A set that goes on need not keep the memory of its largest burst.
-        self.leaving = Vec::new();
-        self.peak = self.len();
+        self.close_down_to(0);
+    }
+
+    fn close_down_to(&mut self, rest: usize) {
+        while self.leaving.len() > rest {
+            if let Some(Leaving { pid, key, member }) = self.leaving.pop() {
+                drop(member);
+                self.forget(pid, key);
+            }
+        }
+        if rest == 0 {
+            // A set that goes on need not keep the memory of its largest burst.
+            self.leaving = Vec::new();
+            self.peak = self.len();
+        }
     }
 }
 

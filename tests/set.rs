@@ -232,6 +232,38 @@ async fn opened_resolved_reaped_and_failed_waits_can_be_inserted() {
     assert!(set.is_empty());
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_process_is_out_once_it_is_yielded_and_may_come_in_again_for_good() {
+    let mut processes: Vec<_> = (0..3).map(|_| Grandchild::spawn()).collect();
+    let mut set = ExitSet::new();
+    for process in &processes {
+        assert!(set.insert(process.id()).unwrap());
+    }
+    processes.iter_mut().for_each(|process| process.end(8));
+    let first = next(&mut set).await.id();
+    assert!(!set.contains(first));
+    assert!(!set.remove(first));
+    assert!(!set.contains(first));
+    assert_eq!(set.len(), 2);
+
+    let again = ProcessExit::open(first).unwrap().reaped();
+    assert!(set.insert_exit(again));
+    assert!(set.contains(first));
+    for _ in 0..2 {
+        let exit = next(&mut set).await;
+        assert!(!set.contains(exit.id()));
+    }
+    // Its earlier descriptor is closed now.
+    still_pending(set.next_exit()).await;
+    assert!(set.contains(first));
+    assert_eq!(set.pids().collect::<Vec<_>>(), [first]);
+
+    processes.iter_mut().for_each(Grandchild::reap);
+    assert_eq!(next(&mut set).await.id(), first);
+    assert!(!set.contains(first));
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn adopted_processes_can_be_inserted_and_told_apart() {
