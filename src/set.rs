@@ -123,6 +123,7 @@ pub struct ExitSet {
     crowded: bool,
 }
 
+/// A process that has been yielded, but for its descriptor.
 struct Leaving {
     pid: u32,
     key: Key,
@@ -1235,7 +1236,7 @@ impl ExitSet {
     /// though no more of them than the set has held anyway.
     fn leave(&mut self, pid: u32, key: Key, member: Member) {
         if self.crowded {
-            drop(member);
+            // It closes here.
             return self.forget(pid, key);
         }
         self.leaving.push(Leaving { pid, key, member });
@@ -1304,8 +1305,12 @@ impl ExitSet {
 
     fn close_down_to(&mut self, rest: usize) {
         while self.leaving.len() > rest {
-            if let Some(Leaving { pid, key, member }) = self.leaving.pop() {
-                drop(member);
+            if let Some(Leaving {
+                pid,
+                key,
+                member: _closed_here,
+            }) = self.leaving.pop()
+            {
                 self.forget(pid, key);
             }
         }
