@@ -355,9 +355,9 @@ impl ExitSet {
     ///
     /// On Linux this also makes room in the process's descriptor table, within its limit. In a
     /// process with several threads each growth of the table takes milliseconds, in which the calling
-    /// thread waits for an RCU grace period; without this there are several as the set grows, and
-    /// inserting takes about three times as long. Called while there is but one thread, before the
-    /// runtime is built, it takes no time.
+    /// thread waits for an RCU grace period. Without a capacity there are a few of them as the set
+    /// grows; with one, it is this call. Made while there is but one thread, before the runtime is
+    /// built, it takes no time.
     ///
     /// # Examples
     ///
@@ -817,6 +817,7 @@ impl ExitSet {
     fn add(&mut self, pid: u32, slot: Slot) {
         let key = self.slots.insert(pid, slot);
         self.peak = self.peak.max(self.len());
+        self.group.note_size(self.len());
         // An adopted process may have no pid here.
         if pid != 0 {
             self.by_pid.insert(pid, key);

@@ -546,6 +546,42 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
     });
 }
 
+/// In a process of its own, as it is about its table of descriptors.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit() {
+    const TEST: &str = "a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "grow", |_| {}));
+    }
+    let before = linux::descriptor_table();
+    if support::poll_forced() || before >= 500 {
+        return support::skip(&format!("the table has {before} places"));
+    }
+    let open = linux::open_fds().len();
+    let herd = herd(100);
+
+    let mut set = ExitSet::new();
+    let mut sizes = HashSet::from([before]);
+    for process in &herd {
+        set.insert(process.id()).unwrap();
+        sizes.insert(linux::descriptor_table());
+    }
+    assert!(sizes.len() <= 3, "{sizes:?}");
+    assert!(linux::descriptor_table() > 500, "{sizes:?}");
+    drop(set);
+
+    linux::limit_descriptors(2000);
+    let set = ExitSet::with_capacity(1500);
+    let prepared = linux::descriptor_table();
+    assert!(prepared >= 1500, "{prepared}");
+    drop(set);
+    let set = ExitSet::with_capacity(1_000_000);
+    assert!(linux::descriptor_table() < 10_000);
+    drop(set);
+    assert_eq!(linux::open_fds().len(), open);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {

@@ -63,7 +63,8 @@
 //!     `Event::told` has what they tell.
 //!   - `TELLS_LATE`: whether an exit may have happened that `try_events` does not tell of yet, but
 //!     `Member::untold_event` does.
-//!   - `reserve(&mut self, more)` makes room for so many.
+//!   - `reserve(&mut self, more)` makes room for so many. `note_size(&mut self, size)` is told how
+//!     many there are, after each that has come in.
 //! - `Member`: a process in a group, with `signal` as above. Dropping the group releases everything.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.
 //!   - `is_reaped`, `identity`, `tells_the_reap` and `into_probe` as above, and `is(&self, &process)`: whether

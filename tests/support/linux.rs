@@ -239,6 +239,13 @@ fn usage() -> libc::rusage {
     usage
 }
 
+/// How many descriptors there is room for in this process's table by now.
+pub fn descriptor_table() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+    size.and_then(|size| size.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Raises the soft limit of descriptors to the hard one, and returns it.
 pub fn raise_descriptors() -> u64 {
     let mut limit = libc::rlimit {

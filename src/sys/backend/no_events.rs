@@ -111,6 +111,8 @@ impl Group {
     }
 
     pub(crate) fn reserve(&mut self, _more: usize) {}
+
+    pub(crate) fn note_size(&mut self, _size: usize) {}
 }
 
 impl Event {

@@ -156,6 +156,8 @@ impl Group {
         self.keys.reserve(more);
     }
 
+    pub(crate) fn note_size(&mut self, _size: usize) {}
+
     fn kqueue(&mut self) -> io::Result<BorrowedFd<'_>> {
         if self.kqueue.is_none() {
             self.kqueue = Some(Watched::new(kevent::create()?));

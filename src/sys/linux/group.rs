@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::task::{Context, Poll, ready};
 
@@ -25,6 +25,8 @@ use crate::error::OpenError;
 pub(crate) struct Group {
     /// Made for the first process.
     epoll: Option<Watched>,
+    /// For so many descriptors room has been made in the process's table.
+    room: usize,
 }
 
 /// A process in a [`Group`]. It leaves when this is dropped.
@@ -142,22 +144,35 @@ impl Group {
         }
     }
 
-    /// Makes room for `more` descriptors in the process's table.
+    /// Makes room for so many descriptors in the process's table.
     ///
-    /// In a process with several threads each growth of the table waits for all of them, which
-    /// makes opening several times slower. One descriptor with a high number grows it at once.
-    pub(crate) fn reserve(&mut self, more: usize) {
+    /// In a process with several threads each growth of the table waits for an RCU grace period
+    /// (`expand_fdtable` in fs/file.c), which takes milliseconds. One descriptor with a high number
+    /// grows it at once.
+    pub(crate) fn reserve(&mut self, count: usize) {
         let Ok(epoll) = self.epoll() else { return };
+        let epoll = epoll.as_raw_fd();
+        self.room = count;
         // The epoll has a low number, as the lowest that is free is always taken.
-        let last = i32::try_from(more)
-            .unwrap_or(i32::MAX)
-            .saturating_add(epoll.as_raw_fd());
+        let last = RawFd::try_from(count)
+            .unwrap_or(RawFd::MAX)
+            .saturating_add(epoll);
         let last = last.min(pidfd::descriptor_limit().saturating_sub(1));
         // SAFETY: takes integers.
-        let fd = unsafe { libc::fcntl(epoll.as_raw_fd(), libc::F_DUPFD_CLOEXEC, last) };
+        let fd = unsafe { libc::fcntl(epoll, libc::F_DUPFD_CLOEXEC, last) };
         if fd >= 0 {
             // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
             drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+
+    /// Makes room ahead when the group has outgrown what there was, in few large steps. The kernel
+    /// by itself only ever doubles the table.
+    pub(crate) fn note_size(&mut self, size: usize) {
+        const SMALL: usize = 64;
+        const STEP: usize = 8;
+        if size > self.room.max(SMALL) {
+            self.reserve(STEP * size);
         }
     }
 

@@ -98,6 +98,8 @@ impl Group {
 
     pub(crate) fn reserve(&mut self, _more: usize) {}
 
+    pub(crate) fn note_size(&mut self, _size: usize) {}
+
     /// Takes some of the events that there are.
     fn take_events(&self, events: &mut VecDeque<Event>) {
         const BATCH: usize = 128;
