@@ -19,7 +19,7 @@ use crate::error::{about, about_doing};
 use crate::exit::{Parts, Progress, Source, Until, closed, no_event_for_the_reap};
 use crate::pid_map::PidMap;
 use crate::poller::{Inbox, News, Watch};
-use crate::sys::{self, Event, EventError, Group, Member, Opened, Probe, Refused, State};
+use crate::sys::{self, Event, EventError, Group, Member, Probe, Refused, Reopened, State};
 use crate::trace;
 use crate::{Exit, Mechanism, ProcessExit};
 
@@ -34,7 +34,8 @@ use crate::{Exit, Mechanism, ProcessExit};
 ///
 /// On Linux closing a pidfd takes longer than all the rest. So it is put off until no exit is ready,
 /// and done in short turns then, or at once while more than half of the process's descriptors are
-/// in use. What has exited keeps no descriptor once the set is idle, empty or dropped.
+/// in use. What has exited keeps no descriptor once the set has been waited for without an exit, has
+/// said that it is empty, or is dropped.
 ///
 /// Where descriptors run out midway, the remaining processes are polled (see
 /// [`ProcessExit::fallback_reason`]) until there are descriptors again.
@@ -117,10 +118,6 @@ pub struct ExitSet {
     /// Processes that have been yielded. Closing a pidfd takes the kernel longer than all the rest,
     /// so it is put off until no exit is ready, and so is whatever else can be.
     leaving: Vec<Leaving>,
-    /// How many processes there were at most since `leaving` was empty.
-    peak: usize,
-    /// Descriptors are scarce, or there are none to close, so `leaving` is to stay empty.
-    crowded: bool,
 }
 
 /// A process that has been yielded, but for its descriptor.
@@ -158,8 +155,6 @@ enum Slot {
         member: Member,
         status: Option<sys::Status>,
     },
-    /// It has exited, and was let go before it is yielded. There is its identity.
-    LetGo(Box<(u64, Option<sys::Status>)>),
     ExitedPolled(Box<(Arc<Probe>, Option<sys::Status>)>),
     /// It could not be opened, or not be looked at any more.
     Failed(Box<io::Error>),
@@ -173,7 +168,6 @@ impl Slot {
             Slot::EventUntilReap(waiting) => waiting.0.identity(),
             Slot::Polled(polled) => polled.probe.identity(),
             Slot::ExitedPolled(exited) => exited.0.identity(),
-            Slot::LetGo(gone) => Some(gone.0),
             Slot::Failed(_) | Slot::Free { .. } => None,
         }
     }
@@ -403,14 +397,12 @@ impl ExitSet {
             }
         }
         let key = self.slots.next_key();
-        let opened = match self.group.open(pid, key.to_u64()) {
-            // Those that are about to be closed may be what it takes.
-            Ok(Err(_)) if !self.leaving.is_empty() => {
-                self.close_all();
-                self.group.open(pid, key.to_u64())
-            }
-            opened => opened,
-        };
+        let mut opened = self.group.open(pid, key.to_u64());
+        // Those that are about to be closed may be what it takes.
+        while matches!(opened, Ok(Err(_))) && !self.leaving.is_empty() {
+            self.close_batch();
+            opened = self.group.open(pid, key.to_u64());
+        }
         let entered = opened.map_err(|error| error.to_io_error(pid))?;
         let slot = self.entered_slot(pid, key, entered, Progress::new(Until::Exit));
         self.add(pid, slot);
@@ -421,7 +413,8 @@ impl ExitSet {
     /// already; `exit` is dropped then.
     ///
     /// What it waits for stays the same: after [`reaped`](ProcessExit::reaped) it is yielded at the
-    /// reap. If it could not be opened, the set yields the error.
+    /// reap. If it could not be opened, the set yields the error. A process that has been reaped, and
+    /// whose pid another one in the set has by now, is not recognized, and comes in again.
     ///
     /// # Examples
     ///
@@ -436,8 +429,15 @@ impl ExitSet {
         let Parts {
             id,
             progress,
-            source,
+            mut source,
         } = exit.into_parts();
+        if let (Source::Polled(polled), false) = (&source, self.leaving.is_empty()) {
+            // It may be for want of those that are about to be closed.
+            self.close_batch();
+            if let Reopened::Process(process) = polled.probe().reopen() {
+                source = Source::Event(process);
+            }
+        }
         let mut owner = self.key_of(id);
         if let Some(key) = owner {
             let is_running = match &source {
@@ -746,13 +746,7 @@ impl ExitSet {
                     self.polling.unwatched = self.polled_keys();
                 }
             }
-            // Here and not when they are returned, as this can be done in turns.
-            self.let_go();
-            if self.close_some(cx) {
-                Poll::Pending
-            } else {
-                Poll::Ready(Ok(()))
-            }
+            Poll::Ready(Ok(()))
         })
         .await;
         let mut exits = Vec::with_capacity(self.exited.len());
@@ -770,9 +764,8 @@ impl ExitSet {
                 None => break,
             }
         }
-        if self.is_empty() {
-            self.close_all();
-        }
+        // Nobody may ask for more. That is all for a small set, and a moment for a large one.
+        self.close_batch();
         match waited {
             Err(error) if exits.is_empty() => Err(error),
             _ => Ok(exits),
@@ -816,8 +809,10 @@ impl ExitSet {
     /// Adds what has the [next key](Slots::next_key).
     fn add(&mut self, pid: u32, slot: Slot) {
         let key = self.slots.insert(pid, slot);
-        self.peak = self.peak.max(self.len());
         self.group.note_size(self.len());
+        if self.leaving.len() > self.len().max(CLOSE_BATCH) {
+            self.close_batch();
+        }
         // An adopted process may have no pid here.
         if pid != 0 {
             self.by_pid.insert(pid, key);
@@ -850,7 +845,6 @@ impl ExitSet {
     }
 
     fn member_slot(&mut self, member: Member, progress: Progress) -> Slot {
-        self.crowded = self.crowded || member.is_better_closed_at_once();
         match progress.until() {
             Until::Exit => Slot::Event(member),
             Until::Reap => Slot::EventUntilReap(Box::new((member, progress))),
@@ -880,10 +874,6 @@ impl ExitSet {
         };
         match &entry.slot {
             Slot::Event(member) | Slot::Exited { member, .. } => member.is_reaped(),
-            Slot::LetGo(gone) => match sys::Process::open(entry.pid) {
-                Ok(Opened::Process(process)) => process.identity() != Some(gone.0),
-                _ => true,
-            },
             Slot::EventUntilReap(waiting) => waiting.0.is_reaped(),
             Slot::Polled(polled) => polled.probe.is_reaped(),
             Slot::ExitedPolled(exited) => exited.0.is_reaped(),
@@ -905,7 +895,6 @@ impl ExitSet {
             (Slot::Event(member) | Slot::Exited { member, .. }, Source::Event(process)) => {
                 member.is(process)
             }
-            (Slot::LetGo(_), Source::Event(_)) => false,
             (Slot::EventUntilReap(waiting), Source::Event(process)) => waiting.0.is(process),
             // No two have the pid at one time.
             (_, Source::Event(process)) => !self.is_reaped(key) && !process.is_reaped(),
@@ -1215,13 +1204,11 @@ impl ExitSet {
     fn pop_exited(&mut self) -> Option<io::Result<Exit>> {
         let key = self.exited.pop_front()?;
         let (pid, slot) = self.slots.remove(key)?;
-        self.crowded &= !self.is_empty();
         let exit = match slot {
             Slot::Exited { member, status } => {
                 self.leave(pid, key, member);
                 return Some(Ok(Exit::new(pid, status)));
             }
-            Slot::LetGo(exited) => Ok(Exit::new(pid, exited.1)),
             Slot::ExitedPolled(exited) => Ok(Exit::new(pid, exited.1)),
             Slot::Failed(error) => Err(*error),
             // Those are not among the `exited`.
@@ -1233,15 +1220,13 @@ impl ExitSet {
         Some(exit)
     }
 
-    /// Closes a member that has been yielded: at once while descriptors are scarce, and else later,
-    /// though no more of them than the set has held anyway.
+    /// Closes a member that has been yielded: later, unless others need its descriptor.
     fn leave(&mut self, pid: u32, key: Key, member: Member) {
-        if self.crowded {
-            // It closes here.
-            return self.forget(pid, key);
-        }
+        // How many there are is asked for now and then, as it takes system calls.
+        const ASKED: usize = 32;
+        let is_asked = self.leaving.len() % ASKED == 0;
         self.leaving.push(Leaving { pid, key, member });
-        if self.leaving.len() > self.peak.max(CLOSE_BATCH) {
+        if is_asked && self.group.is_crowded() {
             self.close_batch();
         }
     }
@@ -1254,26 +1239,6 @@ impl ExitSet {
         if let hash_map::Entry::Occupied(entry) = self.by_pid.entry(pid) {
             if *entry.get() == key {
                 entry.remove();
-            }
-        }
-    }
-
-    /// Has all processes leave whose exits are known, just before they are yielded. Those stay whose
-    /// identity does not outlive that: they are still in the set, and must not come in again.
-    fn let_go(&mut self) {
-        for &key in &self.exited {
-            let Some(entry) = self.slots.get_mut(key) else {
-                continue;
-            };
-            let Slot::Exited { member, status } = &entry.slot else {
-                continue;
-            };
-            let Some(identity) = member.identity() else {
-                continue;
-            };
-            let (pid, gone) = (entry.pid, Slot::LetGo(Box::new((identity, *status))));
-            if let Slot::Exited { member, .. } = mem::replace(&mut entry.slot, gone) {
-                self.leaving.push(Leaving { pid, key, member });
             }
         }
     }
@@ -1318,7 +1283,6 @@ impl ExitSet {
         if rest == 0 {
             // A set that goes on need not keep the memory of its largest burst.
             self.leaving = Vec::new();
-            self.peak = self.len();
         }
     }
 }

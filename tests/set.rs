@@ -500,7 +500,14 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
                 .len(),
             1000
         );
-        assert!(open() <= most, "after exits_within");
+        assert!(set.next_exit().await.is_none());
+        assert!(open() <= most, "after exits_within, and a look");
+        drop(set);
+
+        let mut set = set_of(&dead[..100]);
+        let exits = set.exits_within(Duration::from_secs(20)).await.unwrap();
+        assert_eq!(exits.len(), 100);
+        assert!(open() <= most, "after exits_within of a small set");
         drop(set);
 
         let mut set = set_of(&dead);
@@ -607,6 +614,91 @@ fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
         }
         assert_eq!(files.len(), 240);
     });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce() {
+    const TEST: &str = "a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    }
+    let mut herd = herd(100);
+    kill(&mut herd);
+    linux::limit_descriptors(256);
+    let null = || std::fs::File::open("/dev/null");
+    let _files: Vec<_> = (0..200).map(|_| null().unwrap()).collect();
+    let before = linux::open_fds().len();
+    let mut set = ExitSet::new();
+    for process in &herd {
+        set.insert(process.id()).unwrap();
+        while set.try_next_exit().is_none() {}
+        // The set's own, for its next process.
+        assert!(linux::open_fds().len() <= before + 1);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since() {
+    const TEST: &str =
+        "an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut herd = herd(100);
+    linux::limit_descriptors(256);
+    let mut set = set_of(&herd);
+    let null = || std::fs::File::open("/dev/null");
+    kill(&mut herd);
+    let mut files: Vec<_> = std::iter::from_fn(|| null().ok()).collect();
+    // For the reactor, and to read /proc with.
+    files.truncate(files.len() - 4);
+    runtime.block_on(async {
+        for _ in 0..100 {
+            next(&mut set).await;
+            files.push(null().expect("one for each exit"));
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_closed() {
+    const TEST: &str =
+        "before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_closed";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    }
+    if support::poll_forced() {
+        return support::skip("polling is forced");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut dead = herd(50);
+    let alive = herd(2);
+    linux::limit_descriptors(256);
+    let mut set = set_of(&dead);
+    kill(&mut dead);
+    runtime.block_on(async {
+        for _ in 0..50 {
+            next(&mut set).await;
+        }
+    });
+    let null = || std::fs::File::open("/dev/null");
+    let _files: Vec<_> = std::iter::from_fn(|| null().ok()).collect();
+    let polled = exit_of(alive[0].id());
+    assert!(polled.fallback_reason().is_some());
+    assert!(set.insert_exit(polled));
+    assert!(set.insert(alive[1].id()).unwrap());
+    assert_eq!(set.polled(), 0);
+    assert_eq!(set.len(), 2);
 }
 
 #[cfg(target_os = "linux")]
@@ -772,6 +864,49 @@ async fn cancelling_exits_within_at_any_turn_lets_no_process_in_twice() {
         }
         assert_eq!(set.len(), herd.len());
     }
+}
+
+/// In a process of its own, as it takes all descriptors.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
+    const TEST: &str = "what_exits_within_has_not_returned_comes_in_once_without_descriptors_too";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut herd = herd(400);
+    kill(&mut herd);
+    runtime.block_on(async {
+        for turns in 0..8 {
+            let mut set = set_of(&herd);
+            let mut waiting = Box::pin(set.exits_within(Duration::from_secs(20)));
+            let mut returned = Vec::new();
+            for _ in 0..turns {
+                if let Some(exits) = waiting.as_mut().now_or_never() {
+                    returned = exits.unwrap();
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(waiting);
+            let null = || std::fs::File::open("/dev/null");
+            let files: Vec<_> = std::iter::from_fn(|| null().ok()).take(30_000).collect();
+            for process in &herd[..returned.len().abs_diff(400).min(3)] {
+                assert!(!set.insert(process.id()).unwrap(), "after {turns} turns");
+            }
+            drop(files);
+            let mut exits = returned.len();
+            while let Some(exit) = set.try_next_exit() {
+                exit.unwrap();
+                exits += 1;
+            }
+            assert_eq!(exits, 400, "after {turns} turns");
+        }
+    });
 }
 
 #[tokio::test]

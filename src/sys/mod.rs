@@ -65,11 +65,12 @@
 //!     `Member::untold_event` does.
 //!   - `reserve(&mut self, more)` makes room for so many. `note_size(&mut self, size)` is told how
 //!     many there are, after each that has come in.
+//!   - `is_crowded(&self) -> bool`: a member that has told is better closed at once, as descriptors
+//!     are scarce, or as there is next to nothing to close.
 //! - `Member`: a process in a group, with `signal` as above. Dropping the group releases everything.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.
 //!   - `is_reaped`, `identity`, `tells_the_reap` and `into_probe` as above, and `is(&self, &process)`: whether
 //!     those two, of the same pid, are the same process.
-//!   - `is_better_closed_at_once(&self) -> bool`: descriptors are scarce, or it takes none.
 //! - `open_child(&std::process::Child) -> Result<Opened, OpenError>`, `Collected` if its pid may be
 //!   another's.
 //! - `boot_id() -> io::Result<Option<String>>`: a UUID that changes with each boot, where there is

@@ -113,6 +113,10 @@ impl Group {
     pub(crate) fn reserve(&mut self, _more: usize) {}
 
     pub(crate) fn note_size(&mut self, _size: usize) {}
+
+    pub(crate) fn is_crowded(&self) -> bool {
+        true
+    }
 }
 
 impl Event {
@@ -139,10 +143,6 @@ impl Member {
     }
 
     pub(crate) fn is_reaped(&self) -> bool {
-        match self.0 {}
-    }
-
-    pub(crate) fn is_better_closed_at_once(&self) -> bool {
         match self.0 {}
     }
 

@@ -158,6 +158,11 @@ impl Group {
 
     pub(crate) fn note_size(&mut self, _size: usize) {}
 
+    /// Its members take no descriptors, and nothing to let go.
+    pub(crate) fn is_crowded(&self) -> bool {
+        true
+    }
+
     fn kqueue(&mut self) -> io::Result<BorrowedFd<'_>> {
         if self.kqueue.is_none() {
             self.kqueue = Some(Watched::new(kevent::create()?));
@@ -236,11 +241,6 @@ impl Member {
         // FreeBSD tells at once of a process that is exiting, and a little later those that listen.)
         let both_run = self.exit.get().is_none() && process.target.exit.get().is_none();
         both_run || !self.is_reaped() && !process.is_reaped()
-    }
-
-    /// It takes no descriptor, and nothing to let go.
-    pub(crate) fn is_better_closed_at_once(&self) -> bool {
-        true
     }
 
     pub(crate) fn tells_the_reap(&self) -> bool {

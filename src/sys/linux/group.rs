@@ -176,9 +176,16 @@ impl Group {
         }
     }
 
+    /// Whether the process's descriptors are more than half used up.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.epoll
+            .as_ref()
+            .is_some_and(|epoll| pidfd::are_scarce(epoll.as_fd()))
+    }
+
     fn epoll(&mut self) -> io::Result<BorrowedFd<'_>> {
         if self.epoll.is_none() {
-            // It may have been lowered since it was last read, and descriptors may be scarce now.
+            // It may have been lowered since it was last read.
             pidfd::descriptor_limit();
             // SAFETY: takes an integer.
             let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -238,11 +245,6 @@ impl Member {
             // No two have the pid at one time.
             _ => !self.is_reaped() && !process.is_reaped(),
         }
-    }
-
-    /// Whether the process's descriptors seem to be more than half used up.
-    pub(crate) fn is_better_closed_at_once(&self) -> bool {
-        pidfd::is_high(self.0.as_fd())
     }
 
     pub(crate) fn tells_the_reap(&self) -> bool {

@@ -97,11 +97,11 @@ fn is_the_last(fd: BorrowedFd<'_>) -> bool {
     RAN_OUT.load(Ordering::Relaxed) && fd.try_clone_to_owned().is_err()
 }
 
-/// Whether a descriptor's number is so high that more than half of them seem to be in use.
-pub(super) fn is_high(fd: BorrowedFd<'_>) -> bool {
-    let is_above_half = |limit| fd.as_raw_fd() > limit / 2;
-    // It may have been raised since it was last read.
-    is_above_half(LIMIT.load(Ordering::Relaxed)) && is_above_half(descriptor_limit())
+/// Whether more than half of the descriptors are in use. Takes any that is open.
+pub(super) fn are_scarce(any: BorrowedFd<'_>) -> bool {
+    // The lowest number that is free is given out, so all below it are in use.
+    any.try_clone_to_owned()
+        .map_or(true, |lowest| lowest.as_raw_fd() > descriptor_limit() / 2)
 }
 
 /// The limit of descriptors when it was last read.

@@ -100,6 +100,10 @@ impl Group {
 
     pub(crate) fn note_size(&mut self, _size: usize) {}
 
+    pub(crate) fn is_crowded(&self) -> bool {
+        false
+    }
+
     /// Takes some of the events that there are.
     fn take_events(&self, events: &mut VecDeque<Event>) {
         const BATCH: usize = 128;
@@ -143,10 +147,6 @@ impl Member {
     /// Whether `process` is this very process, given that it has the same pid: it is.
     pub(crate) fn is(&self, _process: &Process) -> bool {
         true
-    }
-
-    pub(crate) fn is_better_closed_at_once(&self) -> bool {
-        false
     }
 
     pub(crate) fn tells_the_reap(&self) -> bool {
