@@ -1222,20 +1222,17 @@ impl ExitSet {
 
     /// Closes a member that has been yielded: later, unless others need its descriptor.
     fn leave(&mut self, pid: u32, key: Key, member: Member) {
-        // How many there are is asked for now and then, as it takes system calls.
-        const ASKED: usize = 32;
-        let is_asked = self.leaving.len() % ASKED == 0;
+        // To ask takes system calls, so it is not done at each exit of many.
+        const EVERY: usize = 32;
+        let is_due = self.leaving.len() % EVERY == 0;
         self.leaving.push(Leaving { pid, key, member });
-        if is_asked && self.group.is_crowded() {
+        if is_due && self.group.is_crowded() {
             self.close_batch();
         }
     }
 
-    /// Forgets whose the pid was, unless that process is still in the set, or it is another's by now.
+    /// Forgets whose the pid was, unless it is another's by now.
     fn forget(&mut self, pid: u32, key: Key) {
-        if self.slots.get(key).is_some() {
-            return;
-        }
         if let hash_map::Entry::Occupied(entry) = self.by_pid.entry(pid) {
             if *entry.get() == key {
                 entry.remove();
