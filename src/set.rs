@@ -118,6 +118,9 @@ pub struct ExitSet {
     /// Processes that have been yielded. Closing a pidfd takes the kernel longer than all the rest,
     /// so it is put off until no exit is ready, and so is whatever else can be.
     leaving: Vec<Leaving>,
+    /// Others need the descriptors of those. Asked anew once the set was idle or has taken some in, as
+    /// those that it closes itself hide how few there are.
+    crowded: bool,
 }
 
 /// A process that has been yielded, but for its descriptor.
@@ -809,6 +812,7 @@ impl ExitSet {
     /// Adds what has the [next key](Slots::next_key).
     fn add(&mut self, pid: u32, slot: Slot) {
         let key = self.slots.insert(pid, slot);
+        self.crowded = false;
         self.group.note_size(self.len());
         if self.leaving.len() > self.len().max(CLOSE_BATCH) {
             self.close_batch();
@@ -1226,7 +1230,8 @@ impl ExitSet {
         const EVERY: usize = 32;
         let is_due = self.leaving.len() % EVERY == 0;
         self.leaving.push(Leaving { pid, key, member });
-        if is_due && self.group.is_crowded() {
+        self.crowded = self.crowded || (is_due && self.group.is_crowded());
+        if self.crowded {
             self.close_batch();
         }
     }
@@ -1243,6 +1248,7 @@ impl ExitSet {
     /// Closes a batch if nothing is ready, and not only because it is the turn of others.
     fn close_if_idle(&mut self, cx: &mut Context<'_>) {
         if self.events.is_empty() && coop::has_budget_remaining() {
+            self.crowded = false;
             self.close_some(cx);
         }
     }

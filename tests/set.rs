@@ -869,6 +869,27 @@ async fn cancelling_exits_within_at_any_turn_lets_no_process_in_twice() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn many_exits_leave_no_descriptors_behind_while_they_are_scarce() {
+    const TEST: &str = "many_exits_leave_no_descriptors_behind_while_they_are_scarce";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    }
+    if support::poll_forced() {
+        return support::skip("polled processes have no descriptors");
+    }
+    let mut herd = herd(200);
+    linux::limit_descriptors(256);
+    let mut set = set_of(&herd);
+    kill(&mut herd);
+    let before = linux::open_fds().len();
+    for nth in 1..=100 {
+        while set.try_next_exit().is_none() {}
+        assert!(linux::open_fds().len() <= before - nth, "after {nth}");
+    }
+}
+
 /// In a process of its own, as it takes all descriptors.
 #[cfg(target_os = "linux")]
 #[test]
