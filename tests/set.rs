@@ -31,6 +31,36 @@ fn set_of(herd: &[Sleeper]) -> ExitSet {
     set
 }
 
+/// Whether this is a process that has been started for this test alone. If not, that has been done,
+/// and the test has passed in it.
+#[cfg(target_os = "linux")]
+fn is_alone(test: &str) -> bool {
+    let is_alone = support::role().is_some();
+    if !is_alone {
+        support::assert_passed(&support::rerun(test, "alone", |_| {}));
+    }
+    is_alone
+}
+
+#[cfg(target_os = "linux")]
+fn current_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[cfg(target_os = "linux")]
+fn open_null() -> std::io::Result<std::fs::File> {
+    std::fs::File::open("/dev/null")
+}
+
+/// Leaves none.
+#[cfg(target_os = "linux")]
+fn all_descriptors() -> Vec<std::fs::File> {
+    std::iter::from_fn(|| open_null().ok()).collect()
+}
+
 fn kill(herd: &mut [Sleeper]) {
     herd.iter_mut().for_each(Sleeper::kill);
 }
@@ -476,15 +506,12 @@ async fn it_is_a_stream_that_goes_on_after_its_end() {
 #[cfg(target_os = "linux")]
 #[test]
 fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on() {
-    const TEST: &str =
-        "descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
+    if !is_alone(
+        "descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on",
+    ) {
+        return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = current_thread();
     let open = || linux::open_fds().len();
     runtime.block_on(async {
         // A set that is empty needs one, for its next process.
@@ -557,9 +584,8 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
 #[cfg(target_os = "linux")]
 #[test]
 fn a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit() {
-    const TEST: &str = "a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "grow", |_| {}));
+    if !is_alone("a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit") {
+        return;
     }
     let before = linux::descriptor_table();
     if support::poll_forced() || before >= 500 {
@@ -592,14 +618,10 @@ fn a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
-    const TEST: &str = "an_exit_gives_its_descriptor_to_others_when_they_are_scarce";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    if !is_alone("an_exit_gives_its_descriptor_to_others_when_they_are_scarce") {
+        return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = current_thread();
     let mut herd = herd(240);
     // There were enough when this was made.
     drop(set_of(&herd[..1]));
@@ -610,7 +632,7 @@ fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
         let mut files = Vec::new();
         while let Some(exit) = deadline(set.next_exit()).await {
             exit.unwrap();
-            files.push(std::fs::File::open("/dev/null").expect("one for each exit"));
+            files.push(open_null().expect("one for each exit"));
         }
         assert_eq!(files.len(), 240);
     });
@@ -619,15 +641,13 @@ fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce() {
-    const TEST: &str = "a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    if !is_alone("a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce") {
+        return;
     }
     let mut herd = herd(100);
     kill(&mut herd);
     linux::limit_descriptors(256);
-    let null = || std::fs::File::open("/dev/null");
-    let _files: Vec<_> = (0..200).map(|_| null().unwrap()).collect();
+    let _files: Vec<_> = (0..200).map(|_| open_null().unwrap()).collect();
     let before = linux::open_fds().len();
     let mut set = ExitSet::new();
     for process in &herd {
@@ -641,30 +661,24 @@ fn a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since() {
-    const TEST: &str =
-        "an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    if !is_alone("an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since") {
+        return;
     }
     if support::poll_forced() {
         return support::skip("polled processes have no descriptors");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = current_thread();
     let mut herd = herd(100);
     linux::limit_descriptors(256);
     let mut set = set_of(&herd);
-    let null = || std::fs::File::open("/dev/null");
     kill(&mut herd);
-    let mut files: Vec<_> = std::iter::from_fn(|| null().ok()).collect();
+    let mut files: Vec<_> = all_descriptors();
     // For the reactor, and to read /proc with.
     files.truncate(files.len() - 4);
     runtime.block_on(async {
         for _ in 0..100 {
             next(&mut set).await;
-            files.push(null().expect("one for each exit"));
+            files.push(open_null().expect("one for each exit"));
         }
     });
 }
@@ -672,18 +686,15 @@ fn an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since(
 #[cfg(target_os = "linux")]
 #[test]
 fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_closed() {
-    const TEST: &str =
-        "before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_closed";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    if !is_alone(
+        "before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_closed",
+    ) {
+        return;
     }
     if support::poll_forced() {
         return support::skip("polling is forced");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = current_thread();
     let mut dead = herd(50);
     let alive = herd(2);
     linux::limit_descriptors(256);
@@ -694,8 +705,7 @@ fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_
             next(&mut set).await;
         }
     });
-    let null = || std::fs::File::open("/dev/null");
-    let _files: Vec<_> = std::iter::from_fn(|| null().ok()).collect();
+    let _files: Vec<_> = all_descriptors();
     let polled = exit_of(alive[0].id());
     assert!(polled.fallback_reason().is_some());
     assert!(set.insert_exit(polled));
@@ -707,17 +717,13 @@ fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_
 #[cfg(target_os = "linux")]
 #[test]
 fn an_exit_waits_for_no_close_once_there_are_descriptors_enough() {
-    const TEST: &str = "an_exit_waits_for_no_close_once_there_are_descriptors_enough";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "raise", |_| {}));
+    if !is_alone("an_exit_waits_for_no_close_once_there_are_descriptors_enough") {
+        return;
     }
     if support::poll_forced() {
         return support::skip("polled processes have no descriptors");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = current_thread();
     let mut herd = herd(100);
     let enough = linux::limit_descriptors(128);
     // They were scarce when this was made.
@@ -872,9 +878,8 @@ async fn cancelling_exits_within_at_any_turn_lets_no_process_in_twice() {
 #[cfg(target_os = "linux")]
 #[test]
 fn many_exits_leave_no_descriptors_behind_while_they_are_scarce() {
-    const TEST: &str = "many_exits_leave_no_descriptors_behind_while_they_are_scarce";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    if !is_alone("many_exits_leave_no_descriptors_behind_while_they_are_scarce") {
+        return;
     }
     if support::poll_forced() {
         return support::skip("polled processes have no descriptors");
@@ -894,16 +899,13 @@ fn many_exits_leave_no_descriptors_behind_while_they_are_scarce() {
 #[cfg(target_os = "linux")]
 #[test]
 fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
-    const TEST: &str = "what_exits_within_has_not_returned_comes_in_once_without_descriptors_too";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "exhaust", |_| {}));
+    if !is_alone("what_exits_within_has_not_returned_comes_in_once_without_descriptors_too") {
+        return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = current_thread();
     let mut herd = herd(400);
     kill(&mut herd);
+    linux::limit_descriptors(2000);
     runtime.block_on(async {
         for turns in 0..8 {
             let mut set = set_of(&herd);
@@ -917,8 +919,7 @@ fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
                 tokio::task::yield_now().await;
             }
             drop(waiting);
-            let null = || std::fs::File::open("/dev/null");
-            let files: Vec<_> = std::iter::from_fn(|| null().ok()).take(30_000).collect();
+            let files: Vec<_> = all_descriptors();
             for process in &herd[..returned.len().abs_diff(400).min(3)] {
                 assert!(!set.insert(process.id()).unwrap(), "after {turns} turns");
             }
