@@ -148,7 +148,6 @@ mod error;
 mod exit;
 mod id;
 mod inbox;
-mod pid_map;
 mod poller;
 mod set;
 mod sync;

@@ -1,7 +1,6 @@
 //! Waiting for many processes at once.
 
-use std::collections::VecDeque;
-use std::collections::hash_map;
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -17,7 +16,6 @@ use tokio::task::coop;
 
 use crate::error::{about, about_doing};
 use crate::exit::{Parts, Progress, Source, Until, closed, no_event_for_the_reap};
-use crate::pid_map::PidMap;
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, Event, EventError, Group, Member, Probe, Refused, Reopened, State};
 use crate::trace;
@@ -109,7 +107,7 @@ pub struct ExitSet {
     slots: Slots,
     /// The process in the set that has this pid, or had it last. Those among the `leaving` may
     /// still be found here, with keys that lead nowhere.
-    by_pid: PidMap<Key>,
+    by_pid: HashMap<u32, Key>,
     /// What the kernel has told and nobody has looked at.
     events: VecDeque<Event>,
     /// Those that have exited and have not been yielded, in order.
