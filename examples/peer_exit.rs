@@ -39,7 +39,7 @@ mod server {
         let pid = connection.peer_cred()?.pid().unwrap_or_default();
         println!("process {pid} has connected");
         // Its status is told to everybody once its parent has collected it.
-        match client.reaped().await?.status() {
+        match client.until_reaped().await?.status() {
             Some(status) => println!("process {pid} exited with {status}"),
             None => println!("process {pid} exited with unknown status"),
         }

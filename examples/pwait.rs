@@ -134,7 +134,8 @@ async fn wait(mut set: ExitSet, mut wanted: usize, report: &mut Report) {
 }
 
 fn describe(exit: &Exit) -> String {
-    let pid = exit.id();
+    // It was opened by its pid, so there is one.
+    let pid = exit.pid().unwrap_or_default();
     let Some(status) = exit.status() else {
         return format!("{pid}: exited with unknown status.");
     };

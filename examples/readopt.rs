@@ -9,7 +9,7 @@
 //! process 1234 exited with exit status: 0
 //! ```
 //!
-//! The file has the daemon's [`ProcessId`], so that after a crash or a reboot no stranger is taken
+//! The file has the daemon's [`ProcessIdentity`], so that after a crash or a reboot no stranger is taken
 //! for the daemon because it has got its pid.
 
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use tokio_process_exit::{ProcessExit, ProcessId};
+use tokio_process_exit::{ProcessExit, ProcessIdentity};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -43,10 +43,7 @@ async fn main() -> ExitCode {
 async fn supervise(file: &Path, command: Command) -> io::Result<()> {
     let _lock = lock(&beside(file, ".lock"))?;
     let daemon = match adopt(file).map_err(|error| about(file, &error))? {
-        Some(daemon) => {
-            say(format_args!("found process {} again", daemon.id()));
-            daemon
-        }
+        Some(daemon) => daemon,
         None => start(file, command)?,
     };
     say(daemon.await?);
@@ -60,9 +57,12 @@ fn adopt(file: &Path) -> io::Result<Option<ProcessExit>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let id: ProcessId = line.parse().map_err(io::Error::other)?;
+    let id: ProcessIdentity = line.parse().map_err(io::Error::other)?;
     match id.open() {
-        Ok(daemon) => Ok(Some(daemon)),
+        Ok(daemon) => {
+            say(format_args!("found process {} again", id.pid()));
+            Ok(Some(daemon))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         // Better none than two: it may run.
         Err(error) => Err(error),
@@ -75,22 +75,22 @@ fn start(file: &Path, mut command: Command) -> io::Result<ProcessExit> {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let program = PathBuf::from(command.get_program());
     let mut child = command.spawn().map_err(|error| about(&program, &error))?;
-    let daemon = ProcessExit::from(&child);
-    let written = daemon.process_id().and_then(|id| write(file, id));
+    let (pid, daemon) = (child.id(), ProcessExit::from(&child));
+    let written = daemon.identity().and_then(|id| write(file, id));
     if let Err(error) = written {
         // Nobody would find it again.
         child.kill()?;
         child.wait()?;
         return Err(about(file, &error));
     }
-    say(format_args!("started process {}", daemon.id()));
+    say(format_args!("started process {pid}"));
     // It is ours to reap.
     std::thread::spawn(move || child.wait());
     Ok(daemon)
 }
 
 /// All of it or nothing, whenever we are killed.
-fn write(file: &Path, id: ProcessId) -> io::Result<()> {
+fn write(file: &Path, id: ProcessIdentity) -> io::Result<()> {
     let new = beside(file, ".new");
     fs::write(&new, format!("{id}\n"))?;
     fs::rename(&new, file)

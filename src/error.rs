@@ -1,6 +1,8 @@
 //! What goes wrong, in words.
 
+use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 
 /// Why a process could not be opened. Unlike an [`io::Error`] it can be reported again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +30,10 @@ pub(crate) enum OpenError {
 }
 
 impl OpenError {
-    /// `pid` is the number that was asked for.
-    pub(crate) fn to_io_error(self, pid: u32) -> io::Error {
+    /// `pid` is the number that was asked for, if it was not 0.
+    pub(crate) fn to_io_error(self, pid: Option<NonZeroU32>) -> io::Error {
+        let known = pid;
+        let pid = pid.map_or(0, NonZeroU32::get);
         match self {
             OpenError::OutOfRange if pid == 0 => io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -90,26 +94,37 @@ impl OpenError {
                      run as that user or as an administrator"
                 ),
             ),
-            OpenError::System(code) => about(pid, &io::Error::from_raw_os_error(code)),
+            OpenError::System(code) => about(known, &io::Error::from_raw_os_error(code)),
         }
     }
 }
 
 /// What comes of doing something to a process: `NotFound` if it has exited.
-pub(crate) fn about_doing(what: &str, pid: u32, error: &io::Error) -> io::Error {
+pub(crate) fn about_doing(what: &str, pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
+    let process = Named(pid);
     let text = match error.kind() {
-        // An adopted one may have no pid here.
-        io::ErrorKind::NotFound if pid == 0 => "the process has exited".to_owned(),
-        io::ErrorKind::NotFound => format!("process {pid} has exited"),
-        _ => format!("cannot {what} process {pid}: {error}"),
+        io::ErrorKind::NotFound => format!("{process} has exited"),
+        _ => format!("cannot {what} {process}: {error}"),
     };
     io::Error::new(error.kind(), text)
 }
 
 /// Says which process the system's error is about.
-pub(crate) fn about(pid: u32, error: &io::Error) -> io::Error {
+pub(crate) fn about(pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
     io::Error::new(
         error.kind(),
-        format!("cannot wait for process {pid}: {error}"),
+        format!("cannot wait for {}: {error}", Named(pid)),
     )
+}
+
+/// A process in a message. An adopted process may have no pid here.
+struct Named(Option<NonZeroU32>);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) => write!(f, "process {pid}"),
+            None => f.write_str("the process"),
+        }
+    }
 }

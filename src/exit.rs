@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::mem;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::task::coop;
 
 use crate::error::{OpenError, about, about_doing};
-use crate::id::{Mark, MarkKind, ProcessId};
+use crate::id::{Mark, MarkKind, ProcessIdentity};
 use crate::poller::{Inbox, News, Watch};
 use crate::sys::{self, EventError, Opened, Probe, State};
 use crate::trace;
@@ -46,7 +47,7 @@ use crate::trace;
 /// # }
 /// ```
 pub fn exit_of(pid: u32) -> ProcessExit {
-    ProcessExit::opened(pid, sys::Process::open(pid))
+    ProcessExit::opened(NonZeroU32::new(pid), sys::Process::open(pid))
 }
 
 /// A future that resolves when a process exits. Made by [`exit_of`].
@@ -69,7 +70,7 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 /// # When it resolves
 ///
 /// The runtime's reactor tells of the exit, also of one that lies in the past, so the very first
-/// poll seldom resolves. [`try_exit`](ProcessExit::try_exit) looks now.
+/// poll seldom resolves. [`try_wait`](ProcessExit::try_wait) looks now.
 ///
 /// # Cancel safety
 ///
@@ -100,7 +101,7 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 /// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct ProcessExit {
-    id: u32,
+    pid: Option<NonZeroU32>,
     progress: Progress,
     source: Source,
 }
@@ -126,7 +127,7 @@ pub(crate) struct Progress {
 
 /// What a [`ProcessExit`] is made of.
 pub(crate) struct Parts {
-    pub(crate) id: u32,
+    pub(crate) pid: Option<NonZeroU32>,
     pub(crate) progress: Progress,
     pub(crate) source: Source,
 }
@@ -207,8 +208,8 @@ pub(crate) struct Polled {
 
 impl Polled {
     #[cold]
-    fn new(id: u32, probe: Probe, reason: io::Error) -> Box<Polled> {
-        trace::mechanism(id, Mechanism::Polling, Some(&reason));
+    fn new(pid: Option<NonZeroU32>, probe: Probe, reason: io::Error) -> Box<Polled> {
+        trace::mechanism(pid, Mechanism::Polling, Some(&reason));
         Box::new(Polled {
             probe: Arc::new(probe),
             watch: None,
@@ -293,34 +294,35 @@ pub(crate) fn closed() -> io::Error {
 }
 
 impl ProcessExit {
-    fn new(id: u32, source: Source) -> ProcessExit {
+    fn new(pid: Option<NonZeroU32>, source: Source) -> ProcessExit {
         ProcessExit {
-            id,
+            pid,
             progress: Progress::new(Until::Exit),
             source,
         }
     }
 
-    fn opened(id: u32, opened: Result<Opened, OpenError>) -> ProcessExit {
+    fn opened(pid: Option<NonZeroU32>, opened: Result<Opened, OpenError>) -> ProcessExit {
         let source = match opened {
             Ok(Opened::Process(process)) => {
-                trace::mechanism(id, sys::Process::MECHANISM, None);
+                trace::mechanism(pid, sys::Process::MECHANISM, None);
                 Source::Event(process)
             }
-            Ok(Opened::Refused((probe, reason))) => Source::Polled(Polled::new(id, probe, reason)),
+            Ok(Opened::Refused((probe, reason))) => Source::Polled(Polled::new(pid, probe, reason)),
             Err(error) => Source::Failed(error),
         };
-        ProcessExit::new(id, source)
+        ProcessExit::new(pid, source)
     }
 
-    pub(crate) fn failed(id: u32, error: OpenError) -> ProcessExit {
-        ProcessExit::new(id, Source::Failed(error))
+    #[cfg(feature = "process")]
+    fn failed(pid: Option<NonZeroU32>, error: OpenError) -> ProcessExit {
+        ProcessExit::new(pid, Source::Failed(error))
     }
 
     pub(crate) fn into_parts(mut self) -> Parts {
         self.disarm();
         Parts {
-            id: self.id,
+            pid: self.pid,
             progress: self.progress,
             source: self.source,
         }
@@ -355,23 +357,23 @@ impl ProcessExit {
     /// The error that awaiting would report, if opening has failed.
     pub(crate) fn or_error(self) -> io::Result<ProcessExit> {
         match self.source {
-            Source::Failed(error) => Err(error.to_io_error(self.id)),
+            Source::Failed(error) => Err(error.to_io_error(self.pid)),
             _ => Ok(self),
         }
     }
 
-    /// The pid that this was opened with.
+    /// Returns the pid that this was opened with.
     ///
-    /// 0 for an adopted process that has no pid here: it had been reaped before it was adopted, or
-    /// it lives outside our pid namespace.
+    /// `None` for an adopted process that has no pid here: it had been reaped before it was adopted,
+    /// or it lives outside our pid namespace.
     ///
     /// # Examples
     ///
     /// ```
-    /// assert_eq!(tokio_process_exit::exit_of(1234).id(), 1234);
+    /// assert_eq!(tokio_process_exit::exit_of(1234).pid(), Some(1234));
     /// ```
-    pub fn id(&self) -> u32 {
-        self.id
+    pub fn pid(&self) -> Option<u32> {
+        self.pid.map(NonZeroU32::get)
     }
 
     /// Which process this is, told so that it can be written down and found again.
@@ -392,20 +394,23 @@ impl ProcessExit {
     /// # // Emulators make up what stands in /proc of ourselves.
     /// # if cfg!(tokio_process_exit_force_poll) { return Ok(()); }
     /// let me = tokio_process_exit::exit_of(std::process::id());
-    /// println!("{}", me.process_id()?); // 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
+    /// println!("{}", me.identity()?); // 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
     /// # Ok(())
     /// # }
     /// # #[cfg(not(any(target_os = "linux", windows)))]
     /// # fn main() {}
     /// ```
-    pub fn process_id(&self) -> io::Result<ProcessId> {
+    pub fn identity(&self) -> io::Result<ProcessIdentity> {
         match &self.source {
-            Source::Failed(error) => Err(error.to_io_error(self.id)),
-            _ if self.id == 0 => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "the process has no pid here",
-            )),
-            _ => ProcessId::of(self).map_err(|error| about_doing("identify", self.id, &error)),
+            Source::Failed(error) => Err(error.to_io_error(self.pid)),
+            _ => match self.pid {
+                Some(pid) => ProcessIdentity::of(self, pid)
+                    .map_err(|error| about_doing("identify", self.pid, &error)),
+                None => Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the process has no pid here",
+                )),
+            },
         }
     }
 
@@ -416,20 +421,20 @@ impl ProcessExit {
         by_process: impl FnOnce(&sys::Process) -> io::Result<()>,
         by_probe: impl FnOnce(&Probe) -> io::Result<()>,
     ) -> io::Result<()> {
-        let id = self.id;
+        let pid = self.pid;
         let done = match &self.source {
-            Source::Failed(error) => return Err(error.to_io_error(id)),
+            Source::Failed(error) => return Err(error.to_io_error(pid)),
             _ if self.progress.resolved => Err(io::ErrorKind::NotFound.into()),
             Source::Event(process) => by_process(process),
             Source::Polled(polled) => by_probe(&polled.probe),
         };
-        done.map_err(|error| about_doing(what, id, &error))
+        done.map_err(|error| about_doing(what, pid, &error))
     }
 
     /// Of this kind, or of the one that is best here.
     pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
         match &self.source {
-            Source::Failed(error) => Err(error.to_io_error(self.id)),
+            Source::Failed(error) => Err(error.to_io_error(self.pid)),
             Source::Event(process) => process.mark(kind),
             Source::Polled(polled) => polled.probe.mark(kind),
         }
@@ -464,9 +469,9 @@ impl ProcessExit {
     /// # Examples
     ///
     /// ```
-    /// let exit = tokio_process_exit::exit_of(std::process::id());
-    /// if let Some(reason) = exit.fallback_reason() {
-    ///     eprintln!("process {} is polled: {reason}", exit.id());
+    /// let process = tokio_process_exit::exit_of(std::process::id());
+    /// if let Some(reason) = process.fallback_reason() {
+    ///     eprintln!("process {:?} is polled: {reason}", process.pid());
     /// }
     /// ```
     pub fn fallback_reason(&self) -> Option<&io::Error> {
@@ -487,17 +492,17 @@ impl ProcessExit {
     /// ```
     /// # fn main() -> std::io::Result<()> {
     /// let mut exit = tokio_process_exit::exit_of(std::process::id());
-    /// assert_eq!(exit.try_exit()?, None);
+    /// assert_eq!(exit.try_wait()?, None);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn try_exit(&mut self) -> io::Result<Option<Exit>> {
+    pub fn try_wait(&mut self) -> io::Result<Option<Exit>> {
         if !self.progress.resolved {
             if let Source::Polled(polled) = &mut self.source {
                 match polled.try_news() {
                     Some(News::Exited(state)) => self.advance(state),
                     Some(News::Reopened(process)) => self.reopened(process),
-                    Some(News::Failed(error)) => return Err(about(self.id, &error)),
+                    Some(News::Failed(error)) => return Err(about(self.pid, &error)),
                     Some(News::Closed(seen)) => self.progress.learn(seen.status()),
                     None => {}
                 }
@@ -505,11 +510,11 @@ impl ProcessExit {
         }
         if !self.progress.resolved {
             let state = match &self.source {
-                Source::Failed(error) => return Err(error.to_io_error(self.id)),
+                Source::Failed(error) => return Err(error.to_io_error(self.pid)),
                 Source::Event(process) => process.state(),
                 Source::Polled(polled) => polled.probe.state(),
             };
-            self.advance(state.map_err(|error| about(self.id, &error))?);
+            self.advance(state.map_err(|error| about(self.pid, &error))?);
         }
         Ok(self.exit())
     }
@@ -535,7 +540,7 @@ impl ProcessExit {
     /// use tokio_process_exit::ProcessExit;
     ///
     /// let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn()?;
-    /// let exit = ProcessExit::open(child.id().unwrap())?.reaped();
+    /// let exit = ProcessExit::open(child.id().unwrap())?.until_reaped();
     /// child.wait().await?; // reaps
     /// exit.await?;
     /// # Ok(())
@@ -543,7 +548,7 @@ impl ProcessExit {
     /// # #[cfg(not(unix))]
     /// # fn main() {}
     /// ```
-    pub fn reaped(mut self) -> ProcessExit {
+    pub fn until_reaped(mut self) -> ProcessExit {
         // A status that is known by now stays known.
         self.progress.until = Until::Reap;
         self.progress.resolved = false;
@@ -556,7 +561,7 @@ impl ProcessExit {
     fn exit(&self) -> Option<Exit> {
         self.progress
             .exited()
-            .map(|status| Exit::new(self.id, status))
+            .map(|status| Exit::new(self.pid, status))
     }
 
     /// Takes in what was seen of the process.
@@ -584,7 +589,7 @@ impl ProcessExit {
         let between = Source::Failed(OpenError::NoSuchProcess);
         self.source = match mem::replace(&mut self.source, between) {
             Source::Event(process) => {
-                Source::Polled(Polled::new(self.id, process.into_probe(), reason))
+                Source::Polled(Polled::new(self.pid, process.into_probe(), reason))
             }
             source => source,
         };
@@ -592,7 +597,7 @@ impl ProcessExit {
 
     /// Goes back to events.
     fn reopened(&mut self, process: sys::Process) {
-        trace::mechanism(self.id, sys::Process::MECHANISM, None);
+        trace::mechanism(self.pid, sys::Process::MECHANISM, None);
         self.source = Source::Event(process);
     }
 
@@ -611,8 +616,8 @@ impl ProcessExit {
 /// For the backends that adopt what was opened elsewhere, and lend what they wait on.
 #[allow(dead_code, reason = "not every system has such a thing")]
 impl ProcessExit {
-    pub(crate) fn adopted(process: sys::Process, id: u32) -> ProcessExit {
-        ProcessExit::opened(id, Ok(Opened::Process(process)))
+    pub(crate) fn adopted(process: sys::Process, pid: Option<NonZeroU32>) -> ProcessExit {
+        ProcessExit::opened(pid, Ok(Opened::Process(process)))
     }
 
     pub(crate) fn process(&self) -> Option<&sys::Process> {
@@ -647,18 +652,18 @@ impl Future for ProcessExit {
             match &mut this.source {
                 Source::Failed(error) => {
                     this.progress.terminated = true;
-                    return Poll::Ready(Err(error.to_io_error(this.id)));
+                    return Poll::Ready(Err(error.to_io_error(this.pid)));
                 }
                 Source::Event(process) => match ready!(process.poll_event(cx)) {
                     Ok(state) => this.advance(state),
                     Err(EventError::Refused(reason)) => this.fall_back(reason),
                     Err(EventError::Other(error)) => {
-                        return Poll::Ready(Err(about(this.id, &error)));
+                        return Poll::Ready(Err(about(this.pid, &error)));
                     }
                 },
                 Source::Polled(polled) => {
                     match ready!(polled.poll_news(&mut this.progress, cx))
-                        .map_err(|error| about(this.id, &error))?
+                        .map_err(|error| about(this.pid, &error))?
                     {
                         News::Exited(state) => this.advance(state),
                         News::Reopened(process) => this.reopened(process),
@@ -696,7 +701,7 @@ impl FusedFuture for ProcessExit {
 /// # async fn main() -> std::io::Result<()> {
 /// let mut child = Command::new("sh").args(["-c", "exit 0"]).spawn()?;
 /// let exit = ProcessExit::from(&child).await?;
-/// assert_eq!(exit.id(), child.id());
+/// assert_eq!(exit.pid(), Some(child.id()));
 /// assert!(child.wait()?.success());
 /// # Ok(())
 /// # }
@@ -705,7 +710,7 @@ impl FusedFuture for ProcessExit {
 /// ```
 impl From<&std::process::Child> for ProcessExit {
     fn from(child: &std::process::Child) -> ProcessExit {
-        ProcessExit::opened(child.id(), sys::open_child(child))
+        ProcessExit::opened(NonZeroU32::new(child.id()), sys::open_child(child))
     }
 }
 
@@ -744,7 +749,7 @@ impl From<&tokio::process::Child> for ProcessExit {
         match child.id() {
             // It is not waited for before `child` says so, so the pid is its own.
             Some(pid) => exit_of(pid),
-            None => ProcessExit::failed(0, OpenError::Collected),
+            None => ProcessExit::failed(None, OpenError::Collected),
         }
     }
 }
@@ -753,7 +758,7 @@ impl fmt::Debug for ProcessExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("ProcessExit");
         debug
-            .field("id", &self.id)
+            .field("pid", &self.pid())
             .field("until", &self.progress.until);
         match &self.source {
             Source::Failed(error) => debug.field("error", error),
@@ -806,7 +811,7 @@ pub enum Mechanism {
 /// let pid = child.id().unwrap();
 ///
 /// let exit = tokio_process_exit::exit_of(pid).await?;
-/// assert_eq!(exit.id(), pid);
+/// assert_eq!(exit.pid(), Some(pid));
 /// assert_eq!(exit.status().unwrap().code(), Some(7));
 /// assert_eq!(exit.to_string(), format!("process {pid} exited with exit status: 7"));
 ///
@@ -820,18 +825,18 @@ pub enum Mechanism {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Exit {
-    id: u32,
+    pid: Option<NonZeroU32>,
     status: Option<sys::Status>,
 }
 
 impl Exit {
-    pub(crate) fn new(id: u32, status: Option<sys::Status>) -> Exit {
-        Exit { id, status }
+    pub(crate) fn new(pid: Option<NonZeroU32>, status: Option<sys::Status>) -> Exit {
+        Exit { pid, status }
     }
 
-    /// The pid that the process had, as [`ProcessExit::id`]. See [above](Exit#examples).
-    pub fn id(&self) -> u32 {
-        self.id
+    /// Returns the pid that the process had, as [`ProcessExit::pid`]. See [above](Exit#examples).
+    pub fn pid(&self) -> Option<u32> {
+        self.pid.map(NonZeroU32::get)
     }
 
     /// How the process ended: its exit code, or the signal that killed it.
@@ -857,9 +862,13 @@ impl Exit {
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid} exited")?,
+            None => f.write_str("a process without a pid here exited")?,
+        }
         match self.status() {
-            Some(status) => write!(f, "process {} exited with {status}", self.id),
-            None => write!(f, "process {} exited with unknown status", self.id),
+            Some(status) => write!(f, " with {status}"),
+            None => f.write_str(" with unknown status"),
         }
     }
 }

@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::error::OpenError;
-use crate::exit::{ProcessExit, exit_of};
+use crate::exit::ProcessExit;
 use crate::sys;
 
 /// Which process: more than its pid, which other processes will have later.
@@ -16,7 +17,7 @@ use crate::sys;
 /// finds its daemons again, and never a stranger that has got the pid of one:
 ///
 /// ```
-/// use tokio_process_exit::{ProcessExit, ProcessId};
+/// use tokio_process_exit::{ProcessExit, ProcessIdentity};
 ///
 /// # #[cfg(any(target_os = "linux", windows))]
 /// # fn main() -> std::io::Result<()> {
@@ -26,13 +27,12 @@ use crate::sys;
 /// # // Emulators make up what stands in /proc of ourselves.
 /// # if cfg!(tokio_process_exit_force_poll) { return Ok(()); }
 /// let daemon = ProcessExit::open(pid)?;
-/// std::fs::write(&file, daemon.process_id()?.to_string())?;
+/// std::fs::write(&file, daemon.identity()?.to_string())?;
 ///
 /// // Later, perhaps in another process:
-/// let id: ProcessId = std::fs::read_to_string(&file)?.parse().expect("what was written");
-/// let daemon = id.exit(); // await it; fails with `NotFound` if that very process is gone
-/// # assert_eq!(daemon.id(), pid);
-/// # assert!(daemon.mechanism().is_some());
+/// let id: ProcessIdentity = std::fs::read_to_string(&file)?.parse().expect("what was written");
+/// let daemon = id.open()?; // await it; fails with `NotFound` if that very process is gone
+/// # assert_eq!(daemon.pid(), Some(pid));
 /// # std::fs::remove_file(&file)?;
 /// # Ok(())
 /// # }
@@ -73,8 +73,8 @@ use crate::sys;
 ///
 /// With the feature `serde` it is serialized as this line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ProcessId {
-    pid: u32,
+pub struct ProcessIdentity {
+    pid: NonZeroU32,
     mark: Mark,
     boot: Option<Boot>,
 }
@@ -103,11 +103,11 @@ pub(crate) enum MarkKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Boot(u128);
 
-impl ProcessId {
+impl ProcessIdentity {
     /// Of the process behind `exit`.
-    pub(crate) fn of(exit: &ProcessExit) -> io::Result<ProcessId> {
-        Ok(ProcessId {
-            pid: exit.id(),
+    pub(crate) fn of(exit: &ProcessExit, pid: NonZeroU32) -> io::Result<ProcessIdentity> {
+        Ok(ProcessIdentity {
+            pid,
             mark: exit.mark(None)?,
             boot: this_boot()?,
         })
@@ -118,21 +118,21 @@ impl ProcessId {
     /// # Examples
     ///
     /// ```
-    /// let id: tokio_process_exit::ProcessId = "1234 start=5678".parse().unwrap();
+    /// let id: tokio_process_exit::ProcessIdentity = "1234 start=5678".parse().unwrap();
     /// assert_eq!(id.pid(), 1234);
     /// ```
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.pid.get()
     }
 
     /// Opens this very process, to wait for its exit.
     ///
-    /// As for [`exit_of`], errors are reported when it is awaited:
+    /// # Errors
     ///
     /// - [`NotFound`](io::ErrorKind::NotFound): that process is gone. Its pid may be another's;
     /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not tell whether the process that
-    ///   has the pid is that one, as for an id from another system;
-    /// - for an id by `inode`, the error by which a pidfd is refused;
+    ///   has the pid is that one, as for an identity from another system;
+    /// - for an identity by `inode`, the error by which a pidfd is refused;
     /// - as for [`ProcessExit::open`].
     ///
     /// # Examples
@@ -142,71 +142,48 @@ impl ProcessId {
     /// # #[cfg(target_os = "linux")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> std::io::Result<()> {
-    /// use tokio_process_exit::exit_of;
+    /// use tokio_process_exit::ProcessExit;
     ///
-    /// let mut child = tokio::process::Command::new("sh").args(["-c", "exit 0"]).spawn()?;
-    /// let id = exit_of(child.id().unwrap()).process_id()?;
+    /// let mut child = tokio::process::Command::new("cat")
+    ///     .stdin(std::process::Stdio::piped())
+    ///     .spawn()?;
+    /// let pid = child.id().unwrap();
+    /// let identity = ProcessExit::open(pid)?.identity()?;
+    /// assert_eq!(identity.open()?.pid(), Some(pid));
+    ///
     /// child.wait().await?;
-    ///
-    /// let error = id.exit().await.unwrap_err();
+    /// let error = identity.open().unwrap_err();
     /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     /// # Ok(())
     /// # }
     /// # #[cfg(not(target_os = "linux"))]
     /// # fn main() {}
     /// ```
-    pub fn exit(&self) -> ProcessExit {
+    pub fn open(&self) -> io::Result<ProcessExit> {
+        let failed = |error: OpenError| Err(error.to_io_error(Some(self.pid)));
         match this_boot() {
             Ok(boot) if boot == self.boot => {}
-            Ok(Some(_)) if self.boot.is_some() => {
-                return ProcessExit::failed(self.pid, OpenError::EarlierBoot);
-            }
-            Ok(_) => return ProcessExit::failed(self.pid, OpenError::Unproven),
+            Ok(Some(_)) if self.boot.is_some() => return failed(OpenError::EarlierBoot),
+            Ok(_) => return failed(OpenError::Unproven),
             Err(error) => {
                 let error = error.raw_os_error().map(OpenError::System);
-                return ProcessExit::failed(self.pid, error.unwrap_or(OpenError::Unproven));
+                return failed(error.unwrap_or(OpenError::Unproven));
             }
         }
         // The mark is read of what has been opened, so it does not matter whose the pid is later on.
-        let exit = exit_of(self.pid);
-        if exit.mechanism().is_none() {
-            return exit;
-        }
-        match exit.mark(Some(self.mark.kind)) {
-            Ok(mark) if mark.is(self.mark) => exit,
-            Ok(_) => ProcessExit::failed(self.pid, OpenError::AnotherProcess),
+        let process = ProcessExit::open(self.pid.get())?;
+        match process.mark(Some(self.mark.kind)) {
+            Ok(mark) if mark.is(self.mark) => Ok(process),
+            Ok(_) => failed(OpenError::AnotherProcess),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                ProcessExit::failed(self.pid, OpenError::NoSuchProcess)
+                failed(OpenError::NoSuchProcess)
             }
             Err(error) => {
-                let refusal = exit.fallback_reason().and_then(io::Error::raw_os_error);
+                let refusal = process.fallback_reason().and_then(io::Error::raw_os_error);
                 let refusal = error.raw_os_error().or(refusal);
-                let error = refusal.map_or(OpenError::Unproven, OpenError::System);
-                ProcessExit::failed(self.pid, error)
+                failed(refusal.map_or(OpenError::Unproven, OpenError::System))
             }
         }
-    }
-
-    /// As [`exit`](ProcessId::exit), with the errors reported at once.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[cfg(any(target_os = "linux", windows))]
-    /// # fn main() -> std::io::Result<()> {
-    /// use tokio_process_exit::exit_of;
-    ///
-    /// # // Emulators make up what stands in /proc of ourselves.
-    /// # if cfg!(tokio_process_exit_force_poll) { return Ok(()); }
-    /// let me = exit_of(std::process::id()).process_id()?;
-    /// assert_eq!(me.open()?.id(), std::process::id());
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(any(target_os = "linux", windows)))]
-    /// # fn main() {}
-    /// ```
-    pub fn open(&self) -> io::Result<ProcessExit> {
-        self.exit().or_error()
     }
 }
 
@@ -217,21 +194,25 @@ fn this_boot() -> io::Result<Option<Boot>> {
         return Ok(boot);
     }
     let boot = match sys::boot_id()? {
-        Some(text) => Some(text.trim().parse().map_err(|ParseProcessIdError(())| {
-            io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("the system's boot id is no UUID: {}", text.trim()),
-            )
-        })?),
+        Some(text) => Some(
+            text.trim()
+                .parse()
+                .map_err(|ParseProcessIdentityError(())| {
+                    io::Error::new(
+                        io::ErrorKind::Unsupported,
+                        format!("the system's boot id is no UUID: {}", text.trim()),
+                    )
+                })?,
+        ),
         None => None,
     };
     Ok(*BOOT.get_or_init(|| boot))
 }
 
-/// The stable line that [`ProcessId`] describes.
-impl fmt::Display for ProcessId {
+/// The stable line that [`ProcessIdentity`] describes.
+impl fmt::Display for ProcessIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ProcessId { pid, mark, boot } = self;
+        let ProcessIdentity { pid, mark, boot } = self;
         write!(f, "{pid} {}={}", mark.kind.name(), mark.value)?;
         if let Some(namespace) = mark.namespace {
             write!(f, " pidns={namespace}")?;
@@ -243,9 +224,9 @@ impl fmt::Display for ProcessId {
     }
 }
 
-impl fmt::Debug for ProcessId {
+impl fmt::Debug for ProcessIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ProcessId")
+        f.debug_tuple("ProcessIdentity")
             .field(&format_args!("{self}"))
             .finish()
     }
@@ -256,27 +237,27 @@ impl fmt::Debug for ProcessId {
 /// # Examples
 ///
 /// ```
-/// use tokio_process_exit::ProcessId;
+/// use tokio_process_exit::ProcessIdentity;
 ///
 /// let line = "1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5\n";
-/// let id: ProcessId = line.parse().unwrap();
+/// let id: ProcessIdentity = line.parse().unwrap();
 /// assert_eq!(id.pid(), 1234);
 /// assert_eq!(id.to_string(), line.trim());
 ///
 /// // A plain pid file does not say which process it was.
-/// assert!("1234".parse::<ProcessId>().is_err());
+/// assert!("1234".parse::<ProcessIdentity>().is_err());
 /// ```
-impl FromStr for ProcessId {
-    type Err = ParseProcessIdError;
+impl FromStr for ProcessIdentity {
+    type Err = ParseProcessIdentityError;
 
-    fn from_str(line: &str) -> Result<ProcessId, ParseProcessIdError> {
+    fn from_str(line: &str) -> Result<ProcessIdentity, ParseProcessIdentityError> {
         let mut words = line.split_ascii_whitespace();
-        let pid = number(words.next())?;
+        let pid: NonZeroU32 = number(words.next())?;
         let (kind, value) = words
             .next()
             .and_then(|word| word.split_once('='))
-            .ok_or(ParseProcessIdError(()))?;
-        let kind = MarkKind::named(kind).ok_or(ParseProcessIdError(()))?;
+            .ok_or(ParseProcessIdentityError(()))?;
+        let kind = MarkKind::named(kind).ok_or(ParseProcessIdentityError(()))?;
         let value = number(Some(value))?;
         let mut words = words.peekable();
         let mut after = |key| words.next_if(|word| word.starts_with(key));
@@ -286,26 +267,26 @@ impl FromStr for ProcessId {
         let boot = after("boot=")
             .map(|word| word["boot=".len()..].parse())
             .transpose()?;
-        let is_pid = i32::try_from(pid).is_ok_and(|pid| pid > 0);
+        let is_pid = i32::try_from(pid.get()).is_ok();
         // Only start times go without.
         let is_whole = kind == MarkKind::Start || namespace.is_none() && boot.is_some();
         if !is_pid || !is_whole || words.next().is_some() {
-            return Err(ParseProcessIdError(()));
+            return Err(ParseProcessIdentityError(()));
         }
         let mark = Mark {
             kind,
             value,
             namespace,
         };
-        Ok(ProcessId { pid, mark, boot })
+        Ok(ProcessIdentity { pid, mark, boot })
     }
 }
 
 /// As they are written: without a sign.
-fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdError> {
+fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdentityError> {
     word.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|word| word.parse().ok())
-        .ok_or(ParseProcessIdError(()))
+        .ok_or(ParseProcessIdentityError(()))
 }
 
 impl Mark {
@@ -348,9 +329,9 @@ impl fmt::Display for Boot {
 }
 
 impl FromStr for Boot {
-    type Err = ParseProcessIdError;
+    type Err = ParseProcessIdentityError;
 
-    fn from_str(text: &str) -> Result<Boot, ParseProcessIdError> {
+    fn from_str(text: &str) -> Result<Boot, ParseProcessIdentityError> {
         let is_uuid = text.len() == 36
             && text.bytes().enumerate().all(|(at, byte)| match at {
                 8 | 13 | 18 | 23 => byte == b'-',
@@ -360,22 +341,22 @@ impl FromStr for Boot {
             .ok()
             .filter(|_| is_uuid)
             .map(Boot)
-            .ok_or(ParseProcessIdError(()))
+            .ok_or(ParseProcessIdentityError(()))
     }
 }
 
-/// A text is no [`ProcessId`].
+/// A text is no [`ProcessIdentity`].
 ///
 /// # Examples
 ///
 /// ```
-/// let error = "1234".parse::<tokio_process_exit::ProcessId>().unwrap_err();
+/// let error = "1234".parse::<tokio_process_exit::ProcessIdentity>().unwrap_err();
 /// assert!(error.to_string().starts_with("not the id of a process"));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ParseProcessIdError(());
+pub struct ParseProcessIdentityError(());
 
-impl fmt::Display for ParseProcessIdError {
+impl fmt::Display for ParseProcessIdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "not the id of a process: expected a line such as \"1234 inode=5678 boot=UUID\"",
@@ -383,11 +364,11 @@ impl fmt::Display for ParseProcessIdError {
     }
 }
 
-impl Error for ParseProcessIdError {}
+impl Error for ParseProcessIdentityError {}
 
 #[cfg(feature = "serde")]
 #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
-impl serde::Serialize for ProcessId {
+impl serde::Serialize for ProcessIdentity {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -395,18 +376,20 @@ impl serde::Serialize for ProcessId {
 
 #[cfg(feature = "serde")]
 #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
-impl<'de> serde::Deserialize<'de> for ProcessId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ProcessId, D::Error> {
+impl<'de> serde::Deserialize<'de> for ProcessIdentity {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<ProcessIdentity, D::Error> {
         struct Line;
 
         impl serde::de::Visitor<'_> for Line {
-            type Value = ProcessId;
+            type Value = ProcessIdentity;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the id of a process as a line of text")
             }
 
-            fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<ProcessId, E> {
+            fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<ProcessIdentity, E> {
                 line.parse().map_err(E::custom)
             }
         }
@@ -430,9 +413,9 @@ mod tests {
             format!("1234 start=133742 pidns=4026531836 boot={BOOT}"),
             format!("1234 unique=1 boot={BOOT}"),
         ] {
-            assert_eq!(line.parse::<ProcessId>().unwrap().to_string(), line);
+            assert_eq!(line.parse::<ProcessIdentity>().unwrap().to_string(), line);
             let padded = format!(" {line}\r\n");
-            assert_eq!(padded.parse::<ProcessId>().unwrap().to_string(), line);
+            assert_eq!(padded.parse::<ProcessIdentity>().unwrap().to_string(), line);
         }
     }
 
@@ -473,8 +456,8 @@ mod tests {
             "1234\0 start=1",
         ] {
             assert_eq!(
-                line.parse::<ProcessId>(),
-                Err(ParseProcessIdError(())),
+                line.parse::<ProcessIdentity>(),
+                Err(ParseProcessIdentityError(())),
                 "{line:?}"
             );
         }

@@ -21,7 +21,7 @@
 //! | a loop around `kill(pid, 0)` | [`exit_of(pid).await`](exit_of), which is not fooled by zombies nor by recycled pids |
 //! | `psutil.Process(pid).wait(timeout)` | [`timeout(duration, exit_of(pid)).await`](tokio::time::timeout) |
 //! | `psutil.wait_procs(processes, timeout)` | [`ExitSet::exits_within`] |
-//! | `psutil.Process(pid) == process` | [`ProcessExit::process_id`], [`ProcessId`] |
+//! | `psutil.Process(pid) == process` | [`ProcessExit::identity`], [`ProcessIdentity`] |
 //! | sysinfo's `process.wait()` | [`exit_of(pid).await`](exit_of): no thread, no interval, and a zombie has exited |
 //! | `waitpid_any::WaitHandle::open(pid)?.wait()` on a thread | [`ProcessExit::open(pid)?.await`](ProcessExit::open) |
 //! | `child.id()` of a [`std::process::Child`] | [`ProcessExit::from(&child)`](ProcessExit#impl-From%3C%26Child%3E-for-ProcessExit) |
@@ -47,7 +47,7 @@
 //!
 //! A process has exited when its last thread has. It may then be a zombie for as long as its
 //! parent does not collect ("reap") it; waiting resolves all the same, at once. To wait until it
-//! has been reaped too, and its pid is free again, use [`ProcessExit::reaped`]. Windows has no such
+//! has been reaped too, and its pid is free again, use [`ProcessExit::until_reaped`]. Windows has no such
 //! thing: there a pid is free once nobody has a handle of the process any more, and both are the
 //! same.
 //!
@@ -61,7 +61,7 @@
 //! - while that is a zombie, to whoever may read it in `/proc`: its own user or root (ptrace access
 //!   mode `PTRACE_MODE_READ_FSCREDS`). Linux 6.1 and later;
 //! - once it has been reaped, to everybody: Linux 6.15 and later, inside one pid namespace.
-//!   [`ProcessExit::reaped`] waits for that.
+//!   [`ProcessExit::until_reaped`] waits for that.
 //!
 //! One case is known in which Linux itself (6.18) tells a wrong status of a process that was reaped
 //! before we looked: if its leading thread exits by itself while another thread ends the process. In
@@ -98,7 +98,7 @@
 //!
 //! On macOS and the BSDs one thing cannot be told, with events or without: a process that has exited
 //! and was reaped, from another one that has got its pid and is a zombie just then.
-//! [`ProcessExit::reaped`] waits for that one too, and [`ExitSet::insert`] takes it for the first, as
+//! [`ProcessExit::until_reaped`] waits for that one too, and [`ExitSet::insert`] takes it for the first, as
 //! long as that is in the set.
 //!
 //! # Timeouts, many processes
@@ -137,7 +137,7 @@
 //! None is on by default.
 //!
 //! - `process`: `ProcessExit::from` for the `Child` of `tokio::process`.
-//! - `serde`: [`ProcessId`] as a line of text.
+//! - `serde`: [`ProcessIdentity`] as a line of text.
 //! - `tracing`: tells at debug level how each process is waited for, and why it is polled if it is.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -155,7 +155,7 @@ mod sys;
 mod trace;
 
 pub use exit::{Exit, Mechanism, ProcessExit, exit_of};
-pub use id::{ParseProcessIdError, ProcessId};
+pub use id::{ParseProcessIdentityError, ProcessIdentity};
 pub use set::ExitSet;
 
 #[cfg(doc)]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::mem;
+use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -107,7 +108,7 @@ pub struct ExitSet {
     slots: Slots,
     /// The process in the set that has this pid, or had it last. Those among the `leaving` may
     /// still be found here, with keys that lead nowhere.
-    by_pid: HashMap<u32, Key>,
+    by_pid: HashMap<NonZeroU32, Key>,
     /// What the kernel has told and nobody has looked at.
     events: VecDeque<Event>,
     /// Those that have exited and have not been yielded, in order.
@@ -123,7 +124,7 @@ pub struct ExitSet {
 
 /// A process that has been yielded, but for its descriptor.
 struct Leaving {
-    pid: u32,
+    pid: Option<NonZeroU32>,
     key: Key,
     member: Member,
 }
@@ -238,7 +239,8 @@ struct Slots {
 
 struct Entry {
     generation: u32,
-    pid: u32,
+    /// `None` for an adopted process that has no pid here.
+    pid: Option<NonZeroU32>,
     slot: Slot,
 }
 
@@ -259,7 +261,7 @@ impl Slots {
         }
     }
 
-    fn insert(&mut self, pid: u32, slot: Slot) -> Key {
+    fn insert(&mut self, pid: Option<NonZeroU32>, slot: Slot) -> Key {
         let key = self.next_key();
         self.len += 1;
         match self.entries.get_mut(key.index as usize) {
@@ -303,7 +305,7 @@ impl Slots {
         self.entries[key.index as usize].slot = slot;
     }
 
-    fn remove(&mut self, key: Key) -> Option<(u32, Slot)> {
+    fn remove(&mut self, key: Key) -> Option<(Option<NonZeroU32>, Slot)> {
         let next = self.free;
         let entry = self.get_mut(key)?;
         entry.generation = entry.generation.wrapping_add(1);
@@ -390,6 +392,8 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn insert(&mut self, pid: u32) -> io::Result<bool> {
+        let number = pid;
+        let pid = NonZeroU32::new(number);
         if let Some(key) = self.key_of(pid) {
             self.catch_up();
             if !self.is_reaped(key) {
@@ -398,11 +402,11 @@ impl ExitSet {
             }
         }
         let key = self.slots.next_key();
-        let mut opened = self.group.open(pid, key.to_u64());
+        let mut opened = self.group.open(number, key.to_u64());
         // Those that are about to be closed may be what it takes.
         while matches!(opened, Ok(Err(_))) && !self.leaving.is_empty() {
             self.close_batch();
-            opened = self.group.open(pid, key.to_u64());
+            opened = self.group.open(number, key.to_u64());
         }
         let entered = opened.map_err(|error| error.to_io_error(pid))?;
         let slot = self.entered_slot(pid, key, entered, Progress::new(Until::Exit));
@@ -413,7 +417,7 @@ impl ExitSet {
     /// Adds a process that has been opened or adopted. `false` if that very process is in the set
     /// already; `exit` is dropped then.
     ///
-    /// What it waits for stays the same: after [`reaped`](ProcessExit::reaped) it is yielded at the
+    /// What it waits for stays the same: after [`reaped`](ProcessExit::until_reaped) it is yielded at the
     /// reap. If it could not be opened, the set yields the error. A process that has been reaped, and
     /// whose pid another one in the set has by now, is not recognized, and comes in again.
     ///
@@ -428,7 +432,7 @@ impl ExitSet {
     /// ```
     pub fn insert_exit(&mut self, exit: ProcessExit) -> bool {
         let Parts {
-            id,
+            pid,
             progress,
             mut source,
         } = exit.into_parts();
@@ -439,7 +443,7 @@ impl ExitSet {
                 source = Source::Event(process);
             }
         }
-        let mut owner = self.key_of(id);
+        let mut owner = self.key_of(pid);
         if let Some(key) = owner {
             let is_running = match &source {
                 Source::Event(process) => matches!(process.state(), Ok(State::Running)),
@@ -454,22 +458,22 @@ impl ExitSet {
         }
         let key = self.slots.next_key();
         let slot = match (progress.exited(), source) {
-            (_, Source::Failed(error)) => Slot::Failed(Box::new(error.to_io_error(id))),
+            (_, Source::Failed(error)) => Slot::Failed(Box::new(error.to_io_error(pid))),
             (Some(status), Source::Event(process)) => {
                 Slot::ExitedPolled(Box::new((Arc::new(process.into_probe()), status)))
             }
             (Some(status), Source::Polled(polled)) => {
                 Slot::ExitedPolled(Box::new((polled.into_probe(), status)))
             }
-            (None, Source::Event(process)) => self.enter(id, key, process, progress),
+            (None, Source::Event(process)) => self.enter(pid, key, process, progress),
             (None, Source::Polled(polled)) => self.polled_slot(key, polled.into_probe(), progress),
         };
         if matches!(slot, Slot::Failed(_) | Slot::ExitedPolled(_)) {
             self.exited.push_back(key);
         }
-        self.add(id, slot);
-        if let Some(owner) = owner {
-            self.by_pid.insert(id, owner);
+        self.add(pid, slot);
+        if let (Some(pid), Some(owner)) = (pid, owner) {
+            self.by_pid.insert(pid, owner);
         }
         true
     }
@@ -492,7 +496,7 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn remove(&mut self, pid: u32) -> bool {
-        let Some(key) = self.by_pid.remove(&pid) else {
+        let Some(key) = NonZeroU32::new(pid).and_then(|pid| self.by_pid.remove(&pid)) else {
             return false;
         };
         match self.slots.remove(key) {
@@ -520,7 +524,7 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn contains(&self, pid: u32) -> bool {
-        self.key_of(pid).is_some()
+        self.key_of(NonZeroU32::new(pid)).is_some()
     }
 
     /// How many processes have not been yielded.
@@ -569,8 +573,8 @@ impl ExitSet {
     pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots
             .keys()
-            .map(|(_, entry)| entry.pid)
-            .filter(|&pid| pid != 0)
+            .filter_map(|(_, entry)| entry.pid)
+            .map(NonZeroU32::get)
     }
 
     /// How many of the processes are polled, as the system refuses an event source for them.
@@ -579,11 +583,11 @@ impl ExitSet {
     ///
     /// ```
     /// let set = tokio_process_exit::ExitSet::new();
-    /// if set.polled() > 0 {
-    ///     eprintln!("{} of {} processes are polled", set.polled(), set.len());
+    /// if set.polled_len() > 0 {
+    ///     eprintln!("{} of {} processes are polled", set.polled_len(), set.len());
     /// }
     /// ```
-    pub fn polled(&self) -> usize {
+    pub fn polled_len(&self) -> usize {
         self.polling.count
     }
 
@@ -656,7 +660,7 @@ impl ExitSet {
     /// The next exit that has happened by now. `None`: none has.
     ///
     /// Does not block, and works outside a runtime. It looks at every process that is
-    /// [`polled`](ExitSet::polled), and on Windows at all.
+    /// [`polled`](ExitSet::polled_len), and on Windows at all.
     ///
     /// # Errors
     ///
@@ -785,11 +789,13 @@ impl ExitSet {
         by_probe: impl FnOnce(&Probe) -> io::Result<()>,
     ) -> io::Result<()> {
         self.catch_up();
+        let number = pid;
+        let pid = NonZeroU32::new(number);
         let key = self.key_of(pid);
         let Some(entry) = key.and_then(|key| self.slots.get(key)) else {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
-                format!("process {pid} is not in the set"),
+                format!("process {number} is not in the set"),
             ));
         };
         let done = match &entry.slot {
@@ -802,34 +808,39 @@ impl ExitSet {
     }
 
     /// The process in the set that has this pid, or had it last.
-    fn key_of(&self, pid: u32) -> Option<Key> {
-        let key = *self.by_pid.get(&pid)?;
+    fn key_of(&self, pid: Option<NonZeroU32>) -> Option<Key> {
+        let key = *self.by_pid.get(&pid?)?;
         self.slots.get(key).is_some().then_some(key)
     }
 
     /// Adds what has the [next key](Slots::next_key).
-    fn add(&mut self, pid: u32, slot: Slot) {
+    fn add(&mut self, pid: Option<NonZeroU32>, slot: Slot) {
         let key = self.slots.insert(pid, slot);
         self.crowded = false;
         self.group.note_size(self.len());
         if self.leaving.len() > self.len().max(CLOSE_BATCH) {
             self.close_batch();
         }
-        // An adopted process may have no pid here.
-        if pid != 0 {
+        if let Some(pid) = pid {
             self.by_pid.insert(pid, key);
         }
     }
 
     /// Adds a process to the group, or has it polled if the system refuses that.
-    fn enter(&mut self, pid: u32, key: Key, process: sys::Process, progress: Progress) -> Slot {
+    fn enter(
+        &mut self,
+        pid: Option<NonZeroU32>,
+        key: Key,
+        process: sys::Process,
+        progress: Progress,
+    ) -> Slot {
         let entered = self.group.add(process, key.to_u64());
         self.entered_slot(pid, key, entered, progress)
     }
 
     fn entered_slot(
         &mut self,
-        pid: u32,
+        pid: Option<NonZeroU32>,
         key: Key,
         entered: Result<Member, Refused>,
         progress: Progress,
@@ -1110,7 +1121,7 @@ impl ExitSet {
             News::Reopened(process) => {
                 let progress = polled.progress;
                 self.polling.forget_one();
-                let pid = self.slots.get(key).map_or(0, |entry| entry.pid);
+                let pid = self.slots.get(key).and_then(|entry| entry.pid);
                 let slot = self.enter(pid, key, process, progress);
                 self.slots.put(key, slot);
             }
@@ -1223,7 +1234,7 @@ impl ExitSet {
     }
 
     /// Closes a member that has been yielded: later, unless others need its descriptor.
-    fn leave(&mut self, pid: u32, key: Key, member: Member) {
+    fn leave(&mut self, pid: Option<NonZeroU32>, key: Key, member: Member) {
         // To ask takes system calls, so it is not done at each exit of many.
         const EVERY: usize = 32;
         let is_due = self.leaving.len() % EVERY == 0;
@@ -1235,7 +1246,8 @@ impl ExitSet {
     }
 
     /// Forgets whose the pid was, unless it is another's by now.
-    fn forget(&mut self, pid: u32, key: Key) {
+    fn forget(&mut self, pid: Option<NonZeroU32>, key: Key) {
+        let Some(pid) = pid else { return };
         if let hash_map::Entry::Occupied(entry) = self.by_pid.entry(pid) {
             if *entry.get() == key {
                 entry.remove();
@@ -1307,7 +1319,7 @@ impl fmt::Debug for ExitSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExitSet")
             .field("len", &self.len())
-            .field("polled", &self.polled())
+            .field("polled", &self.polled_len())
             .field("exited", &self.exited.len())
             .finish_non_exhaustive()
     }

@@ -1,11 +1,13 @@
 //! What the feature `tracing` tells, at debug level.
 
 use std::io;
+use std::num::NonZeroU32;
 
 use crate::Mechanism;
 
 /// How a process is waited for from now on, and why it is polled if it is.
-pub(crate) fn mechanism(pid: u32, mechanism: Mechanism, reason: Option<&io::Error>) {
+pub(crate) fn mechanism(pid: Option<NonZeroU32>, mechanism: Mechanism, reason: Option<&io::Error>) {
+    let pid = pid.map(NonZeroU32::get);
     #[cfg(feature = "tracing")]
     match reason {
         None => tracing::debug!(pid, ?mechanism, "waiting for a process"),

@@ -18,7 +18,7 @@ use tokio_process_exit::ProcessExit;
 async fn a_pidfd_can_be_adopted() {
     let mut child = Child::spawn(3);
     let mut exit = ProcessExit::try_from(linux::pidfd_open(child.id(), 0)).unwrap();
-    assert_eq!(exit.id(), child.id());
+    assert_eq!(exit.pid(), Some(child.id()));
     still_pending(&mut exit).await;
     child.end();
     assert_eq!(
@@ -40,7 +40,7 @@ async fn a_pidfd_of_a_reaped_process_can_be_adopted() {
     grandchild.end(5);
     grandchild.reap();
     let exit = ProcessExit::try_from(pidfd).unwrap();
-    assert_eq!(exit.id(), 0);
+    assert_eq!(exit.pid(), None);
     let exit = deadline(exit).await.unwrap();
     if linux::pidfd_tells_the_status() {
         assert_eq!(exit.status().unwrap().code(), Some(5));
@@ -62,7 +62,7 @@ async fn a_peer_is_adopted_from_its_socket() {
         return support::skip("no SO_PEERPIDFD before Linux 6.5");
     }
     let exit = ProcessExit::try_from(linux::own(pidfd)).unwrap();
-    assert_eq!(exit.id(), std::process::id());
+    assert_eq!(exit.pid(), Some(std::process::id()));
     still_pending(exit).await;
     drop(theirs);
 }
@@ -115,8 +115,8 @@ async fn a_process_of_an_outer_pid_namespace_has_no_pid_and_exits_all_the_same()
         // SAFETY: the descriptor that was left open for us.
         let pidfd = unsafe { OwnedFd::from_raw_fd(number.parse().unwrap()) };
         let exit = ProcessExit::try_from(pidfd).unwrap();
-        assert_eq!(exit.id(), 0);
-        let error = exit.process_id().unwrap_err();
+        assert_eq!(exit.pid(), None);
+        let error = exit.identity().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         let exit = deadline(exit).await.unwrap();
         // Not told across namespaces. If it is one day, it must be right.
@@ -183,7 +183,7 @@ async fn a_process_can_be_adopted_during_an_exec_by_another_thread() {
         let pidfd = linux::pidfd_open(process.id(), 0);
         loop {
             let mut exit = ProcessExit::try_from(pidfd.try_clone().unwrap()).unwrap();
-            if exit.try_exit().unwrap().is_some() {
+            if exit.try_wait().unwrap().is_some() {
                 break;
             }
         }

@@ -19,7 +19,7 @@ async fn awaiting_again_yields_the_same_exit() {
     child.reap();
     for _ in 0..3 {
         assert_eq!(deadline(&mut exit).await.unwrap(), first);
-        assert_eq!(exit.try_exit().unwrap(), Some(first));
+        assert_eq!(exit.try_wait().unwrap(), Some(first));
     }
 }
 
@@ -76,7 +76,7 @@ async fn tokio_select_loops_over_several_processes() {
         exit = &mut c => exit,
         () = tokio::time::sleep(Duration::from_secs(20)) => panic!("too late"),
     };
-    assert_eq!(first.unwrap().id(), children[1].id());
+    assert_eq!(first.unwrap().pid(), Some(children[1].id()));
     children[0].end();
     children[2].end();
     let mut codes = Vec::new();
@@ -199,7 +199,7 @@ async fn one_that_has_resolved_or_failed_does_not_starve_the_runtime_in_a_loop()
 #[tokio::test]
 async fn waiting_for_the_reap_of_a_zombie_is_idle() {
     let child = Child::zombie(0);
-    let mut task = tokio_test::task::spawn(exit_of(child.id()).reaped());
+    let mut task = tokio_test::task::spawn(exit_of(child.id()).until_reaped());
     for _ in 0..3 {
         assert!(task.poll().is_pending());
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -12,9 +12,9 @@ use tokio_process_exit::ProcessExit;
 async fn its_exit_is_told_and_its_status_left_in_place() {
     let mut child = Child::spawn(7);
     let exit = ProcessExit::from(&child.0);
-    assert_eq!(exit.id(), child.id());
+    assert_eq!(exit.pid(), Some(child.id()));
     child.end();
-    assert_eq!(deadline(exit).await.unwrap().id(), child.id());
+    assert_eq!(deadline(exit).await.unwrap().pid(), Some(child.id()));
     assert_eq!(child.reap().code(), Some(7));
 }
 
@@ -69,7 +69,7 @@ async fn so_is_a_child_of_tokio() {
         .unwrap();
     let pid = child.id().unwrap();
     let exit = ProcessExit::from(&child);
-    assert_eq!(deadline(exit).await.unwrap().id(), pid);
+    assert_eq!(deadline(exit).await.unwrap().pid(), Some(pid));
     assert_eq!(deadline(child.wait()).await.unwrap().code(), Some(7));
     let error = deadline(ProcessExit::from(&child)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);

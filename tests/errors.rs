@@ -13,8 +13,8 @@ async fn error_of(pid: u32) -> Error {
     let now = ProcessExit::open(pid).unwrap_err();
     let mut exit = exit_of(pid);
     assert_eq!(exit.mechanism(), None);
-    assert_eq!(exit.id(), pid);
-    let tried = exit.try_exit().unwrap_err();
+    assert_eq!(exit.pid(), (pid != 0).then_some(pid));
+    let tried = exit.try_wait().unwrap_err();
     assert!(!exit.is_terminated());
     for _ in 0..2 {
         let awaited = deadline(&mut exit).await.unwrap_err();

@@ -151,7 +151,7 @@ mod readopt {
 
     #[test]
     fn a_daemon_outlives_its_supervisor_and_is_found_again_but_no_stranger() {
-        if let Err(error) = tokio_process_exit::exit_of(std::process::id()).process_id() {
+        if let Err(error) = tokio_process_exit::exit_of(std::process::id()).identity() {
             return support::skip(&error.to_string());
         }
         let (id, end) = (file("daemon"), file("end"));

@@ -19,7 +19,7 @@ async fn resolves_for_a_child() {
     still_pending(&mut exit).await;
     child.end();
     let exit = deadline(exit).await.unwrap();
-    assert_eq!(exit.id(), child.id());
+    assert_eq!(exit.pid(), Some(child.id()));
     assert_eq!(exit.status().unwrap().code(), Some(7));
 }
 
@@ -30,7 +30,7 @@ async fn resolves_for_a_process_that_is_not_our_child() {
     let mut exit = exit_of(grandchild.id());
     still_pending(&mut exit).await;
     grandchild.end(7);
-    assert_eq!(deadline(exit).await.unwrap().id(), grandchild.id());
+    assert_eq!(deadline(exit).await.unwrap().pid(), Some(grandchild.id()));
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_process_whose_leading_thread_has_exited_is_alive() {
 
     let mut exit = exit_of(process.id());
     still_pending(&mut exit).await;
-    assert_eq!(exit.try_exit().unwrap(), None);
+    assert_eq!(exit.try_wait().unwrap(), None);
 
     std::io::Write::write_all(&mut &write, &[6]).unwrap();
     let exit = deadline(exit).await.unwrap();
@@ -135,7 +135,7 @@ fn a_look_during_an_exec_by_another_thread_is_never_mistaken_for_an_exit() {
         let process = linux::fork(|| linux::leader_exits(|| linux::exec_sh(c"exit 8")));
         let mut exit = exit_of(process.id());
         let seen = loop {
-            if let Some(exit) = exit.try_exit().unwrap() {
+            if let Some(exit) = exit.try_wait().unwrap() {
                 break exit;
             }
         };
@@ -173,7 +173,7 @@ async fn a_recycled_pid_is_never_mistaken_for_the_process() {
         return support::skip("pids cannot be chosen (not root)");
     };
     let exit = deadline(exit).await.unwrap();
-    assert_eq!(exit.id(), pid);
+    assert_eq!(exit.pid(), Some(pid));
     if linux::pidfd_tells_the_status() {
         assert_eq!(exit.status().unwrap().code(), Some(1));
     }
@@ -202,7 +202,7 @@ async fn many_processes_resolve_each_with_its_own_exit() {
         let exit = exit.unwrap();
         let n = children
             .iter()
-            .position(|child| child.id() == exit.id())
+            .position(|child| Some(child.id()) == exit.pid())
             .unwrap();
         assert_eq!(exit.status().unwrap().code(), Some(n as i32));
         seen += 1;
@@ -223,23 +223,23 @@ async fn two_waits_for_one_process_both_resolve() {
 fn try_exit_tells_without_a_runtime() {
     let mut child = Child::spawn(9);
     let mut exit = exit_of(child.id());
-    assert_eq!(exit.try_exit().unwrap(), None);
+    assert_eq!(exit.try_wait().unwrap(), None);
     child.end();
     let mut seen = None;
     support::until("an exit", || {
-        seen = exit.try_exit().unwrap();
+        seen = exit.try_wait().unwrap();
         seen.is_some()
     });
     assert_eq!(seen.unwrap().status().unwrap().code(), Some(9));
     // And stays as it was once the process is gone.
     child.reap();
-    assert_eq!(exit.try_exit().unwrap(), seen);
+    assert_eq!(exit.try_wait().unwrap(), seen);
 }
 
 #[test]
 fn the_mechanism_is_the_systems_own() {
     let exit = exit_of(std::process::id());
-    assert_eq!(exit.id(), std::process::id());
+    assert_eq!(exit.pid(), Some(std::process::id()));
     if support::poll_forced() && !cfg!(windows) {
         assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
         assert!(exit.fallback_reason().is_some());

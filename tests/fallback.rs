@@ -95,7 +95,7 @@ async fn every_promise() {
     );
     assert_eq!(child.reap().code(), Some(7));
     assert_eq!(
-        deadline(exit.reaped())
+        deadline(exit.until_reaped())
             .await
             .unwrap()
             .status()
@@ -107,7 +107,7 @@ async fn every_promise() {
     // Another's child that is not reaped.
     let mut grandchild = Grandchild::spawn();
     let mut exit = exit_of(grandchild.id());
-    let mut reaped = exit_of(grandchild.id()).reaped();
+    let mut reaped = exit_of(grandchild.id()).until_reaped();
     still_pending(&mut exit).await;
     grandchild.end(8);
     let status = deadline(exit).await.unwrap().status();
@@ -217,7 +217,7 @@ fn a_refused_registration_is_replaced_by_polling_the_pidfd() {
         assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
         assert_eq!(exit.fallback_reason().unwrap().raw_os_error(), Some(errno));
         assert!(exit.as_pidfd().is_some());
-        let mut exit = exit.reaped();
+        let mut exit = exit.until_reaped();
         grandchild.end(9);
         still_pending(&mut exit).await;
         grandchild.reap();
@@ -263,7 +263,7 @@ fn without_descriptors_it_polls_and_goes_back_to_events_when_there_are_some() {
         let of_child = exit_of(child.id());
         let mut of_one = exit_of(one.id());
         let mut of_two = exit_of(two.id());
-        let mut of_three = exit_of(three.id()).reaped();
+        let mut of_three = exit_of(three.id()).until_reaped();
         for exit in [&of_child, &of_one, &of_two, &of_three] {
             assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
             let reason = exit.fallback_reason().unwrap();
@@ -409,18 +409,21 @@ fn a_status_that_the_poller_has_seen_is_not_lost_by_the_reap() {
         grandchild.reap();
         task.into_inner()
     };
-    assert_eq!(code(seen().try_exit().unwrap().unwrap()), Some(8));
+    assert_eq!(code(seen().try_wait().unwrap().unwrap()), Some(8));
     assert_eq!(code(second.block_on(deadline(seen())).unwrap()), Some(8));
-    assert_eq!(code(seen().reaped().try_exit().unwrap().unwrap()), Some(8));
+    assert_eq!(
+        code(seen().until_reaped().try_wait().unwrap().unwrap()),
+        Some(8)
+    );
     let mut set = ExitSet::new();
     assert!(set.insert_exit(seen()));
     assert_eq!(code(set.try_next_exit().unwrap().unwrap()), Some(8));
 
     // Also while it still waits for the reap, and in a set.
     let mut grandchild = Grandchild::spawn();
-    let mut exit = exit_of(grandchild.id()).reaped();
+    let mut exit = exit_of(grandchild.id()).until_reaped();
     let mut set = ExitSet::new();
-    set.insert_exit(exit_of(grandchild.id()).reaped());
+    set.insert_exit(exit_of(grandchild.id()).until_reaped());
     first.block_on(async {
         still_pending(&mut exit).await;
         still_pending(set.next_exit()).await;
@@ -432,7 +435,7 @@ fn a_status_that_the_poller_has_seen_is_not_lost_by_the_reap() {
         still_pending(set.next_exit()).await;
     });
     grandchild.reap();
-    assert_eq!(code(exit.try_exit().unwrap().unwrap()), Some(8));
+    assert_eq!(code(exit.try_wait().unwrap().unwrap()), Some(8));
     assert_eq!(code(set.try_next_exit().unwrap().unwrap()), Some(8));
 }
 
@@ -547,7 +550,7 @@ fn a_recycled_pid_gives_no_status_of_its_new_owner() {
             return skip("pids cannot be chosen (not root)");
         };
         support::until("a zombie", || linux::state_of(pid) == Some('Z'));
-        let seen = exit.try_exit().unwrap();
+        let seen = exit.try_wait().unwrap();
         let code = seen
             .and_then(|exit| exit.status())
             .and_then(|status| status.code());
@@ -623,7 +626,7 @@ fn a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor
     let files = exhaust_descriptors();
     let mut exit = exit_of(pid);
     assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
-    assert_eq!(exit.try_exit().unwrap(), None);
+    assert_eq!(exit.try_wait().unwrap(), None);
     drop(files);
     limit_descriptors(limit);
     first.reap();
@@ -757,7 +760,7 @@ fn a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang() {
     for _ in 0..3 {
         handle.block_on(&mut exit).unwrap_err();
     }
-    assert_eq!(exit.try_exit().unwrap(), None);
+    assert_eq!(exit.try_wait().unwrap(), None);
 }
 
 #[test]
@@ -785,7 +788,7 @@ async fn yields_all(set: &mut ExitSet, herd: &[Forked]) {
     while let Some(exit) = deadline(set.next_exit()).await {
         let exit = exit.unwrap();
         assert_eq!(exit.status().unwrap().signal(), Some(libc::SIGKILL));
-        assert!(ids.insert(exit.id()), "{exit} was yielded twice");
+        assert!(ids.insert(exit.pid().unwrap()), "{exit} was yielded twice");
     }
     assert_eq!(ids, herd.iter().map(Forked::id).collect());
 }
@@ -804,19 +807,19 @@ fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
         assert!(set.insert(process.id()).unwrap());
         assert!(!set.insert(process.id()).unwrap());
     }
-    assert!(set.polled() > 300 - 128, "{} polled", set.polled());
+    assert!(set.polled_len() > 300 - 128, "{} polled", set.polled_len());
     runtime.block_on(async {
         still_pending(set.next_exit()).await;
         // Those that were inserted last are polled.
         for process in [&herd[299], &herd[0], &herd[298]] {
             linux::kill(process.id(), libc::SIGKILL);
             let exit = deadline(set.next_exit()).await.unwrap().unwrap();
-            assert_eq!(exit.id(), process.id());
+            assert_eq!(exit.pid(), Some(process.id()));
         }
         if !support::poll_forced() {
             limit_descriptors(limit);
             deadline(async {
-                while set.polled() > 0 {
+                while set.polled_len() > 0 {
                     still_pending(set.next_exit()).await;
                 }
             })
@@ -838,11 +841,11 @@ fn with_a_limit_of_no_descriptors_an_open_wait_goes_on() {
     runtime().block_on(async {
         let mut grandchild = Grandchild::spawn();
         let mut exit = exit_of(grandchild.id());
-        let mut reaped = exit_of(grandchild.id()).reaped();
+        let mut reaped = exit_of(grandchild.id()).until_reaped();
         still_pending(&mut exit).await;
         let told = linux::pidfd_tells_the_status();
         let limit = limit_descriptors(0);
-        assert_eq!(exit.try_exit().unwrap(), None);
+        assert_eq!(exit.try_wait().unwrap(), None);
         grandchild.end(8);
         deadline(exit).await.unwrap();
         still_pending(&mut reaped).await;
@@ -879,7 +882,7 @@ fn a_set_leaves_the_last_descriptor_too_and_what_it_polls_for_that_goes_back_to_
             limit_descriptors(limit);
             if !support::poll_forced() {
                 deadline(async {
-                    while set.polled() > 0 {
+                    while set.polled_len() > 0 {
                         still_pending(set.next_exit()).await;
                     }
                 })
@@ -917,7 +920,7 @@ fn a_set_whose_events_are_refused_polls_them_all() {
     }
     runtime.block_on(async {
         still_pending(set.next_exit()).await;
-        assert_eq!(set.polled(), 300);
+        assert_eq!(set.polled_len(), 300);
         herd.iter()
             .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
         yields_all(&mut set, &herd).await;
@@ -1096,11 +1099,14 @@ fn a_set_takes_a_polled_process_in_once_also_after_its_reap() {
         still_pending(&mut third).await;
         let mut set = ExitSet::new();
         assert!(set.insert_exit(first));
-        assert_eq!(set.polled(), 1);
+        assert_eq!(set.polled_len(), 1);
         drop(process); // reaps
         assert!(!set.insert_exit(second), "it is in already");
         assert!(!set.insert_exit(third), "it is in already");
-        assert_eq!(deadline(set.next_exit()).await.unwrap().unwrap().id(), pid);
+        assert_eq!(
+            deadline(set.next_exit()).await.unwrap().unwrap().pid(),
+            Some(pid)
+        );
         assert!(deadline(set.next_exit()).await.is_none());
     });
 }

@@ -200,7 +200,7 @@ impl Run {
     }
 
     fn exit(&mut self, exit: Exit, mortal: &Mortal) {
-        if exit.id() != mortal.id {
+        if exit.pid() != Some(mortal.id) {
             self.note(Broken, format!("{exit} instead of {}", mortal.id));
         }
         self.status(exit, mortal);
@@ -341,18 +341,18 @@ async fn comes_not(run: &mut Run, exit: &mut ProcessExit, what: &str) -> bool {
                 run.note(Believed, what);
                 return false;
             }
-            Ok(Err(error)) => run.error(&error, exit.id()),
+            Ok(Err(error)) => run.error(&error, exit.pid().unwrap()),
             Err(_) => break,
         }
     }
-    match armed(|| exit.try_exit()) {
+    match armed(|| exit.try_wait()) {
         Ok(None) => true,
         Ok(Some(_)) => {
             run.note(Believed, what);
             false
         }
         Err(error) => {
-            run.error(&error, exit.id());
+            run.error(&error, exit.pid().unwrap());
             true
         }
     }
@@ -367,7 +367,7 @@ async fn life(run: &mut Run, mut exit: ProcessExit, mut mortal: Mortal) {
     if !comes(run, &mut exit, &mut mortal).await || mortal.reaped {
         return;
     }
-    let mut exit = exit.reaped();
+    let mut exit = exit.until_reaped();
     if !comes_not(run, &mut exit, "a reap that was none").await {
         return;
     }
@@ -411,12 +411,12 @@ fn outside(run: &mut Run) {
             |run: &mut Run, exit: &mut ProcessExit, mortal: &Mortal, wanted: bool| match try_to(
                 run,
                 mortal.id,
-                || exit.try_exit(),
+                || exit.try_wait(),
             ) {
                 Some(Some(exit)) if wanted => run.exit(exit, mortal),
                 Some(Some(_)) => run.note(Believed, "an exit that was none"),
                 Some(None) if wanted && !mortal.reaped => run.note(AtReap, "not before the reap"),
-                Some(None) if wanted => match armed(|| exit.try_exit()) {
+                Some(None) if wanted => match armed(|| exit.try_wait()) {
                     Ok(Some(exit)) => run.exit(exit, mortal),
                     other => run.note(Missed, format!("a reap that was missed: {other:?}")),
                 },
@@ -425,7 +425,7 @@ fn outside(run: &mut Run) {
         look(run, &mut exit, &mortal, false);
         mortal.end();
         look(run, &mut exit, &mortal, true);
-        let mut exit = exit.reaped();
+        let mut exit = exit.until_reaped();
         mortal.reap();
         look(run, &mut exit, &mortal, true);
     }
@@ -455,7 +455,7 @@ fn set(run: &mut Run) {
         run.note(Believed, "one process that was taken for two");
     }
     if let Some(exit) = try_to(run, all[2].id, || ProcessExit::open(all[2].id)) {
-        armed(|| set.insert_exit(exit.reaped()));
+        armed(|| set.insert_exit(exit.until_reaped()));
         if let Some(exit) = try_to(run, all[2].id, || ProcessExit::open(all[2].id)) {
             if armed(|| set.insert_exit(exit)) {
                 run.note(Believed, "one process that was taken for two");
@@ -512,7 +512,7 @@ fn yielded(run: &mut Run, exit: io::Result<Exit>, all: &[Mortal]) {
     };
     let mortal = all
         .iter()
-        .find(|mortal| mortal.id == exit.id())
+        .find(|mortal| Some(mortal.id) == exit.pid())
         .expect("one of them");
     let waits_for_the_reap = mortal.id == all[2].id;
     match (mortal.ended, waits_for_the_reap, mortal.reaped) {
@@ -573,10 +573,10 @@ fn identified(run: &mut Run) {
         let Some(exit) = try_to(run, mortal.id, || ProcessExit::open(mortal.id)) else {
             continue;
         };
-        let id = ask(run, mortal.id, || exit.process_id());
+        let id = ask(run, mortal.id, || exit.identity());
         if let Some(id) = id {
             let same = ask(run, mortal.id, || id.open());
-            if same.is_some_and(|same| same.id() != mortal.id) {
+            if same.is_some_and(|same| same.pid() != Some(mortal.id)) {
                 run.note(Broken, "another process");
             }
         }

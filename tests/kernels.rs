@@ -121,7 +121,7 @@ fn an_exit_and_a_reap_are_told_on_each_kernel() {
         still_pending(&mut exit).await;
         grandchild.end(8);
         assert_eq!(code(deadline(&mut exit).await.unwrap()), known);
-        let mut exit = exit.reaped();
+        let mut exit = exit.until_reaped();
         still_pending(&mut exit).await;
         let now = exit.mechanism().unwrap();
         let reap_is_an_event = kernel.events && kernel.tells_the_reap;
@@ -141,13 +141,13 @@ fn an_exit_and_a_reap_are_told_on_each_kernel() {
 
         // In a set, until the reap.
         let mut set = ExitSet::new();
-        assert!(set.insert_exit(exit_of(late.id()).reaped()));
+        assert!(set.insert_exit(exit_of(late.id()).until_reaped()));
         assert!(!set.insert(late.id()).unwrap());
         still_pending(set.next_exit()).await;
         late.end(10);
         still_pending(set.next_exit()).await;
         assert!(!set.insert(late.id()).unwrap());
-        assert_eq!(set.polled() == 0, reap_is_an_event);
+        assert_eq!(set.polled_len() == 0, reap_is_an_event);
         late.reap();
         let exit = deadline(set.next_exit()).await.unwrap().unwrap();
         let known = kernel.zombie || kernel.reaped;
@@ -178,12 +178,12 @@ fn only_a_pidfd_is_adopted_on_each_kernel() {
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         }
         let mut exit = ProcessExit::try_from(pidfd).unwrap();
-        assert_eq!(exit.id(), grandchild.id());
+        assert_eq!(exit.pid(), Some(grandchild.id()));
         still_pending(&mut exit).await;
         grandchild.end(8);
         deadline(exit).await.unwrap();
         let exit = ProcessExit::try_from(of_reaped).unwrap();
-        assert_eq!(exit.id(), 0);
+        assert_eq!(exit.pid(), None);
         deadline(exit).await.unwrap();
     });
 }

@@ -44,11 +44,11 @@ fn a_wait_takes_one_descriptor_and_a_set_one_for_all() {
         }
         still_pending(set.next_exit()).await;
         assert_eq!(open_fds().len(), before + 1);
-        assert_eq!(set.polled(), 0);
+        assert_eq!(set.polled_len(), 0);
         herd.iter_mut().for_each(Sleeper::kill);
         let mut ids = HashSet::new();
         while let Some(exit) = deadline(set.next_exit()).await {
-            assert!(ids.insert(exit.unwrap().id()));
+            assert!(ids.insert(exit.unwrap().pid().unwrap()));
         }
         assert_eq!(ids.len(), herd.len());
     });

@@ -64,7 +64,7 @@ async fn every_way_to_end() {
     child.end();
     deadline(&mut exit).await.unwrap();
     child.reap();
-    deadline(exit.reaped()).await.unwrap();
+    deadline(exit.until_reaped()).await.unwrap();
 
     // Errors.
     assert!(exit_of(0).await.is_err());

@@ -89,13 +89,13 @@ async fn each_exit_is_yielded_once_with_its_status_in_order() {
         children[n].end();
         children[n].until_exited();
         if out_of_order {
-            assert_eq!(next(&mut set).await.id(), children[n].id());
+            assert_eq!(next(&mut set).await.pid(), Some(children[n].id()));
         }
     }
     if !out_of_order {
         for n in order {
             let exit = next(&mut set).await;
-            assert_eq!(exit.id(), children[n].id());
+            assert_eq!(exit.pid(), Some(children[n].id()));
             assert_eq!(exit.status().unwrap().code(), Some(n as i32));
         }
     }
@@ -201,7 +201,7 @@ async fn a_process_that_was_removed_is_not_yielded() {
     kill(&mut herd);
     assert!(set.remove(herd[1].id()));
     assert_eq!(set.len(), 1);
-    assert_eq!(next(&mut set).await.id(), herd[2].id());
+    assert_eq!(next(&mut set).await.pid(), Some(herd[2].id()));
     assert!(deadline(set.next_exit()).await.is_none());
 
     // A new one does not get the old one's events.
@@ -246,7 +246,7 @@ async fn opened_resolved_reaped_and_failed_waits_can_be_inserted() {
     let exit = deadline(&mut resolved).await.unwrap();
 
     let mut set = ExitSet::new();
-    assert!(set.insert_exit(ProcessExit::open(grandchild.id()).unwrap().reaped()));
+    assert!(set.insert_exit(ProcessExit::open(grandchild.id()).unwrap().until_reaped()));
     assert!(set.insert_exit(resolved));
     assert!(set.insert_exit(exit_of(0)));
     assert_eq!(set.len(), 3);
@@ -271,18 +271,18 @@ async fn a_process_is_out_once_it_is_yielded_and_may_come_in_again_for_good() {
         assert!(set.insert(process.id()).unwrap());
     }
     processes.iter_mut().for_each(|process| process.end(8));
-    let first = next(&mut set).await.id();
+    let first = next(&mut set).await.pid().unwrap();
     assert!(!set.contains(first));
     assert!(!set.remove(first));
     assert!(!set.contains(first));
     assert_eq!(set.len(), 2);
 
-    let again = ProcessExit::open(first).unwrap().reaped();
+    let again = ProcessExit::open(first).unwrap().until_reaped();
     assert!(set.insert_exit(again));
     assert!(set.contains(first));
     for _ in 0..2 {
         let exit = next(&mut set).await;
-        assert!(!set.contains(exit.id()));
+        assert!(!set.contains(exit.pid().unwrap()));
     }
     // Its earlier descriptor is closed now.
     still_pending(set.next_exit()).await;
@@ -290,7 +290,7 @@ async fn a_process_is_out_once_it_is_yielded_and_may_come_in_again_for_good() {
     assert_eq!(set.pids().collect::<Vec<_>>(), [first]);
 
     processes.iter_mut().for_each(Grandchild::reap);
-    assert_eq!(next(&mut set).await.id(), first);
+    assert_eq!(next(&mut set).await.pid(), Some(first));
     assert!(!set.contains(first));
 }
 
@@ -312,7 +312,7 @@ async fn adopted_processes_can_be_inserted_and_told_apart() {
     }
     for _ in 0..3 {
         let exit = next(&mut set).await;
-        assert_eq!(exit.id(), 0);
+        assert_eq!(exit.pid(), None);
         if support::tells_the_status_of_reaped() {
             assert_eq!(exit.status().unwrap().code(), Some(8));
         }
@@ -329,7 +329,7 @@ fn it_can_be_looked_at_without_a_runtime() {
     kill(&mut herd);
     let mut ids = HashSet::new();
     while let Some(exit) = set.try_next_exit() {
-        assert!(ids.insert(exit.unwrap().id()));
+        assert!(ids.insert(exit.unwrap().pid().unwrap()));
     }
     assert_eq!(ids, herd.iter().map(Sleeper::id).collect());
     assert!(set.is_empty());
@@ -351,7 +351,7 @@ async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
     kill(gone);
     // No time at all is enough to see all who are gone.
     let exits = deadline(set.exits_within(Duration::ZERO)).await.unwrap();
-    let ids: HashSet<u32> = exits.iter().map(Exit::id).collect();
+    let ids: HashSet<u32> = exits.iter().filter_map(Exit::pid).collect();
     assert_eq!(exits.len(), gone.len());
     assert_eq!(ids, gone.iter().map(Sleeper::id).collect());
     assert_eq!(
@@ -401,17 +401,17 @@ async fn cancelling_at_any_point_loses_nothing() {
         process.kill();
         let next = tokio::time::timeout(Duration::from_micros(50), set.next_exit());
         if let Ok(exit) = next.await {
-            assert!(ids.insert(exit.unwrap().unwrap().id()));
+            assert!(ids.insert(exit.unwrap().unwrap().pid().unwrap()));
         }
         ids.extend(
             set.next_exit()
                 .now_or_never()
                 .flatten()
-                .map(|exit| exit.unwrap().id()),
+                .map(|exit| exit.unwrap().pid().unwrap()),
         );
     }
     while let Some(exit) = deadline(set.next_exit()).await {
-        assert!(ids.insert(exit.unwrap().id()));
+        assert!(ids.insert(exit.unwrap().pid().unwrap()));
     }
     assert_eq!(ids, herd.iter().map(Sleeper::id).collect());
 }
@@ -438,8 +438,8 @@ async fn it_moves_between_tasks_and_runtimes_with_all_its_processes() {
                 .unwrap()
         };
         set = moved;
-        assert_eq!(exit.id(), process.id());
-        assert!(ids.insert(exit.id()));
+        assert_eq!(exit.pid(), Some(process.id()));
+        assert!(ids.insert(exit.pid()));
     }
     assert!(set.is_empty());
 }
@@ -490,8 +490,8 @@ async fn it_is_a_stream_that_goes_on_after_its_end() {
             .await
             .unwrap()
             .unwrap()
-            .id(),
-        first.id()
+            .pid(),
+        Some(first.id())
     );
     assert_eq!(set.size_hint(), (0, Some(0)));
     assert!(deadline(StreamExt::next(&mut set)).await.is_none());
@@ -710,7 +710,7 @@ fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_
     assert!(polled.fallback_reason().is_some());
     assert!(set.insert_exit(polled));
     assert!(set.insert(alive[1].id()).unwrap());
-    assert_eq!(set.polled(), 0);
+    assert_eq!(set.polled_len(), 0);
     assert_eq!(set.len(), 2);
 }
 
@@ -747,7 +747,7 @@ async fn the_same_process_is_in_it_once_also_when_its_exit_is_known() {
     let mut herd = herd(3);
     let mut set = set_of(&herd);
     kill(&mut herd);
-    let first = set.try_next_exit().unwrap().unwrap().id();
+    let first = set.try_next_exit().unwrap().unwrap().pid().unwrap();
     for process in herd.iter().filter(|process| process.id() != first) {
         assert!(!set.insert(process.id()).unwrap());
         assert!(!set.insert_exit(exit_of(process.id())));
@@ -809,7 +809,7 @@ async fn a_process_without_a_pid_here_is_not_among_the_pids() {
     // 0 would be a process group to whoever sends signals.
     assert_eq!(set.pids().count(), 0);
     assert_eq!(set.len(), 1);
-    assert_eq!(next(&mut set).await.id(), 0);
+    assert_eq!(next(&mut set).await.pid(), None);
 }
 
 #[cfg(target_os = "linux")]
@@ -828,10 +828,10 @@ async fn a_duplicate_of_a_yielded_pidfd_can_be_inserted() {
         assert!(deadline(set.next_exit()).await.is_none());
         // Takes the number that has just been closed.
         pidfd = duplicate.try_clone().unwrap();
-        assert_eq!(set.polled(), 0);
+        assert_eq!(set.polled_len(), 0);
     }
     set.insert_exit(ProcessExit::try_from(pidfd).unwrap());
-    assert_eq!(set.polled(), 0);
+    assert_eq!(set.polled_len(), 0);
 }
 
 #[tokio::test]

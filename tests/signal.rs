@@ -31,7 +31,7 @@ mod unix {
         let grandchild = Grandchild::spawn();
         let exit = exit_of(grandchild.id());
         exit.signal(libc::SIGTERM).unwrap();
-        assert_eq!(deadline(exit).await.unwrap().id(), grandchild.id());
+        assert_eq!(deadline(exit).await.unwrap().pid(), Some(grandchild.id()));
     }
 
     #[tokio::test]
@@ -39,7 +39,7 @@ mod unix {
         let mut child = Child::spawn(0);
         let mut exit = exit_of(child.id());
         let other = exit_of(child.id());
-        let reaped = exit_of(child.id()).reaped();
+        let reaped = exit_of(child.id()).until_reaped();
         child.end();
         deadline(&mut exit).await.unwrap();
         for exit in [&exit, &other, &reaped] {
@@ -62,11 +62,11 @@ mod unix {
         let (mut one, other) = (Child::spawn(0), Child::spawn(0));
         let mut set = ExitSet::new();
         set.insert(one.id()).unwrap();
-        set.insert_exit(exit_of(other.id()).reaped());
+        set.insert_exit(exit_of(other.id()).until_reaped());
         set.signal(other.id(), 0).unwrap();
         set.signal(one.id(), libc::SIGKILL).unwrap();
         let exit = deadline(set.next_exit()).await.unwrap().unwrap();
-        assert_eq!(exit.id(), one.id());
+        assert_eq!(exit.pid(), Some(one.id()));
         one.reap();
         // It is not in the set any more.
         let error = set.signal(one.id(), 0).unwrap_err();

@@ -125,11 +125,11 @@ async fn the_status_of_an_unreaped_process_of_another_parent_is_known_to_its_use
 #[tokio::test]
 async fn reaped_resolves_at_the_reap_with_the_status() {
     let mut grandchild = Grandchild::spawn();
-    let mut exit = exit_of(grandchild.id()).reaped();
+    let mut exit = exit_of(grandchild.id()).until_reaped();
     support::still_pending(&mut exit).await;
     grandchild.end(42);
     support::still_pending(&mut exit).await;
-    assert_eq!(exit.try_exit().unwrap(), None);
+    assert_eq!(exit.try_wait().unwrap(), None);
     grandchild.reap();
     let exit = deadline(exit).await.unwrap();
     assert_eq!(exit.status().unwrap().code(), Some(42));
@@ -142,7 +142,7 @@ async fn reaped_may_be_asked_for_after_the_exit() {
     let mut exit = exit_of(child.id());
     child.end();
     deadline(&mut exit).await.unwrap();
-    let mut exit = exit.reaped();
+    let mut exit = exit.until_reaped();
     support::still_pending(&mut exit).await;
     child.reap();
     assert_eq!(
@@ -155,7 +155,7 @@ async fn reaped_may_be_asked_for_after_the_exit() {
 #[tokio::test]
 async fn reaped_resolves_for_a_process_that_had_been_reaped() {
     let mut grandchild = Grandchild::spawn();
-    let exit = exit_of(grandchild.id()).reaped();
+    let exit = exit_of(grandchild.id()).until_reaped();
     grandchild.end(13);
     grandchild.reap();
     let exit = deadline(exit).await.unwrap();
@@ -204,7 +204,7 @@ async fn a_stranger_learns_the_status_once_it_is_reaped() {
     const TEST: &str = "a_stranger_learns_the_status_once_it_is_reaped";
     if support::role().is_some() {
         let pid = std::env::var("PIDS").unwrap().parse().unwrap();
-        let exit = exit_of(pid).reaped();
+        let exit = exit_of(pid).until_reaped();
         assert_eq!(
             deadline(exit).await.unwrap().status().unwrap().code(),
             Some(21)
@@ -234,7 +234,7 @@ async fn a_stranger_learns_the_status_once_it_is_reaped() {
 #[test]
 fn an_exit_says_what_it_is() {
     let mut child = Child::zombie(7);
-    let exit = exit_of(child.id()).try_exit().unwrap().unwrap();
+    let exit = exit_of(child.id()).try_wait().unwrap().unwrap();
     let word = if cfg!(windows) { "code" } else { "status" };
     assert_eq!(
         exit.to_string(),
@@ -256,7 +256,7 @@ async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_pr
         let mut grandchild = Grandchild::spawn();
         assert!(grandchild.id() < 100, "a pid of a new namespace");
         let mut exit = exit_of(grandchild.id());
-        let mut reaped = exit_of(grandchild.id()).reaped();
+        let mut reaped = exit_of(grandchild.id()).until_reaped();
         support::still_pending(&mut exit).await;
         grandchild.end(77);
         if !support::poll_forced() {

@@ -66,7 +66,7 @@ fn a_set_does_too() {
     let told = told_by(|| {
         let mut set = ExitSet::new();
         set.insert(me).unwrap();
-        polled = set.polled();
+        polled = set.polled_len();
     });
     let is_polled = told.contains(&format!("pid={me} mechanism={:?}", Mechanism::Polling));
     assert_eq!(is_polled, polled == 1, "{told}");

@@ -39,7 +39,7 @@ async fn a_process_that_will_exit_with_259_is_not_taken_for_exited_nor_for_runni
     let mut set = ExitSet::new();
     set.insert(child.id()).unwrap();
     still_pending(&mut exit).await;
-    assert_eq!(exit.try_exit().unwrap(), None);
+    assert_eq!(exit.try_wait().unwrap(), None);
     child.end();
     for exit in [
         deadline(exit).await,
@@ -63,9 +63,9 @@ async fn a_terminated_process_has_the_code_it_was_terminated_with() {
 #[tokio::test]
 async fn reaped_resolves_at_the_exit_as_there_is_no_reaping() {
     let mut child = Child::spawn(3);
-    let mut exit = exit_of(child.id()).reaped();
+    let mut exit = exit_of(child.id()).until_reaped();
     let mut set = ExitSet::new();
-    set.insert_exit(exit_of(child.id()).reaped());
+    set.insert_exit(exit_of(child.id()).until_reaped());
     still_pending(&mut exit).await;
     child.end();
     let exit = deadline(exit).await.unwrap();
@@ -86,7 +86,7 @@ async fn more_processes_than_one_thread_can_wait_for() {
     still_pending(set.next_exit()).await;
     children.iter_mut().rev().for_each(Child::end);
     for (child, exit) in children.iter().zip(deadline(join_all(tasks)).await) {
-        assert_eq!(exit.unwrap().unwrap().id(), child.id());
+        assert_eq!(exit.unwrap().unwrap().pid(), Some(child.id()));
     }
     let exits = set.exits_within(Duration::from_secs(20)).await.unwrap();
     assert_eq!(exits.len(), children.len());
@@ -274,7 +274,7 @@ fn while_the_thread_that_calls_back_is_busy_all_exits_are_seen_and_drops_do_not_
     );
     let mut ids = HashSet::new();
     while let Some(exit) = one.try_next_exit() {
-        assert!(ids.insert(exit.unwrap().id()));
+        assert!(ids.insert(exit.unwrap().pid().unwrap()));
     }
     assert_eq!(ids.len(), 2);
     drop((one, other));
@@ -297,7 +297,7 @@ async fn a_wait_that_has_ended_lets_go_of_its_waker() {
     );
     drop(waker);
     child.kill();
-    assert!(exit.try_exit().unwrap().is_some());
+    assert!(exit.try_wait().unwrap().is_some());
     support::until("no waker", || Arc::strong_count(&block) == 1);
 }
 
@@ -344,7 +344,7 @@ async fn a_process_handle_can_be_adopted() {
     let mut child = Child::spawn(6);
     let handle = child.0.as_handle().try_clone_to_owned().unwrap();
     let mut exit = ProcessExit::try_from(handle).unwrap();
-    assert_eq!(exit.id(), child.id());
+    assert_eq!(exit.pid(), Some(child.id()));
     assert!(exit.as_handle().is_some());
     if !support::poll_forced() {
         assert_eq!(exit.mechanism(), Some(Mechanism::WaitHandle));

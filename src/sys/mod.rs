@@ -42,7 +42,7 @@
 //!   - `identity(&self) -> Option<u64>`: what no other process has or will have, if there is such a
 //!     thing.
 //!   - `mark(&self, kind) -> io::Result<Mark>`: what tells it from all others, for
-//!     [`ProcessId`](crate::ProcessId); of that kind, if the system has several. `NotFound` once that
+//!     [`ProcessIdentity`](crate::ProcessIdentity); of that kind, if the system has several. `NotFound` once that
 //!     cannot be told any more.
 //!   - on Unix `signal(&self, signal) -> io::Result<()>`, `NotFound` if it has exited.
 //!   - `into_probe(self) -> Probe`, when events are refused or there are no more to come.

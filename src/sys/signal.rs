@@ -56,7 +56,7 @@ impl ProcessExit {
     /// let child = std::process::Command::new("sleep").arg("60").spawn()?;
     /// let exit = stop(child.id()).await?;
     /// # if !cfg!(tokio_process_exit_force_poll) {
-    /// assert_eq!(exit.to_string(), format!("process {} exited with signal: 15 (SIGTERM)", exit.id()));
+    /// assert_eq!(exit.to_string(), format!("process {} exited with signal: 15 (SIGTERM)", exit.pid().unwrap()));
     /// # }
     /// # Ok(())
     /// # }

@@ -126,7 +126,7 @@ pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
     let last = runtime.spawn(exit_of(herd[0].id()));
     herd.iter_mut().for_each(Forked::kill);
     let last = runtime.block_on(last).unwrap().unwrap();
-    assert_eq!(last.id(), herd[0].id());
+    assert_eq!(last.pid(), Some(herd[0].id()));
     std::thread::sleep(Duration::from_millis(100));
     let woken = wakes.0.load(SeqCst);
     figures.woken.store(woken, SeqCst);
@@ -154,12 +154,12 @@ async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
             2 => {
                 poll(&mut exit);
                 poll(&mut exit);
-                exit = exit.reaped();
+                exit = exit.until_reaped();
                 poll(&mut exit);
             }
             3 => {
                 poll(&mut exit);
-                assert_eq!(exit.try_exit().unwrap(), None);
+                assert_eq!(exit.try_wait().unwrap(), None);
                 // Dropped elsewhere.
                 let dropped = tokio::spawn(async move { drop(exit) });
                 dropped.await.unwrap();
@@ -186,7 +186,7 @@ async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
                 // What was adopted may have a duplicate that lives on.
                 let adopted = pidfds.get(&pid).map(|pidfd| pidfd.try_clone().unwrap());
                 let exit = adopted.map_or(exit, |pidfd| ProcessExit::try_from(pidfd).unwrap());
-                assert!(set.insert_exit(exit.reaped()));
+                assert!(set.insert_exit(exit.until_reaped()));
                 assert!(set.poll_next_exit(&mut cx()).is_pending());
                 assert!(set.remove(pid));
                 continue;

@@ -66,14 +66,15 @@ impl Herd {
     /// Compares what was told with the truth. We are the parent, and reap nobody before.
     fn told(&self, exit: &Exit) -> Option<usize> {
         let figures = &self.figures;
-        let Some(&n) = self.by_pid.get(&exit.id()) else {
+        let pid = exit.pid().unwrap();
+        let Some(&n) = self.by_pid.get(&pid) else {
             figures.blame(&figures.wrong, format_args!("{exit}, which is a stranger"));
             return None;
         };
         let member = &self.members[n];
         let (left, status) = (member.left.load(SeqCst), member.status.load(SeqCst) << 8);
         let what = format_args!("{exit}, with wait status {status:#x}, left {left}");
-        let is_zombie = || linux::state_of(exit.id()) == Some('Z');
+        let is_zombie = || linux::state_of(pid) == Some('Z');
         if left == 0 || !is_zombie() && member.may_be_reaped.load(SeqCst) == 0 {
             figures.blame(&figures.false_, what);
         }

@@ -295,7 +295,7 @@ impl Storm {
             }
         }
         // An adopted process may have no pid any more.
-        if exit.id() != life.pid && exit.id() != 0 {
+        if exit.pid().is_some_and(|pid| pid != life.pid) {
             figures.blame(&figures.wrong, what);
         }
         if until == Until::Exit {
@@ -368,11 +368,11 @@ async fn watch(storm: &Arc<Storm>, life: &Arc<Life>, opened: Option<ProcessExit>
     };
     match way {
         24..30 => drop(storm.settle(life, exit, Until::Exit).await),
-        30..34 => drop(storm.settle(life, exit.reaped(), Until::Reap).await),
+        30..34 => drop(storm.settle(life, exit.until_reaped(), Until::Reap).await),
         34..38 => {
             // The exit, and then the reap.
             let first = storm.settle(life, &mut exit, Until::Exit).await;
-            let second = storm.settle(life, exit.reaped(), Until::Reap).await;
+            let second = storm.settle(life, exit.until_reaped(), Until::Reap).await;
             if let (Some(first), Some(second)) = (first, second) {
                 if first.status().is_some() && first != second {
                     let what = format_args!("{first}, and then {second}");
@@ -411,7 +411,7 @@ async fn watch(storm: &Arc<Storm>, life: &Arc<Life>, opened: Option<ProcessExit>
             // Looks, with and without the reactor in between.
             let until_told = async {
                 loop {
-                    match exit.try_exit() {
+                    match exit.try_wait() {
                         Ok(None) => {}
                         Ok(Some(exit)) => break Ok(exit),
                         Err(error) => break Err(error),
@@ -479,7 +479,7 @@ async fn drop_midway(storm: &Storm, life: &Life, mut exit: ProcessExit) {
             sleep(Duration::from_micros(random(200))).await;
         }
     }
-    let exit = if one_in(3) { exit.reaped() } else { exit };
+    let exit = if one_in(3) { exit.until_reaped() } else { exit };
     drop(exit);
     let before = wakes.0.load(SeqCst);
     // Otherwise a wake may have been on its way.
@@ -554,7 +554,7 @@ async fn watch_in_set(storm: &Arc<Storm>, life: &Arc<Life>, opened: Option<Proce
     };
     let opened = match until {
         Until::Exit => opened,
-        Until::Reap => opened.map(ProcessExit::reaped),
+        Until::Reap => opened.map(ProcessExit::until_reaped),
     };
     let (done, is_done) = oneshot::channel();
     let _ = set.send(Order::Watch(life.clone(), opened, until, done));
@@ -656,7 +656,7 @@ impl Kept {
         let has_pidfd = opened.as_ref().map_or(self.storm.weather.pidfds, has_pidfd);
         let inserted = match opened {
             // Adopted after the reap: nobody could tell later whose exit it is.
-            Some(exit) if exit.id() == 0 => return,
+            Some(exit) if exit.pid().is_none() => return,
             Some(exit) => Ok(self.set.insert_exit(exit)),
             None => self.set.insert(pid),
         };
@@ -720,7 +720,8 @@ impl Kept {
 
     fn told(&mut self, exit: &Exit) {
         let figures = &self.storm.figures;
-        let Some(inmates) = self.inmates.get_mut(&exit.id()) else {
+        let pid = exit.pid().unwrap_or_default();
+        let Some(inmates) = self.inmates.get_mut(&pid) else {
             let what = format_args!("a set: {exit}, which was not in");
             return figures.blame(&figures.false_, what);
         };
@@ -735,7 +736,7 @@ impl Kept {
             .iter()
             .position(|inmate| has_come(inmate) && fits(&inmate.life));
         let inmate = inmates.remove(index.unwrap_or(0));
-        let guessed = self.guessed.entry(exit.id()).or_default();
+        let guessed = self.guessed.entry(pid).or_default();
         // Without a status it may have been another one before. Then that was this one.
         let before = guessed.iter().position(|life| fits(life));
         match (inmate, index, before) {
@@ -753,8 +754,8 @@ impl Kept {
             (None, _, _) => {}
         }
         if inmates.is_empty() {
-            self.inmates.remove(&exit.id());
-            self.guessed.remove(&exit.id());
+            self.inmates.remove(&pid);
+            self.guessed.remove(&pid);
         }
     }
 

@@ -37,7 +37,7 @@ pub fn replace(name: &'static str, time: Duration) {
             return skip("pids cannot be chosen");
         };
         // The first has gone.
-        let told = match exit.try_exit().unwrap() {
+        let told = match exit.try_wait().unwrap() {
             Some(told) => told,
             None => {
                 if is_old {

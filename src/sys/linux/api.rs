@@ -10,7 +10,7 @@ use crate::ProcessExit;
 /// from `clone3`. Linux only.
 ///
 /// The process may be one of another pid namespace, or one that has been reaped already. Then its
-/// [`id`](ProcessExit::id) is 0.
+/// [`pid`](ProcessExit::pid) is `None`.
 ///
 /// # Errors
 ///
@@ -31,8 +31,8 @@ impl TryFrom<OwnedFd> for ProcessExit {
     type Error = io::Error;
 
     fn try_from(pidfd: OwnedFd) -> io::Result<ProcessExit> {
-        let (process, id) = Process::adopt(pidfd)?;
-        Ok(ProcessExit::adopted(process, id))
+        let (process, pid) = Process::adopt(pidfd)?;
+        Ok(ProcessExit::adopted(process, pid))
     }
 }
 

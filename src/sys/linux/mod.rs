@@ -10,6 +10,7 @@ mod task;
 use std::cell::Cell;
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::thread;
@@ -68,17 +69,17 @@ impl Process {
         Ok(Opened::Refused((Probe::Pid(probe), reason)))
     }
 
-    /// Adopts a pidfd, and finds out the pid: 0 if the process has none here, as it has been
+    /// Adopts a pidfd, and finds out the pid: `None` if the process has none here, as it has been
     /// reaped or lives outside this pid namespace.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for any other descriptor.
-    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Process, u32)> {
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Process, Option<NonZeroU32>)> {
         pidfd::check_kind(fd.as_fd())?;
         let pid = pidfd::pid(fd.as_fd())
             .or_else(|| procfs::pid_of_pidfd(fd.as_fd()).filter(|_| procfs::numbers_as_we_do()));
-        Ok((Process::new(fd), pid.unwrap_or(0)))
+        Ok((Process::new(fd), pid.and_then(NonZeroU32::new)))
     }
 
     fn new(pidfd: OwnedFd) -> Process {

@@ -32,8 +32,8 @@ impl TryFrom<OwnedHandle> for ProcessExit {
     type Error = io::Error;
 
     fn try_from(handle: OwnedHandle) -> io::Result<ProcessExit> {
-        let (process, id) = Process::adopt(handle)?;
-        Ok(ProcessExit::adopted(process, id))
+        let (process, pid) = Process::adopt(handle)?;
+        Ok(ProcessExit::adopted(process, pid))
     }
 }
 

@@ -7,6 +7,7 @@ mod share;
 mod wait;
 
 use std::io;
+use std::num::NonZeroU32;
 use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
 use std::os::windows::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
@@ -53,9 +54,9 @@ impl Process {
     /// # Errors
     ///
     /// `InvalidInput` for any other handle, and for one without the rights that it takes.
-    pub(crate) fn adopt(handle: OwnedHandle) -> io::Result<(Process, u32)> {
+    pub(crate) fn adopt(handle: OwnedHandle) -> io::Result<(Process, Option<NonZeroU32>)> {
         let (handle, pid) = Handle::adopt(handle)?;
-        Ok((Process::new(handle), pid))
+        Ok((Process::new(handle), NonZeroU32::new(pid)))
     }
 
     fn new(handle: Handle) -> Process {
