@@ -227,10 +227,10 @@ mod peer_exit {
             // The client. What it has opened is left to its child.
             let path = std::env::var_os("SOCKET").unwrap();
             let connection = UnixStream::connect(path).unwrap();
-            let keeper = support::unix::fork(|| support::unix::forever());
-            println!("{}", keeper.id());
+            let parent = support::unix::fork(|| support::unix::forever());
+            println!("{}", parent.id());
             std::io::stdin().read_line(&mut String::new()).unwrap();
-            drop((keeper, connection));
+            drop((parent, connection));
             return;
         }
         if !knows_its_peer() {

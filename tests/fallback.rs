@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
-use support::linux::{self, Forked, Grandchild, herd, limit_descriptors};
+use support::linux::{self, Forked, Grandchild, limit_descriptors, many};
 use support::{Child, deadline, skip, still_pending};
 use tokio::runtime::{Builder, Runtime};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
@@ -661,9 +661,11 @@ fn thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_othe
             .build()
             .unwrap();
         let before = threads();
-        let herd = herd(2000);
-        let mut exits: FuturesUnordered<ProcessExit> =
-            herd.iter().map(|process| exit_of(process.id())).collect();
+        let processes = many(2000);
+        let mut exits: FuturesUnordered<ProcessExit> = processes
+            .iter()
+            .map(|process| exit_of(process.id()))
+            .collect();
         runtime.block_on(async {
             still_pending(exits.next()).await;
             // One that looks, and the next one in the queue.
@@ -674,7 +676,7 @@ fn thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_othe
                 deadline(tokio::fs::metadata("/")).await.unwrap();
                 deadline(tokio::task::spawn_blocking(|| ())).await.unwrap();
             }
-            let killed = herd.iter().map(Forked::id);
+            let killed = processes.iter().map(Forked::id);
             killed.for_each(|pid| linux::kill(pid, libc::SIGKILL));
             let mut resolved = 0;
             while let Some(exit) = deadline(exits.next()).await {
@@ -699,9 +701,11 @@ fn the_poller_takes_little_of_one_core_however_many_it_polls() {
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     for size in [1, 100, 2000] {
-        let herd = herd(size);
-        let mut exits: FuturesUnordered<ProcessExit> =
-            herd.iter().map(|process| exit_of(process.id())).collect();
+        let processes = many(size);
+        let mut exits: FuturesUnordered<ProcessExit> = processes
+            .iter()
+            .map(|process| exit_of(process.id()))
+            .collect();
         runtime.block_on(async {
             still_pending(exits.next()).await;
             let (before, start) = (linux::cpu_time(), Instant::now());
@@ -721,12 +725,15 @@ fn the_poller_takes_little_of_one_core_however_many_it_polls() {
 fn a_runtime_shuts_down_within_100_ms_while_it_polls() {
     let _ = in_a_process_of_its_own!(a_runtime_shuts_down_within_100_ms_while_it_polls, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
-    let herd = herd(500);
+    let processes = many(500);
     // The machine may be busy with something else, but not each time.
     let fastest = (0..5).map(|_| {
         let runtime = runtime();
-        let mut outside = exit_of(herd[0].id());
-        let exits: Vec<ProcessExit> = herd.iter().map(|process| exit_of(process.id())).collect();
+        let mut outside = exit_of(processes[0].id());
+        let exits: Vec<ProcessExit> = processes
+            .iter()
+            .map(|process| exit_of(process.id()))
+            .collect();
         runtime.block_on(async {
             tokio::spawn(join_all(exits));
             still_pending(&mut outside).await;
@@ -782,7 +789,7 @@ fn polling_ends_with_the_last_wait() {
     });
 }
 
-async fn yields_all(set: &mut ExitSet, herd: &[Forked]) {
+async fn yields_all(set: &mut ExitSet, processes: &[Forked]) {
     use std::os::unix::process::ExitStatusExt;
     let mut ids = HashSet::new();
     while let Some(exit) = deadline(set.next_exit()).await {
@@ -790,7 +797,7 @@ async fn yields_all(set: &mut ExitSet, herd: &[Forked]) {
         assert_eq!(exit.status().unwrap().signal(), Some(libc::SIGKILL));
         assert!(ids.insert(exit.pid().unwrap()), "{exit} was yielded twice");
     }
-    assert_eq!(ids, herd.iter().map(Forked::id).collect());
+    assert_eq!(ids, processes.iter().map(Forked::id).collect());
 }
 
 #[test]
@@ -800,10 +807,10 @@ fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
         ["1"]
     );
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let herd = herd(300);
+    let processes = many(300);
     let limit = limit_descriptors(128);
     let mut set = ExitSet::new();
-    for process in &herd {
+    for process in &processes {
         assert!(set.insert(process.id()).unwrap());
         assert!(!set.insert(process.id()).unwrap());
     }
@@ -811,7 +818,7 @@ fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
     runtime.block_on(async {
         still_pending(set.next_exit()).await;
         // Those that were inserted last are polled.
-        for process in [&herd[299], &herd[0], &herd[298]] {
+        for process in [&processes[299], &processes[0], &processes[298]] {
             linux::kill(process.id(), libc::SIGKILL);
             let exit = deadline(set.next_exit()).await.unwrap().unwrap();
             assert_eq!(exit.pid(), Some(process.id()));
@@ -825,7 +832,7 @@ fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
             })
             .await;
         }
-        let rest = &herd[1..298];
+        let rest = &processes[1..298];
         rest.iter()
             .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
         yields_all(&mut set, rest).await;
@@ -910,9 +917,9 @@ fn a_set_whose_events_are_refused_polls_them_all() {
         "epoll_ctl" => deny!(libc::SYS_epoll_ctl, libc::ENOSPC),
         _ => {}
     }
-    let herd = herd(300);
+    let processes = many(300);
     let mut set = ExitSet::new();
-    for process in &herd {
+    for process in &processes {
         set.insert(process.id()).unwrap();
     }
     if role == "epoll_ctl of the reactor" {
@@ -921,9 +928,10 @@ fn a_set_whose_events_are_refused_polls_them_all() {
     runtime.block_on(async {
         still_pending(set.next_exit()).await;
         assert_eq!(set.polled_len(), 300);
-        herd.iter()
+        processes
+            .iter()
             .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
-        yields_all(&mut set, &herd).await;
+        yields_all(&mut set, &processes).await;
     });
 }
 
@@ -931,9 +939,9 @@ fn a_set_whose_events_are_refused_polls_them_all() {
 fn a_polled_set_goes_on_in_another_runtime() {
     let _ = in_a_process_of_its_own!(a_polled_set_goes_on_in_another_runtime, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
-    let herd = herd(50);
+    let processes = many(50);
     let mut set = ExitSet::new();
-    for process in &herd {
+    for process in &processes {
         set.insert(process.id()).unwrap();
     }
     let (first, second) = (runtime(), runtime());
@@ -944,9 +952,10 @@ fn a_polled_set_goes_on_in_another_runtime() {
     drop(first);
     handle.block_on(set.next_exit()).unwrap().unwrap_err();
     assert_eq!(set.len(), 50);
-    herd.iter()
+    processes
+        .iter()
         .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
-    second.block_on(yields_all(&mut set, &herd));
+    second.block_on(yields_all(&mut set, &processes));
 }
 
 /// Runs a test again with its own mounts, as `nobody`, after `mount` has run as root.

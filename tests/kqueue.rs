@@ -13,7 +13,7 @@ mod support;
 use std::collections::HashSet;
 
 use support::unix::{Grandchild, open_fds};
-use support::{Child, Sleeper, deadline, herd, skip, still_pending};
+use support::{Child, Sleeper, deadline, many, skip, still_pending};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
 /// In a process of its own, as it counts descriptors.
@@ -30,27 +30,27 @@ fn a_wait_takes_one_descriptor_and_a_set_one_for_all() {
         .enable_all()
         .build()
         .unwrap();
-    let mut herd = herd(300);
+    let mut processes = many(300);
     let before = open_fds().len();
     runtime.block_on(async {
-        let mut exit = exit_of(herd[0].id());
+        let mut exit = exit_of(processes[0].id());
         still_pending(&mut exit).await;
         assert_eq!(open_fds().len(), before + 1);
         drop(exit);
 
         let mut set = ExitSet::new();
-        for process in &herd {
+        for process in &processes {
             assert!(set.insert(process.id()).unwrap());
         }
         still_pending(set.next_exit()).await;
         assert_eq!(open_fds().len(), before + 1);
         assert_eq!(set.polled_len(), 0);
-        herd.iter_mut().for_each(Sleeper::kill);
+        processes.iter_mut().for_each(Sleeper::kill);
         let mut ids = HashSet::new();
         while let Some(exit) = deadline(set.next_exit()).await {
             assert!(ids.insert(exit.unwrap().pid().unwrap()));
         }
-        assert_eq!(ids.len(), herd.len());
+        assert_eq!(ids.len(), processes.len());
     });
 }
 

@@ -11,7 +11,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use support::linux;
 #[cfg(unix)]
 use support::unix::Grandchild;
-use support::{Child, Sleeper, at_most, deadline, herd, still_pending};
+use support::{Child, Sleeper, at_most, deadline, many, still_pending};
 #[cfg(unix)]
 use tokio_process_exit::ProcessExit;
 use tokio_process_exit::{Exit, ExitSet, exit_of};
@@ -23,9 +23,9 @@ async fn next(set: &mut ExitSet) -> Exit {
         .expect("no error")
 }
 
-fn set_of(herd: &[Sleeper]) -> ExitSet {
+fn set_of(processes: &[Sleeper]) -> ExitSet {
     let mut set = ExitSet::new();
-    for process in herd {
+    for process in processes {
         assert!(set.insert(process.id()).unwrap());
     }
     set
@@ -61,8 +61,8 @@ fn all_descriptors() -> Vec<std::fs::File> {
     std::iter::from_fn(|| open_null().ok()).collect()
 }
 
-fn kill(herd: &mut [Sleeper]) {
-    herd.iter_mut().for_each(Sleeper::kill);
+fn kill(processes: &mut [Sleeper]) {
+    processes.iter_mut().for_each(Sleeper::kill);
 }
 
 #[tokio::test]
@@ -190,30 +190,30 @@ async fn a_recycled_pid_is_another_process_and_both_are_yielded() {
 
 #[tokio::test]
 async fn a_process_that_was_removed_is_not_yielded() {
-    let mut herd = herd(3);
-    let mut set = set_of(&herd);
-    assert!(set.remove(herd[0].id()));
-    assert!(!set.remove(herd[0].id()));
+    let mut processes = many(3);
+    let mut set = set_of(&processes);
+    assert!(set.remove(processes[0].id()));
+    assert!(!set.remove(processes[0].id()));
     assert!(!set.remove(1));
-    assert!(!set.contains(herd[0].id()));
+    assert!(!set.contains(processes[0].id()));
     still_pending(set.next_exit()).await;
     // Also after its exit, known or not.
-    kill(&mut herd);
-    assert!(set.remove(herd[1].id()));
+    kill(&mut processes);
+    assert!(set.remove(processes[1].id()));
     assert_eq!(set.len(), 1);
-    assert_eq!(next(&mut set).await.pid(), Some(herd[2].id()));
+    assert_eq!(next(&mut set).await.pid(), Some(processes[2].id()));
     assert!(deadline(set.next_exit()).await.is_none());
 
     // A new one does not get the old one's events.
     for _ in 0..20 {
-        let alive = &support::herd(1)[0];
-        set.insert(herd[0].id()).unwrap();
-        set.remove(herd[0].id());
+        let alive = &many(1)[0];
+        set.insert(processes[0].id()).unwrap();
+        set.remove(processes[0].id());
         set.insert(alive.id()).unwrap();
         assert!(set.next_exit().now_or_never().is_none());
         set.remove(alive.id());
     }
-    herd.clear();
+    processes.clear();
 }
 
 #[tokio::test]
@@ -323,22 +323,22 @@ async fn adopted_processes_can_be_inserted_and_told_apart() {
 
 #[test]
 fn it_can_be_looked_at_without_a_runtime() {
-    let mut herd = herd(at_most(300));
-    let mut set = set_of(&herd);
+    let mut processes = many(at_most(300));
+    let mut set = set_of(&processes);
     assert!(set.try_next_exit().is_none());
-    kill(&mut herd);
+    kill(&mut processes);
     let mut ids = HashSet::new();
     while let Some(exit) = set.try_next_exit() {
         assert!(ids.insert(exit.unwrap().pid().unwrap()));
     }
-    assert_eq!(ids, herd.iter().map(Sleeper::id).collect());
+    assert_eq!(ids, processes.iter().map(Sleeper::id).collect());
     assert!(set.is_empty());
 }
 
 #[tokio::test]
 async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
-    let mut herd = herd(at_most(400));
-    let mut set = set_of(&herd);
+    let mut processes = many(at_most(400));
+    let mut set = set_of(&processes);
     assert_eq!(set.exits_within(Duration::ZERO).await.unwrap(), []);
     let start = Instant::now();
     assert_eq!(
@@ -347,7 +347,7 @@ async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
     );
     assert!(start.elapsed() >= Duration::from_millis(50));
 
-    let (gone, alive) = herd.split_at_mut(at_most(400) * 3 / 4);
+    let (gone, alive) = processes.split_at_mut(at_most(400) * 3 / 4);
     kill(gone);
     // No time at all is enough to see all who are gone.
     let exits = deadline(set.exits_within(Duration::ZERO)).await.unwrap();
@@ -373,12 +373,12 @@ async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
 
 #[tokio::test]
 async fn exits_within_loses_nothing_when_cancelled_or_failing() {
-    let mut herd = herd(3);
-    let mut set = set_of(&herd);
-    kill(&mut herd[..2]);
+    let mut processes = many(3);
+    let mut set = set_of(&processes);
+    kill(&mut processes[..2]);
     still_pending(set.exits_within(Duration::MAX)).await;
     assert_eq!(set.len(), 3);
-    assert!(set.contains(herd[0].id()) && set.contains(herd[1].id()));
+    assert!(set.contains(processes[0].id()) && set.contains(processes[1].id()));
     set.insert_exit(exit_of(0));
     let exits = deadline(set.exits_within(Duration::ZERO)).await.unwrap();
     assert_eq!(exits.len(), 2);
@@ -389,15 +389,15 @@ async fn exits_within_loses_nothing_when_cancelled_or_failing() {
             .kind(),
         ErrorKind::InvalidInput
     );
-    assert_eq!(set.pids().collect::<Vec<_>>(), [herd[2].id()]);
+    assert_eq!(set.pids().collect::<Vec<_>>(), [processes[2].id()]);
 }
 
 #[tokio::test]
 async fn cancelling_at_any_point_loses_nothing() {
-    let mut herd = herd(at_most(200));
-    let mut set = set_of(&herd);
+    let mut processes = many(at_most(200));
+    let mut set = set_of(&processes);
     let mut ids = HashSet::new();
-    for process in &mut herd {
+    for process in &mut processes {
         process.kill();
         let next = tokio::time::timeout(Duration::from_micros(50), set.next_exit());
         if let Ok(exit) = next.await {
@@ -413,15 +413,15 @@ async fn cancelling_at_any_point_loses_nothing() {
     while let Some(exit) = deadline(set.next_exit()).await {
         assert!(ids.insert(exit.unwrap().pid().unwrap()));
     }
-    assert_eq!(ids, herd.iter().map(Sleeper::id).collect());
+    assert_eq!(ids, processes.iter().map(Sleeper::id).collect());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_moves_between_tasks_and_runtimes_with_all_its_processes() {
-    let mut herd = herd(at_most(100));
-    let mut set = set_of(&herd);
+    let mut processes = many(at_most(100));
+    let mut set = set_of(&processes);
     let mut ids = HashSet::new();
-    for (n, process) in herd.iter_mut().enumerate() {
+    for (n, process) in processes.iter_mut().enumerate() {
         process.kill();
         let (exit, moved) = if n % 10 == 0 {
             let runtime = std::thread::spawn(move || {
@@ -447,9 +447,9 @@ async fn it_moves_between_tasks_and_runtimes_with_all_its_processes() {
 #[tokio::test]
 async fn others_have_their_turn_during_a_mass_exit() {
     let size = if cfg!(windows) { 300 } else { 2000 };
-    let mut herd = herd(size);
-    let mut set = set_of(&herd);
-    kill(&mut herd);
+    let mut processes = many(size);
+    let mut set = set_of(&processes);
+    kill(&mut processes);
     let ticks = std::rc::Rc::new(std::cell::Cell::new(0));
     let local = tokio::task::LocalSet::new();
     let ticker = ticks.clone();
@@ -517,7 +517,7 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
         // A set that is empty needs one, for its next process.
         let most = open() + 1;
 
-        let mut dead = herd(1000);
+        let mut dead = many(1000);
         let mut set = set_of(&dead);
         kill(&mut dead);
         assert_eq!(
@@ -551,7 +551,7 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
         assert!(open() <= most, "after next_exit");
         drop(set);
 
-        let alive = herd(1);
+        let alive = many(1);
         let mut set = set_of(&dead);
         set.insert(alive[0].id()).unwrap();
         for _ in 0..1000 {
@@ -592,11 +592,11 @@ fn a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit() {
         return support::skip(&format!("the table has {before} places"));
     }
     let open = linux::open_fds().len();
-    let herd = herd(100);
+    let processes = many(100);
 
     let mut set = ExitSet::new();
     let mut sizes = HashSet::from([before]);
-    for process in &herd {
+    for process in &processes {
         set.insert(process.id()).unwrap();
         sizes.insert(linux::descriptor_table());
     }
@@ -622,12 +622,12 @@ fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
         return;
     }
     let runtime = current_thread();
-    let mut herd = herd(240);
+    let mut processes = many(240);
     // There were enough when this was made.
-    drop(set_of(&herd[..1]));
+    drop(set_of(&processes[..1]));
     linux::limit_descriptors(256);
-    let mut set = set_of(&herd);
-    kill(&mut herd);
+    let mut set = set_of(&processes);
+    kill(&mut processes);
     runtime.block_on(async {
         let mut files = Vec::new();
         while let Some(exit) = deadline(set.next_exit()).await {
@@ -644,13 +644,13 @@ fn a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce() {
     if !is_alone("a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce") {
         return;
     }
-    let mut herd = herd(100);
-    kill(&mut herd);
+    let mut processes = many(100);
+    kill(&mut processes);
     linux::limit_descriptors(256);
     let _files: Vec<_> = (0..200).map(|_| open_null().unwrap()).collect();
     let before = linux::open_fds().len();
     let mut set = ExitSet::new();
-    for process in &herd {
+    for process in &processes {
         set.insert(process.id()).unwrap();
         while set.try_next_exit().is_none() {}
         // The set's own, for its next process.
@@ -668,10 +668,10 @@ fn an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since(
         return support::skip("polled processes have no descriptors");
     }
     let runtime = current_thread();
-    let mut herd = herd(100);
+    let mut processes = many(100);
     linux::limit_descriptors(256);
-    let mut set = set_of(&herd);
-    kill(&mut herd);
+    let mut set = set_of(&processes);
+    kill(&mut processes);
     let mut files: Vec<_> = all_descriptors();
     // For the reactor, and to read /proc with.
     files.truncate(files.len() - 4);
@@ -695,8 +695,8 @@ fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_
         return support::skip("polling is forced");
     }
     let runtime = current_thread();
-    let mut dead = herd(50);
-    let alive = herd(2);
+    let mut dead = many(50);
+    let alive = many(2);
     linux::limit_descriptors(256);
     let mut set = set_of(&dead);
     kill(&mut dead);
@@ -724,13 +724,13 @@ fn an_exit_waits_for_no_close_once_there_are_descriptors_enough() {
         return support::skip("polled processes have no descriptors");
     }
     let runtime = current_thread();
-    let mut herd = herd(100);
+    let mut processes = many(100);
     let enough = linux::limit_descriptors(128);
     // They were scarce when this was made.
-    drop(set_of(&herd));
+    drop(set_of(&processes));
     linux::limit_descriptors(enough);
-    let mut set = set_of(&herd);
-    kill(&mut herd);
+    let mut set = set_of(&processes);
+    kill(&mut processes);
     runtime.block_on(async {
         let before = linux::open_fds().len();
         for nth in 0..50 {
@@ -744,11 +744,11 @@ fn an_exit_waits_for_no_close_once_there_are_descriptors_enough() {
 
 #[tokio::test]
 async fn the_same_process_is_in_it_once_also_when_its_exit_is_known() {
-    let mut herd = herd(3);
-    let mut set = set_of(&herd);
-    kill(&mut herd);
+    let mut processes = many(3);
+    let mut set = set_of(&processes);
+    kill(&mut processes);
     let first = set.try_next_exit().unwrap().unwrap().pid().unwrap();
-    for process in herd.iter().filter(|process| process.id() != first) {
+    for process in processes.iter().filter(|process| process.id() != first) {
         assert!(!set.insert(process.id()).unwrap());
         assert!(!set.insert_exit(exit_of(process.id())));
     }
@@ -767,15 +767,15 @@ async fn the_same_process_is_in_it_once_also_when_its_exit_is_known() {
 #[tokio::test]
 async fn known_exits_are_yielded_in_turns_too() {
     let size = if cfg!(windows) { 300 } else { 2000 };
-    let mut herd = herd(size);
-    let mut set = set_of(&herd);
-    kill(&mut herd);
+    let mut processes = many(size);
+    let mut set = set_of(&processes);
+    kill(&mut processes);
     let turns = std::rc::Rc::new(std::cell::Cell::new(0));
     let counter = turns.clone();
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
-            let one_alive = &support::herd(1)[0];
+            let one_alive = &many(1)[0];
             set.insert(one_alive.id()).unwrap();
             // All become known, and are kept as the wait is cancelled.
             still_pending(set.exits_within(Duration::MAX)).await;
@@ -845,10 +845,10 @@ async fn a_debug_line_says_what_is_in_it() {
 
 #[tokio::test]
 async fn cancelling_exits_within_at_any_turn_lets_no_process_in_twice() {
-    let mut herd = herd(at_most(400));
-    kill(&mut herd);
+    let mut processes = many(at_most(400));
+    kill(&mut processes);
     for turns in 1.. {
-        let mut set = set_of(&herd);
+        let mut set = set_of(&processes);
         let patience = async {
             for _ in 0..turns {
                 tokio::task::yield_now().await;
@@ -860,18 +860,18 @@ async fn cancelling_exits_within_at_any_turn_lets_no_process_in_twice() {
             () = patience => None,
         };
         if let Some(exits) = exits {
-            assert_eq!(exits.unwrap().len(), herd.len());
+            assert_eq!(exits.unwrap().len(), processes.len());
             assert!(
-                turns > 1 || herd.len() < 128,
+                turns > 1 || processes.len() < 128,
                 "it takes several turns where there are more than the budget"
             );
             break;
         }
-        for process in &herd {
+        for process in &processes {
             assert!(!set.insert(process.id()).unwrap(), "cancelled at {turns}");
             assert!(!set.insert_exit(exit_of(process.id())));
         }
-        assert_eq!(set.len(), herd.len());
+        assert_eq!(set.len(), processes.len());
     }
 }
 
@@ -884,10 +884,10 @@ fn many_exits_leave_no_descriptors_behind_while_they_are_scarce() {
     if support::poll_forced() {
         return support::skip("polled processes have no descriptors");
     }
-    let mut herd = herd(200);
+    let mut processes = many(200);
     linux::limit_descriptors(256);
-    let mut set = set_of(&herd);
-    kill(&mut herd);
+    let mut set = set_of(&processes);
+    kill(&mut processes);
     let before = linux::open_fds().len();
     for nth in 1..=100 {
         while set.try_next_exit().is_none() {}
@@ -903,12 +903,12 @@ fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
         return;
     }
     let runtime = current_thread();
-    let mut herd = herd(400);
-    kill(&mut herd);
+    let mut processes = many(400);
+    kill(&mut processes);
     linux::limit_descriptors(2000);
     runtime.block_on(async {
         for turns in 0..8 {
-            let mut set = set_of(&herd);
+            let mut set = set_of(&processes);
             let mut waiting = Box::pin(set.exits_within(Duration::from_secs(20)));
             let mut returned = Vec::new();
             for _ in 0..turns {
@@ -920,7 +920,7 @@ fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
             }
             drop(waiting);
             let files: Vec<_> = all_descriptors();
-            for process in &herd[..returned.len().abs_diff(400).min(3)] {
+            for process in &processes[..returned.len().abs_diff(400).min(3)] {
                 assert!(!set.insert(process.id()).unwrap(), "after {turns} turns");
             }
             drop(files);
@@ -936,8 +936,8 @@ fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
 
 #[tokio::test]
 async fn exits_within_returns_all_that_have_exited_by_its_end_in_one_turn_too() {
-    let mut herd = herd(at_most(400));
-    let mut set = set_of(&herd);
+    let mut processes = many(at_most(400));
+    let mut set = set_of(&processes);
     // The reactor watches by now.
     still_pending(set.next_exit()).await;
     let patience = Duration::from_millis(30);
@@ -949,11 +949,11 @@ async fn exits_within_returns_all_that_have_exited_by_its_end_in_one_turn_too() 
     };
     let killer = async {
         tokio::time::sleep(patience).await;
-        kill(&mut herd);
+        kill(&mut processes);
     };
     let exits = tokio::task::unconstrained(set.exits_within(patience));
     let (_, _, exits) = deadline(async { tokio::join!(biased; busy, killer, exits) }).await;
-    assert_eq!(exits.unwrap().len(), herd.len());
+    assert_eq!(exits.unwrap().len(), processes.len());
 }
 
 #[cfg(target_os = "linux")]

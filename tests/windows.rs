@@ -15,7 +15,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use futures::future::join_all;
-use support::{Child, deadline, herd, shell, still_pending};
+use support::{Child, deadline, many, shell, still_pending};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
 /// `STILL_ACTIVE`, as `GetExitCodeProcess` says of a process that is running.
@@ -76,7 +76,7 @@ async fn reaped_resolves_at_the_exit_as_there_is_no_reaping() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_processes_than_one_thread_can_wait_for() {
     // MAXIMUM_WAIT_OBJECTS is 64.
-    let mut children = herd(150);
+    let mut children = many(150);
     let exits = children.iter().map(|child| exit_of(child.id()));
     let tasks: Vec<_> = exits.map(tokio::spawn).collect();
     let mut set = ExitSet::new();
@@ -172,7 +172,7 @@ async fn a_waker_may_drop_the_wait_that_wakes_it() {
 
 #[tokio::test]
 async fn a_waker_may_drop_other_waits_too() {
-    let alive = herd(5);
+    let alive = many(5);
     for _ in 0..20 {
         let mut child = Child::spawn(0);
         // The one that exits, and others that the same thread may wait for.
@@ -193,7 +193,7 @@ async fn a_waker_may_drop_other_waits_too() {
 
 #[tokio::test]
 async fn a_waker_may_drop_a_set() {
-    let alive = herd(5);
+    let alive = many(5);
     for _ in 0..10 {
         let mut child = Child::spawn(0);
         let mut set = ExitSet::new();
@@ -229,7 +229,7 @@ fn while_the_thread_that_calls_back_is_busy_all_exits_are_seen_and_drops_do_not_
         .enable_all()
         .build()
         .unwrap();
-    let mut children = herd(4);
+    let mut children = many(4);
     let block = Arc::new(Block {
         woken: AtomicBool::new(false),
         released: Mutex::new(()),

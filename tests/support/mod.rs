@@ -22,14 +22,14 @@ pub mod unix;
 pub mod windows;
 
 #[cfg(unix)]
-pub use unix::{Forked as Sleeper, herd};
+pub use unix::{Forked as Sleeper, many};
 /// A process that sleeps until it is killed.
 #[cfg(windows)]
 pub type Sleeper = Child;
 
 /// Processes that sleep until they are killed, as cheap as they come.
 #[cfg(windows)]
-pub fn herd(size: usize) -> Vec<Sleeper> {
+pub fn many(size: usize) -> Vec<Sleeper> {
     (0..size).map(|_| Child::spawn(0)).collect()
 }
 

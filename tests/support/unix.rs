@@ -6,13 +6,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 #[cfg(not(target_os = "linux"))]
 use std::process::Command;
 
-/// A process that is not our child. Its parent, the keeper, reaps it only when told.
+/// A process that is not our child. Its parent, the parent, reaps it only when told.
 pub struct Grandchild {
     id: u32,
-    keeper: Forked,
+    parent: Forked,
     /// Carries the exit code to the grandchild.
     exit: File,
-    /// Carries the order to reap to the keeper, and its report back.
+    /// Carries the order to reap to the parent, and its report back.
     reap: File,
     report: File,
     reaped: bool,
@@ -28,7 +28,7 @@ impl Grandchild {
             reap_read.as_raw_fd(),
             report_write.as_raw_fd(),
         );
-        let keeper = fork(|| {
+        let parent = fork(|| {
             let grandchild = fork_raw();
             if grandchild == 0 {
                 die_with_parent();
@@ -43,11 +43,11 @@ impl Grandchild {
         let mut id = [0; 4];
         report
             .read_exact(&mut id)
-            .expect("the keeper reports the pid");
+            .expect("the parent reports the pid");
         let id = u32::from_ne_bytes(id);
         Grandchild {
             id,
-            keeper,
+            parent,
             exit,
             reap,
             report,
@@ -78,10 +78,10 @@ impl Grandchild {
 
     /// Has it reaped by its parent, once it has exited.
     pub fn reap(&mut self) {
-        self.reap.write_all(&[1]).expect("the keeper listens");
+        self.reap.write_all(&[1]).expect("the parent listens");
         self.report
             .read_exact(&mut [0])
-            .expect("the keeper reports the reap");
+            .expect("the parent reports the reap");
         self.reaped = true;
     }
 }
@@ -94,8 +94,8 @@ impl Drop for Grandchild {
             kill(self.id, libc::SIGKILL);
             self.reap();
         }
-        // The keeper goes with its own drop.
-        let _ = &self.keeper;
+        // The parent goes with its own drop.
+        let _ = &self.parent;
     }
 }
 
@@ -144,7 +144,7 @@ pub fn fork(body: impl FnOnce() -> i32) -> Forked {
 }
 
 /// Children that cost next to nothing, and sleep until they are killed.
-pub fn herd(size: usize) -> Vec<Forked> {
+pub fn many(size: usize) -> Vec<Forked> {
     (0..size).map(|_| fork(|| forever())).collect()
 }
 

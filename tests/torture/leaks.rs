@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
 use crate::figures::{Figures, random};
-use crate::support::linux::{self, Forked, herd};
+use crate::support::linux::{self, Forked, many};
 use crate::support::poll_forced;
 
 /// Counts the bytes that are allocated.
@@ -82,7 +82,7 @@ pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
     const THREADS_LIVE_ON: Duration = Duration::from_millis(20);
     let start = Instant::now();
     let figures = Figures::default();
-    let mut herd = herd(30);
+    let mut processes = many(30);
     let mut builder = Builder::new_multi_thread();
     if refuse_registration {
         builder.on_thread_start(|| linux::deny(libc::SYS_epoll_ctl, libc::ENOSPC));
@@ -92,7 +92,7 @@ pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
     let wakes = Arc::new(Wakes::default());
 
     let run = |count| {
-        let (pids, wakes) = (herd.iter().map(Forked::id).collect(), wakes.clone());
+        let (pids, wakes) = (processes.iter().map(Forked::id).collect(), wakes.clone());
         // In a worker, not in this thread.
         runtime
             .block_on(runtime.spawn(some(count, pids, wakes)))
@@ -123,15 +123,15 @@ pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
     assert_eq!(wakes.0.load(SeqCst), 0, "woken, and nothing had exited");
 
     // Nor does an exit wake anybody now. One that waits shows when it would have.
-    let last = runtime.spawn(exit_of(herd[0].id()));
-    herd.iter_mut().for_each(Forked::kill);
+    let last = runtime.spawn(exit_of(processes[0].id()));
+    processes.iter_mut().for_each(Forked::kill);
     let last = runtime.block_on(last).unwrap().unwrap();
-    assert_eq!(last.pid(), Some(herd[0].id()));
+    assert_eq!(last.pid(), Some(processes[0].id()));
     std::thread::sleep(Duration::from_millis(100));
     let woken = wakes.0.load(SeqCst);
     figures.woken.store(woken, SeqCst);
     figures.told.store(1, SeqCst);
-    figures.processes.store(herd.len() as u64, SeqCst);
+    figures.processes.store(processes.len() as u64, SeqCst);
     figures.cancelled.store(count as u64, SeqCst);
     figures.conclude(name, start);
 }

@@ -16,7 +16,7 @@ use crate::oracle::{futex_set, futex_wait, now, share};
 use crate::support::linux::{self, Forked};
 use crate::support::skip;
 
-/// What a process of the herd shares with us.
+/// What a process of the members shares with us.
 #[derive(Default)]
 struct Member {
     status: AtomicI32,
@@ -30,7 +30,7 @@ struct Member {
 /// The processes of a group end together.
 const GROUPS: usize = 10;
 
-struct Herd {
+struct Members {
     members: &'static [Member],
     gates: &'static [AtomicU32],
     pids: Vec<u32>,
@@ -38,8 +38,8 @@ struct Herd {
     figures: Figures,
 }
 
-impl Herd {
-    fn new(size: usize) -> (Herd, Vec<Option<Forked>>) {
+impl Members {
+    fn new(size: usize) -> (Members, Vec<Option<Forked>>) {
         let (members, gates) = (share::<Member>(size), share::<AtomicU32>(GROUPS));
         let make = |n: usize| {
             let (member, gate) = (&members[n], &gates[group(n)]);
@@ -53,14 +53,14 @@ impl Herd {
         let processes: Vec<_> = (0..size).map(make).collect();
         let pids: Vec<u32> = processes.iter().map(Forked::id).collect();
         let by_pid = pids.iter().zip(0..).map(|(&pid, n)| (pid, n)).collect();
-        let herd = Herd {
+        let members = Members {
             members,
             gates,
             pids,
             by_pid,
             figures: Figures::default(),
         };
-        (herd, processes.into_iter().map(Some).collect())
+        (members, processes.into_iter().map(Some).collect())
     }
 
     /// Compares what was told with the truth. We are the parent, and reap nobody before.
@@ -125,11 +125,11 @@ fn runtime() -> Runtime {
 }
 
 /// All in `sets` sets, each in a runtime of its own, while tasks in another come and go.
-pub fn herd(name: &'static str, wanted: usize, sets: usize) {
+pub fn many(name: &'static str, wanted: usize, sets: usize) {
     let start = Instant::now();
     let size = as_many_as(wanted);
     if size < 100 {
-        return skip("too few descriptors or pids for a herd");
+        return skip("too few descriptors or pids for a members");
     }
     if size < wanted {
         skip(&format!(
@@ -137,22 +137,22 @@ pub fn herd(name: &'static str, wanted: usize, sets: usize) {
             wanted - size
         ));
     }
-    let (herd, mut processes) = Herd::new(size);
-    let herd = Arc::new(herd);
+    let (members, mut processes) = Members::new(size);
+    let members = Arc::new(members);
     let (runtimes, visitors) = ([0; 2].map(|_| runtime()), runtime());
 
     let (told, mut done) = tokio::sync::mpsc::unbounded_channel();
     for part in 0..sets {
-        let (herd, told) = (herd.clone(), told.clone());
+        let (members, told) = (members.clone(), told.clone());
         runtimes[part % 2].spawn(async move {
             let mut set = ExitSet::with_capacity(size / sets + 1);
-            for &pid in herd.pids.iter().skip(part).step_by(sets) {
+            for &pid in members.pids.iter().skip(part).step_by(sets) {
                 assert!(set.insert(pid).unwrap());
             }
             let _ = told.send(None);
             let mut count = 0;
             while let Some(exit) = set.next_exit().await {
-                let n = herd.told(&exit.unwrap());
+                let n = members.told(&exit.unwrap());
                 let _ = told.send(n);
                 count += 1;
                 if count % 200 == 0 && one_in(4) {
@@ -164,14 +164,14 @@ pub fn herd(name: &'static str, wanted: usize, sets: usize) {
     }
     drop(told);
     let visits: Vec<_> = (0..20)
-        .map(|_| visitors.spawn(visit(herd.clone())))
+        .map(|_| visitors.spawn(visit(members.clone())))
         .collect();
 
     runtimes[0].block_on(async {
         for _ in 0..sets {
             assert_eq!(done.recv().await, Some(None), "all are in");
         }
-        let gates = herd.gates.iter();
+        let gates = members.gates.iter();
         let opened = tokio::spawn({
             let gates: Vec<&'static AtomicU32> = gates.collect();
             async move {
@@ -184,14 +184,14 @@ pub fn herd(name: &'static str, wanted: usize, sets: usize) {
         // Every other one is reaped as soon as it is told.
         while let Ok(Some(n)) = timeout(Duration::from_secs(30), done.recv()).await {
             let Some(n) = n else { continue };
-            let member = &herd.members[n];
+            let member = &members.members[n];
             if member.told.fetch_add(1, SeqCst) > 0 {
-                let figures = &herd.figures;
-                let what = format_args!("{} was told twice", herd.pids[n]);
+                let figures = &members.figures;
+                let what = format_args!("{} was told twice", members.pids[n]);
                 figures.blame(&figures.false_, what);
             }
             if n % 2 == 0 {
-                reap(&herd, n, processes[n].take());
+                reap(&members, n, processes[n].take());
             }
         }
         opened.await.unwrap();
@@ -200,51 +200,51 @@ pub fn herd(name: &'static str, wanted: usize, sets: usize) {
             let _ = visit.await;
         }
     });
-    for (n, member) in herd.members.iter().enumerate() {
+    for (n, member) in members.members.iter().enumerate() {
         if member.told.load(SeqCst) == 0 {
-            let what = format_args!("{} was not told", herd.pids[n]);
-            herd.figures.blame(&herd.figures.lost, what);
+            let what = format_args!("{} was not told", members.pids[n]);
+            members.figures.blame(&members.figures.lost, what);
         }
-        reap(&herd, n, processes[n].take());
+        reap(&members, n, processes[n].take());
     }
-    herd.figures.processes.store(size as u64, SeqCst);
+    members.figures.processes.store(size as u64, SeqCst);
     let name = format!("{name}, {size} processes in {sets} sets");
-    herd.figures.conclude(&name, start);
+    members.figures.conclude(&name, start);
 }
 
-fn reap(herd: &Herd, n: usize, process: Option<Forked>) {
+fn reap(members: &Members, n: usize, process: Option<Forked>) {
     let Some(process) = process else { return };
-    herd.members[n].may_be_reaped.store(1, SeqCst);
-    let (status, expected) = (process.reap(), herd.members[n].status.load(SeqCst) << 8);
+    members.members[n].may_be_reaped.store(1, SeqCst);
+    let (status, expected) = (process.reap(), members.members[n].status.load(SeqCst) << 8);
     if status != expected {
         let what = format_args!(
             "{}: {status:#x} and not {expected:#x} was left",
-            herd.pids[n]
+            members.pids[n]
         );
-        herd.figures.blame(&herd.figures.stolen, what);
+        members.figures.blame(&members.figures.stolen, what);
     }
 }
 
 /// Waits for one or another of them, for a while or to the end.
-async fn visit(herd: Arc<Herd>) {
+async fn visit(members: Arc<Members>) {
     loop {
-        let n = random(herd.pids.len() as u64) as usize;
-        let exit = exit_of(herd.pids[n]);
-        if herd.members[n].may_be_reaped.load(SeqCst) == 1 {
+        let n = random(members.pids.len() as u64) as usize;
+        let exit = exit_of(members.pids[n]);
+        if members.members[n].may_be_reaped.load(SeqCst) == 1 {
             sleep(Duration::from_millis(1)).await;
             continue;
         }
         let time = Duration::from_micros(random(30_000));
         match timeout(time, exit).await {
             Ok(Ok(exit)) => {
-                herd.told(&exit);
+                members.told(&exit);
                 sleep(Duration::from_millis(1)).await;
             }
             Ok(Err(error)) => {
-                let what = format_args!("{}: {error}", herd.pids[n]);
-                herd.figures.blame(&herd.figures.lost, what);
+                let what = format_args!("{}: {error}", members.pids[n]);
+                members.figures.blame(&members.figures.lost, what);
             }
-            Err(_) => drop(herd.figures.cancelled.fetch_add(1, SeqCst)),
+            Err(_) => drop(members.figures.cancelled.fetch_add(1, SeqCst)),
         }
     }
 }

@@ -29,7 +29,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use storm::Weather;
+use storm::Scenario;
 use support::{linux, skip};
 
 /// Where a test runs.
@@ -178,9 +178,9 @@ macro_rules! torture {
 torture! {
     /// Every kind of end, every way to watch.
     no_exit_is_lost_or_made_up, [
-        ("events", Place::Here, |budget| storm::rage(weather("events", budget))),
-        ("no pidfd", Place::Here, |budget| storm::rage(no_pidfd("no pidfd", budget))),
-        ("no registration", Place::Here, |budget| storm::rage(Weather {
+        ("events", Place::Here, |budget| storm::run(scenario("events", budget))),
+        ("no pidfd", Place::Here, |budget| storm::run(no_pidfd("no pidfd", budget))),
+        ("no registration", Place::Here, |budget| storm::run(Scenario {
             refuse_registration: true,
             ..polled("no registration", budget)
         })),
@@ -190,7 +190,7 @@ torture! {
     /// the first has gone before the second goes too. How often that showed is printed.
     a_recycled_pid_is_never_taken_for_the_process_before, [
         ("recycled, events", Place::PidNamespace, |budget| {
-            recycled(weather("recycled, events", budget));
+            recycled(scenario("recycled, events", budget));
         }),
         ("recycled, no pidfd", Place::PidNamespace, |budget| {
             recycled(no_pidfd("recycled, no pidfd", budget));
@@ -205,7 +205,7 @@ torture! {
     without_caches_no_status_is_another_processs, [
         ("no caches, no pidfd", Place::PidNamespace, |budget| {
             std::thread::spawn(drop_caches);
-            recycled(Weather {
+            recycled(Scenario {
                 identities: false,
                 ..no_pidfd("no caches, no pidfd", budget)
             });
@@ -214,31 +214,31 @@ torture! {
     /// Those that may not see everything are told nothing wrong, and no more than they may know.
     isolation_hides_some_and_falsifies_nothing, [
         ("nobody, events", Place::Here, |budget| {
-            rage_at_strangers(weather("nobody, events", budget), be_nobody);
+            run_as_strangers(scenario("nobody, events", budget), be_nobody);
         }),
         ("nobody, no pidfd", Place::Here, |budget| {
-            rage_at_strangers(no_pidfd("nobody, no pidfd", budget), be_nobody_without_pidfds);
+            run_as_strangers(no_pidfd("nobody, no pidfd", budget), be_nobody_without_pidfds);
         }),
         ("hidepid, events", Place::HidePid, |budget| {
-            rage_at_strangers(weather("hidepid, events", budget), be_nobody);
+            run_as_strangers(scenario("hidepid, events", budget), be_nobody);
         }),
         ("hidepid, no pidfd", Place::HidePid, |budget| {
-            rage_at_strangers(no_pidfd("hidepid, no pidfd", budget), be_nobody_without_pidfds);
+            run_as_strangers(no_pidfd("hidepid, no pidfd", budget), be_nobody_without_pidfds);
         }),
         ("no /proc, events", Place::NoProc, |budget| {
-            storm::rage(blind(weather("no /proc, events", budget)));
+            storm::run(blind(scenario("no /proc, events", budget)));
         }),
         ("no /proc, no pidfd", Place::NoProc, |budget| {
-            storm::rage(blind(no_pidfd("no /proc, no pidfd", budget)));
+            storm::run(blind(no_pidfd("no /proc, no pidfd", budget)));
         }),
         ("another's /proc, events", Place::OuterProc, |budget| {
-            storm::rage(blind(weather("another's /proc, events", budget)));
+            storm::run(blind(scenario("another's /proc, events", budget)));
         }),
         ("another's /proc, no pidfd", Place::OuterProc, |budget| {
-            storm::rage(blind(no_pidfd("another's /proc, no pidfd", budget)));
+            storm::run(blind(no_pidfd("another's /proc, no pidfd", budget)));
         }),
         ("user namespace, events", Place::UserNamespace, |budget| {
-            recycled(weather("user namespace, events", budget));
+            recycled(scenario("user namespace, events", budget));
         }),
         ("user namespace, no pidfd", Place::UserNamespace, |budget| {
             recycled(no_pidfd("user namespace, no pidfd", budget));
@@ -257,19 +257,19 @@ torture! {
         }),
     ];
     thousands_that_exit_at_once_are_all_told_once, [
-        ("herd, events", Place::Here, |budget| load::herd("herd, events", budget.processes, 1)),
-        ("herd in two runtimes", Place::Here, |budget| {
-            load::herd("herd in two runtimes", budget.processes, 2);
+        ("processes, events", Place::Here, |budget| load::many("processes, events", budget.processes, 1)),
+        ("processes in two runtimes", Place::Here, |budget| {
+            load::many("processes in two runtimes", budget.processes, 2);
         }),
-        ("herd, no pidfd", Place::Here, |budget| {
+        ("processes, no pidfd", Place::Here, |budget| {
             deny_pidfds();
-            load::herd("herd, no pidfd", budget.processes.min(2000), 1);
+            load::many("processes, no pidfd", budget.processes.min(2000), 1);
         }),
     ];
 }
 
-fn weather(name: &'static str, budget: Budget) -> Weather {
-    Weather {
+fn scenario(name: &'static str, budget: Budget) -> Scenario {
+    Scenario {
         name,
         time: budget.time,
         parents: [3, 4, 1],
@@ -286,16 +286,16 @@ fn weather(name: &'static str, budget: Budget) -> Weather {
     }
 }
 
-fn polled(name: &'static str, budget: Budget) -> Weather {
-    Weather {
+fn polled(name: &'static str, budget: Budget) -> Scenario {
+    Scenario {
         watches: 150,
         every_status: false,
-        ..weather(name, budget)
+        ..scenario(name, budget)
     }
 }
 
-fn no_pidfd(name: &'static str, budget: Budget) -> Weather {
-    Weather {
+fn no_pidfd(name: &'static str, budget: Budget) -> Scenario {
+    Scenario {
         pidfds: false,
         prepare: deny_pidfds,
         ..polled(name, budget)
@@ -303,28 +303,28 @@ fn no_pidfd(name: &'static str, budget: Budget) -> Weather {
 }
 
 /// Another user watches the processes of root.
-fn rage_at_strangers(weather: Weather, prepare: fn()) {
+fn run_as_strangers(scenario: Scenario, prepare: fn()) {
     if !linux::is_root() {
         return skip("not root, so there is no stranger to be");
     }
-    storm::rage(Weather {
+    storm::run(Scenario {
         strangers: true,
         prepare,
-        ..blind(weather)
+        ..blind(scenario)
     });
 }
 
 /// Where `/proc` tells nothing.
-fn blind(weather: Weather) -> Weather {
-    Weather {
+fn blind(scenario: Scenario) -> Scenario {
+    Scenario {
         every_status: false,
         identities: false,
-        ..weather
+        ..scenario
     }
 }
 
 /// In a namespace of some fifty numbers.
-fn recycled(weather: Weather) {
+fn recycled(scenario: Scenario) {
     // The first 300 are given out once only.
     const LIMIT: &str = "350";
     if linux::release() < (6, 14) {
@@ -333,7 +333,7 @@ fn recycled(weather: Weather) {
     if let Err(error) = fs::write("/proc/sys/kernel/pid_max", LIMIT) {
         return skip(&format!("no limit of pids: {error}"));
     }
-    storm::rage(weather);
+    storm::run(scenario);
 }
 
 fn deny_pidfds() {

@@ -234,16 +234,16 @@ pub enum Parent {
 }
 
 /// A parent that makes processes on order, one after the other, and reaps them.
-pub struct Keeper {
+pub struct ParentProcess {
     pub parent: Parent,
     /// Takes the number of a slot. Gives `B` when the process is born, `R` when it is reaped.
     pub orders: std::os::unix::net::UnixStream,
     process: Option<(libc::pid_t, std::os::unix::net::UnixStream)>,
 }
 
-impl Keeper {
+impl ParentProcess {
     /// A process that shares our descriptors, so that the pidfds that it makes are ours.
-    pub fn process(slots: &'static [Slot], parent: Parent) -> Keeper {
+    pub fn process(slots: &'static [Slot], parent: Parent) -> ParentProcess {
         let (orders, socket) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         let pid = clone(libc::CLONE_FILES, &mut -1);
         if pid == 0 {
@@ -257,24 +257,24 @@ impl Keeper {
             exit_group(0);
         }
         assert!(pid > 0, "clone: {}", io::Error::last_os_error());
-        Keeper {
+        ParentProcess {
             parent,
             orders,
             process: Some((pid, socket)),
         }
     }
 
-    pub fn thread(slots: &'static [Slot]) -> Keeper {
+    pub fn thread(slots: &'static [Slot]) -> ParentProcess {
         let (orders, socket) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
         std::thread::spawn(move || keep(slots, socket.as_raw_fd()));
-        Keeper {
+        ParentProcess {
             parent: Parent::Us,
             orders,
             process: None,
         }
     }
 
-    /// Waits for a keeper that gets no more orders.
+    /// Waits for a parent that gets no more orders.
     pub fn end(&mut self) {
         if let Some((pid, _)) = self.process.take() {
             wait(pid);
@@ -477,7 +477,7 @@ impl Planned {
         &self.slots.all[self.index as usize]
     }
 
-    /// Once its keeper has reported it.
+    /// Once its parent has reported it.
     pub fn born(self, parent: Parent) -> Life {
         let slot = self.slot();
         // SAFETY: `clone` has made it for us, and nobody else has it.

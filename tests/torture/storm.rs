@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_process_exit::{Exit, ExitSet, ProcessExit};
 
 use crate::figures::{Figures, LATE, one_in, random};
-use crate::oracle::{self, Keeper, Kind, Life, Parent, Plan, Slots};
+use crate::oracle::{self, Kind, Life, Parent, ParentProcess, Plan, Slots};
 use crate::support::linux;
 
 /// What has not been told by then is lost. The slowest way to tell takes a fraction of a second.
@@ -25,7 +25,7 @@ const LOST: Duration = Duration::from_secs(10);
 
 /// What is peculiar to this storm.
 #[derive(Clone, Copy, Debug)]
-pub struct Weather {
+pub struct Scenario {
     pub name: &'static str,
     pub time: Duration,
     /// Parents at work: threads of ours, other processes, such that ignore SIGCHLD.
@@ -47,7 +47,7 @@ pub struct Weather {
 }
 
 pub struct Storm {
-    weather: Weather,
+    scenario: Scenario,
     figures: Figures,
     slots: Arc<Slots>,
     /// Where there are waits.
@@ -64,27 +64,27 @@ enum Until {
     Reap,
 }
 
-pub fn rage(weather: Weather) {
+pub fn run(scenario: Scenario) {
     let start = Instant::now();
     let slots = Slots::new(8192);
-    let [own, other, ignoring] = weather.parents;
-    let process = |parent| Keeper::process(slots.all, parent);
-    let mut keepers: Vec<Keeper> = (0..other).map(|_| process(Parent::Other)).collect();
+    let [own, other, ignoring] = scenario.parents;
+    let process = |parent| ParentProcess::process(slots.all, parent);
+    let mut keepers: Vec<ParentProcess> = (0..other).map(|_| process(Parent::Other)).collect();
     keepers.extend((0..ignoring).map(|_| process(Parent::Ignoring)));
-    (weather.prepare)();
-    keepers.extend((0..own).map(|_| Keeper::thread(slots.all)));
+    (scenario.prepare)();
+    keepers.extend((0..own).map(|_| ParentProcess::thread(slots.all)));
 
     let main = runtime(false);
-    let runtimes = [0; 2].map(|_| runtime(weather.refuse_registration));
+    let runtimes = [0; 2].map(|_| runtime(scenario.refuse_registration));
     let (sets, orders): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::unbounded_channel()).unzip();
     let storm = Arc::new(Storm {
-        weather,
+        scenario,
         figures: Figures::default(),
         slots,
         runtimes: runtimes.each_ref().map(|runtime| runtime.handle().clone()),
         sets,
-        watches: Arc::new(Semaphore::new(weather.watches as usize)),
-        end: start + weather.time,
+        watches: Arc::new(Semaphore::new(scenario.watches as usize)),
+        end: start + scenario.time,
     });
     let sets: Vec<_> = orders
         .into_iter()
@@ -94,16 +94,16 @@ pub fn rage(weather: Weather) {
     main.block_on(async {
         let drivers: Vec<_> = keepers
             .iter()
-            .map(|keeper| {
-                let orders = keeper.orders.try_clone().unwrap();
-                tokio::spawn(drive(storm.clone(), keeper.parent, orders))
+            .map(|parent| {
+                let orders = parent.orders.try_clone().unwrap();
+                tokio::spawn(drive(storm.clone(), parent.parent, orders))
             })
             .collect();
         for driver in drivers {
             driver.await.unwrap();
         }
         // All waits have ended when all permits are back.
-        let _all = storm.watches.acquire_many(weather.watches).await.unwrap();
+        let _all = storm.watches.acquire_many(scenario.watches).await.unwrap();
         storm
             .sets
             .iter()
@@ -112,11 +112,11 @@ pub fn rage(weather: Weather) {
             set.await.unwrap();
         }
     });
-    for keeper in &mut keepers {
-        keeper.orders.shutdown(std::net::Shutdown::Both).unwrap();
-        keeper.end();
+    for parent in &mut keepers {
+        parent.orders.shutdown(std::net::Shutdown::Both).unwrap();
+        parent.end();
     }
-    storm.figures.conclude(weather.name, start);
+    storm.figures.conclude(scenario.name, start);
 }
 
 fn runtime(refuse_registration: bool) -> Runtime {
@@ -289,7 +289,7 @@ impl Storm {
             Some(_) => {}
             None => {
                 figures.no_status.fetch_add(1, SeqCst);
-                if self.weather.every_status {
+                if self.scenario.every_status {
                     figures.blame(&figures.untold, what);
                 }
             }
@@ -314,7 +314,7 @@ impl Storm {
 
     /// Whether nobody tells us its status before the reap.
     fn is_secret(&self, life: &Life) -> bool {
-        self.weather.strangers && life.parent != Parent::Us
+        self.scenario.strangers && life.parent != Parent::Us
     }
 
     /// Awaits an exit, and compares.
@@ -443,7 +443,7 @@ async fn watch(storm: &Arc<Storm>, life: &Arc<Life>, opened: Option<ProcessExit>
             }
         }
         // No runtime could be made there.
-        _ if storm.weather.refuse_registration => storm.cancelled(),
+        _ if storm.scenario.refuse_registration => storm.cancelled(),
         _ => shut_down(storm, life, exit).await,
     }
 }
@@ -653,7 +653,9 @@ impl Kept {
         let was_opened = opened.is_some();
         // If it was adopted, it has one anyway.
         let has_pidfd = |exit: &ProcessExit| exit.as_pidfd().is_some();
-        let has_pidfd = opened.as_ref().map_or(self.storm.weather.pidfds, has_pidfd);
+        let has_pidfd = opened
+            .as_ref()
+            .map_or(self.storm.scenario.pidfds, has_pidfd);
         let inserted = match opened {
             // Adopted after the reap: nobody could tell later whose exit it is.
             Some(exit) if exit.pid().is_none() => return,
@@ -663,7 +665,7 @@ impl Kept {
         let is_certain = was_opened || !life.may_be_reaped();
         // Of different kinds they have nothing in common.
         let is_alike = with_pidfd == Some(has_pidfd);
-        let is_comparable = is_alike && (has_pidfd || self.storm.weather.identities);
+        let is_comparable = is_alike && (has_pidfd || self.storm.scenario.identities);
         let is_known_again = is_comparable || !life.may_be_reaped();
         match inserted {
             Ok(true) if is_certain && is_inside && is_known_again => {
