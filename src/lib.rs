@@ -144,18 +144,24 @@
 #![deny(unsafe_code)]
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
+mod child;
 mod error;
 mod exit;
-mod id;
+mod identity;
 mod inbox;
+mod mechanism;
+mod os;
 mod poller;
+mod process_exit;
 mod set;
 mod sync;
 mod sys;
-mod trace;
+mod wait_state;
 
-pub use exit::{Exit, Mechanism, ProcessExit, exit_of};
-pub use id::{ParseProcessIdentityError, ProcessIdentity};
+pub use exit::Exit;
+pub use identity::{ParseProcessIdentityError, ProcessIdentity};
+pub use mechanism::Mechanism;
+pub use process_exit::{ProcessExit, exit_of};
 pub use set::ExitSet;
 
 #[cfg(doc)]

@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, Handle};
 
-use crate::exit::Progress;
 use crate::inbox::{self, lock, wake};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::{self, Probe, Reopened, State};
+use crate::wait_state::Progress;
 
 /// Between two looks at one process: at first and, doubled after each look, at last.
 const SHORTEST: Duration = Duration::from_micros(100);
@@ -394,7 +394,7 @@ impl Drop for Turn {
 #[cfg(all(test, tokio_process_exit_loom, target_os = "linux"))]
 mod loom_tests {
     use super::*;
-    use crate::exit::Until;
+    use crate::wait_state::Until;
 
     fn poller() -> Arc<Poller> {
         static RUNTIME: LazyLock<runtime::Runtime> =

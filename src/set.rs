@@ -16,11 +16,12 @@ use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
 use crate::error::{about, about_doing};
-use crate::exit::{Parts, Progress, Source, Until, closed, no_event_for_the_reap};
+use crate::exit::Exit;
+use crate::mechanism::{self, Mechanism};
 use crate::poller::{Inbox, News, Watch};
+use crate::process_exit::{Parts, ProcessExit, Source, closed, no_event_for_the_reap};
 use crate::sys::{self, Event, EventError, Group, Member, Probe, Refused, Reopened, State};
-use crate::trace;
-use crate::{Exit, Mechanism, ProcessExit};
+use crate::wait_state::{Progress, Until};
 
 /// Any number of processes, yielded as they exit.
 ///
@@ -847,11 +848,11 @@ impl ExitSet {
     ) -> Slot {
         match entered {
             Ok(member) => {
-                trace::mechanism(pid, sys::Process::MECHANISM, None);
+                mechanism::trace(pid, sys::Process::MECHANISM, None);
                 self.member_slot(member, progress)
             }
             Err((probe, reason)) => {
-                trace::mechanism(pid, Mechanism::Polling, Some(&reason));
+                mechanism::trace(pid, Mechanism::Polling, Some(&reason));
                 self.polled_slot(key, Arc::new(probe), progress)
             }
         }
@@ -1179,7 +1180,7 @@ impl ExitSet {
                 return;
             }
         };
-        trace::mechanism(entry.pid, Mechanism::Polling, Some(reason));
+        mechanism::trace(entry.pid, Mechanism::Polling, Some(reason));
         let slot = self.polled_slot(key, Arc::new(member.into_probe()), progress);
         self.slots.put(key, slot);
     }

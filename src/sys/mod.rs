@@ -111,8 +111,6 @@ mod posix;
 #[allow(dead_code, reason = "not every system has a descriptor to watch")]
 mod reactor;
 #[cfg(unix)]
-mod signal;
-#[cfg(unix)]
 mod wait_status;
 
 // What follows from the answers of kqueue is tested everywhere.

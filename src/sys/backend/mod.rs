@@ -14,7 +14,7 @@ use super::posix::{child_status, exists, is_child, send_signal, unsure};
 pub(crate) use super::wait_status::Status;
 use super::{Opened, State};
 use crate::error::OpenError;
-use crate::id::{Mark, MarkKind};
+use crate::identity::{Mark, MarkKind};
 
 impl Process {
     pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {

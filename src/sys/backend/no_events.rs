@@ -6,9 +6,9 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::Probe;
-use crate::Mechanism;
 use crate::error::OpenError;
-use crate::id::{Mark, MarkKind};
+use crate::identity::{Mark, MarkKind};
+use crate::mechanism::Mechanism;
 use crate::sys::{EventError, Opened, Refused, State};
 
 /// No process is ever held by an event source.

@@ -34,9 +34,9 @@ use super::posix::{child_status, send_signal};
 use super::reactor::Watched;
 pub(crate) use super::wait_status::Status;
 use super::{EventError, Opened, Refused, State};
-use crate::Mechanism;
 use crate::error::OpenError;
-use crate::id::{Mark, MarkKind};
+use crate::identity::{Mark, MarkKind};
+use crate::mechanism::Mechanism;
 
 /// A process, held by the filter of a kqueue.
 pub(crate) struct Process {

@@ -8,7 +8,7 @@
 use std::io;
 
 use super::decide::{self, Presence};
-use crate::id::Mark;
+use crate::identity::Mark;
 use crate::sys::posix::signal_0;
 
 /// Marks of one process differ by no more than this.
@@ -69,7 +69,7 @@ mod system {
 
     use super::super::decide;
     use super::{Identity, Mark, Presence};
-    use crate::id::MarkKind;
+    use crate::identity::MarkKind;
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -230,7 +230,7 @@ mod system {
 
     use super::super::decide;
     use super::{Identity, Mark, Presence};
-    use crate::id::MarkKind;
+    use crate::identity::MarkKind;
 
     pub(super) struct Info {
         pub(super) presence: Presence,

@@ -8,7 +8,7 @@ use super::presence::{self, Identity};
 use super::{Process, Refused, State, Status, Target, Watched};
 use super::{child_status, errno_of, kevent, not_shown, state_after_exit};
 use crate::error::OpenError;
-use crate::id::{Mark, MarkKind};
+use crate::identity::{Mark, MarkKind};
 use crate::sys::posix::{is_child, send_signal, unsure};
 
 /// What is left to look at a process by.

@@ -1,6 +1,5 @@
 //! Linux and Android: a pidfd in tokio's reactor, and `/proc` where there is none to be had.
 
-mod api;
 mod group;
 mod pidfd;
 mod probe;
@@ -27,9 +26,9 @@ use super::posix::{self, errno};
 use super::reactor::Watched;
 pub(crate) use super::wait_status::Status;
 use super::{EventError, Opened, Refused, State};
-use crate::Mechanism;
 use crate::error::OpenError;
-use crate::id::{Mark, MarkKind};
+use crate::identity::{Mark, MarkKind};
+use crate::mechanism::Mechanism;
 
 /// A process, held by a pidfd: whatever becomes of its pid, the pidfd never means another one.
 pub(crate) struct Process {

@@ -9,7 +9,7 @@ use super::{
     Process, State, is_exhaustion, is_reaped, look, mark, no_proc, open_unless_denied, pidfd,
     posix, send, start_mark, task,
 };
-use crate::id::{Mark, MarkKind};
+use crate::identity::{Mark, MarkKind};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -29,7 +29,7 @@ pub(crate) enum Reopened {
 }
 
 impl Probe {
-    pub(super) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Probe::PidFd(pidfd) => Some(pidfd.as_fd()),
             Probe::Pid(_) => None,

@@ -1,6 +1,5 @@
 //! Windows: a process handle, and the thread pool waiting for it.
 
-mod api;
 mod group;
 mod handle;
 mod share;
@@ -21,9 +20,9 @@ use self::handle::Handle;
 pub(crate) use self::handle::thread_cpu_time;
 use self::wait::Wait;
 use super::{EventError, Opened, Refused, State};
-use crate::Mechanism;
 use crate::error::OpenError;
-use crate::id::{Mark, MarkKind};
+use crate::identity::{Mark, MarkKind};
+use crate::mechanism::Mechanism;
 
 /// What `GetExitCodeProcess` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

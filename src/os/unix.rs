@@ -2,8 +2,9 @@
 
 use std::io;
 
-use super::{Member, Probe, Process};
-use crate::{ExitSet, ProcessExit};
+use crate::process_exit::ProcessExit;
+use crate::set::ExitSet;
+use crate::sys::{Member, Probe, Process};
 
 impl ProcessExit {
     /// Sends a signal to the process, such as `libc::SIGTERM`. Unix only.

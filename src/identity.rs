@@ -2,14 +2,8 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io;
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::sync::OnceLock;
-
-use crate::error::OpenError;
-use crate::exit::ProcessExit;
-use crate::sys;
 
 /// Which process: more than its pid, which other processes will have later.
 ///
@@ -74,9 +68,9 @@ use crate::sys;
 /// With the feature `serde` it is serialized as this line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessIdentity {
-    pid: NonZeroU32,
-    mark: Mark,
-    boot: Option<Boot>,
+    pub(crate) pid: NonZeroU32,
+    pub(crate) mark: Mark,
+    pub(crate) boot: Option<Boot>,
 }
 
 /// What one owner of a pid has, and the next one has not.
@@ -104,15 +98,6 @@ pub(crate) enum MarkKind {
 pub(crate) struct Boot(u128);
 
 impl ProcessIdentity {
-    /// Of the process behind `exit`.
-    pub(crate) fn of(exit: &ProcessExit, pid: NonZeroU32) -> io::Result<ProcessIdentity> {
-        Ok(ProcessIdentity {
-            pid,
-            mark: exit.mark(None)?,
-            boot: this_boot()?,
-        })
-    }
-
     /// The pid. By now it may be another process's.
     ///
     /// # Examples
@@ -124,89 +109,6 @@ impl ProcessIdentity {
     pub fn pid(&self) -> u32 {
         self.pid.get()
     }
-
-    /// Opens this very process, to wait for its exit.
-    ///
-    /// # Errors
-    ///
-    /// - [`NotFound`](io::ErrorKind::NotFound): that process is gone. Its pid may be another's;
-    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not tell whether the process that
-    ///   has the pid is that one, as for an identity from another system;
-    /// - for an identity by `inode`, the error by which a pidfd is refused;
-    /// - as for [`ProcessExit::open`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
-    /// # #[cfg(target_os = "linux")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> std::io::Result<()> {
-    /// use tokio_process_exit::ProcessExit;
-    ///
-    /// let mut child = tokio::process::Command::new("cat")
-    ///     .stdin(std::process::Stdio::piped())
-    ///     .spawn()?;
-    /// let pid = child.id().unwrap();
-    /// let identity = ProcessExit::open(pid)?.identity()?;
-    /// assert_eq!(identity.open()?.pid(), Some(pid));
-    ///
-    /// child.wait().await?;
-    /// let error = identity.open().unwrap_err();
-    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(target_os = "linux"))]
-    /// # fn main() {}
-    /// ```
-    pub fn open(&self) -> io::Result<ProcessExit> {
-        let failed = |error: OpenError| Err(error.to_io_error(Some(self.pid)));
-        match this_boot() {
-            Ok(boot) if boot == self.boot => {}
-            Ok(Some(_)) if self.boot.is_some() => return failed(OpenError::EarlierBoot),
-            Ok(_) => return failed(OpenError::Unproven),
-            Err(error) => {
-                let error = error.raw_os_error().map(OpenError::System);
-                return failed(error.unwrap_or(OpenError::Unproven));
-            }
-        }
-        // The mark is read of what has been opened, so it does not matter whose the pid is later on.
-        let process = ProcessExit::open(self.pid.get())?;
-        match process.mark(Some(self.mark.kind)) {
-            Ok(mark) if mark.is(self.mark) => Ok(process),
-            Ok(_) => failed(OpenError::AnotherProcess),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                failed(OpenError::NoSuchProcess)
-            }
-            Err(error) => {
-                let refusal = process.fallback_reason().and_then(io::Error::raw_os_error);
-                let refusal = error.raw_os_error().or(refusal);
-                failed(refusal.map_or(OpenError::Unproven, OpenError::System))
-            }
-        }
-    }
-}
-
-/// `None` where the system has no name for a boot.
-fn this_boot() -> io::Result<Option<Boot>> {
-    static BOOT: OnceLock<Option<Boot>> = OnceLock::new();
-    if let Some(&boot) = BOOT.get() {
-        return Ok(boot);
-    }
-    let boot = match sys::boot_id()? {
-        Some(text) => Some(
-            text.trim()
-                .parse()
-                .map_err(|ParseProcessIdentityError(())| {
-                    io::Error::new(
-                        io::ErrorKind::Unsupported,
-                        format!("the system's boot id is no UUID: {}", text.trim()),
-                    )
-                })?,
-        ),
-        None => None,
-    };
-    Ok(*BOOT.get_or_init(|| boot))
 }
 
 /// The stable line that [`ProcessIdentity`] describes.
@@ -290,8 +192,9 @@ fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdentityError
 }
 
 impl Mark {
-    fn is(self, other: Mark) -> bool {
-        let same = 0..=sys::MARK_ROUNDING;
+    /// Whether both are of one process, where they may be off by `rounding`.
+    pub(crate) fn is(self, other: Mark, rounding: u64) -> bool {
+        let same = 0..=rounding;
         (self.kind, self.namespace) == (other.kind, other.namespace)
             && same.contains(&self.value.abs_diff(other.value))
     }
@@ -354,7 +257,7 @@ impl FromStr for Boot {
 /// assert!(error.to_string().starts_with("not the id of a process"));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ParseProcessIdentityError(());
+pub struct ParseProcessIdentityError(pub(crate) ());
 
 impl fmt::Display for ParseProcessIdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

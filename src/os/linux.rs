@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{Probe, Process};
-use crate::ProcessExit;
+use crate::process_exit::ProcessExit;
+use crate::sys::{Probe, Process};
 
 /// Adopts a pidfd that came from elsewhere: from `SO_PEERPIDFD`, over a socket with `SCM_RIGHTS`,
 /// from `clone3`. Linux only.

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
 
-use super::{Member, Probe, Process};
-use crate::{ExitSet, ProcessExit};
+use crate::process_exit::ProcessExit;
+use crate::set::ExitSet;
+use crate::sys::{Member, Probe, Process};
 
 /// Adopts a process handle that came from elsewhere: from `CreateProcess`, from
 /// `DuplicateHandle`. Windows only.
