@@ -147,22 +147,22 @@
 mod child;
 mod error;
 mod exit;
+mod exit_set;
 mod identity;
 mod inbox;
 mod mechanism;
 mod os;
 mod poller;
 mod process_exit;
-mod set;
 mod sync;
 mod sys;
 mod wait_state;
 
 pub use exit::Exit;
+pub use exit_set::ExitSet;
 pub use identity::{ParseProcessIdentityError, ProcessIdentity};
 pub use mechanism::Mechanism;
 pub use process_exit::{ProcessExit, exit_of};
-pub use set::ExitSet;
 
 #[cfg(doc)]
 #[doc = include_str!("how_it_works.md")]

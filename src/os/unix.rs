@@ -2,8 +2,8 @@
 
 use std::io;
 
+use crate::exit_set::ExitSet;
 use crate::process_exit::ProcessExit;
-use crate::set::ExitSet;
 use crate::sys::{Member, Probe, Process};
 
 impl ProcessExit {

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
 
+use crate::exit_set::ExitSet;
 use crate::process_exit::ProcessExit;
-use crate::set::ExitSet;
 use crate::sys::{Member, Probe, Process};
 
 /// Adopts a process handle that came from elsewhere: from `CreateProcess`, from

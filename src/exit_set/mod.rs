@@ -1,5 +1,7 @@
 //! Waiting for many processes at once.
 
+mod slab;
+
 use std::collections::{HashMap, VecDeque, hash_map};
 use std::fmt;
 use std::future::poll_fn;
@@ -15,6 +17,7 @@ use futures_core::Stream;
 use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
+use self::slab::{Key, Slab};
 use crate::error::{about, about_doing};
 use crate::exit::Exit;
 use crate::mechanism::{self, Mechanism};
@@ -106,7 +109,7 @@ use crate::wait_state::{Progress, Until};
 #[derive(Default)]
 pub struct ExitSet {
     group: Group,
-    slots: Slots,
+    slots: Slab<Entry>,
     /// The process in the set that has this pid, or had it last. Those among the `leaving` may
     /// still be found here, with keys that lead nowhere.
     by_pid: HashMap<NonZeroU32, Key>,
@@ -143,11 +146,10 @@ struct Polling {
     runtime: Option<runtime::Id>,
 }
 
-/// A process in the set, or a free slot.
+/// The state of a process in the set.
 enum Slot {
-    Free {
-        next: u32,
-    },
+    /// Left behind while the state moves into the next one.
+    Moving,
     /// The group will tell of its exit.
     Event(Member),
     /// The group will tell of its exit, and then of its reap.
@@ -171,7 +173,7 @@ impl Slot {
             Slot::EventUntilReap(waiting) => waiting.0.identity(),
             Slot::Polled(polled) => polled.probe.identity(),
             Slot::ExitedPolled(exited) => exited.0.identity(),
-            Slot::Failed(_) | Slot::Free { .. } => None,
+            Slot::Failed(_) | Slot::Moving => None,
         }
     }
 }
@@ -209,130 +211,19 @@ impl Polled {
     }
 }
 
-/// A place among the slots, and which of its occupants is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key {
-    index: u32,
-    generation: u32,
-}
-
-impl Key {
-    fn to_u64(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
-    }
-
-    fn from_u64(key: u64) -> Key {
-        Key {
-            index: key as u32,
-            generation: (key >> 32) as u32,
-        }
-    }
-}
-
-/// A slab. A key that has been given back never finds a later occupant of its place.
-#[derive(Default)]
-struct Slots {
-    entries: Vec<Entry>,
-    /// The first free one; as many as there are entries if there is none.
-    free: u32,
-    len: usize,
-}
-
+/// A process in the set.
 struct Entry {
-    generation: u32,
     /// `None` for an adopted process that has no pid here.
     pid: Option<NonZeroU32>,
     slot: Slot,
 }
 
 impl Entry {
-    fn is(&self, key: Key) -> bool {
-        self.generation == key.generation && !matches!(self.slot, Slot::Free { .. })
-    }
-}
-
-impl Slots {
-    /// The key that the next insertion will have.
-    fn next_key(&self) -> Key {
-        let index = self.free;
-        let entry = self.entries.get(index as usize);
-        Key {
-            index,
-            generation: entry.map_or(0, |entry| entry.generation),
-        }
-    }
-
-    fn insert(&mut self, pid: Option<NonZeroU32>, slot: Slot) -> Key {
-        let key = self.next_key();
-        self.len += 1;
-        match self.entries.get_mut(key.index as usize) {
-            Some(entry) => {
-                if let Slot::Free { next } = entry.slot {
-                    self.free = next;
-                }
-                (entry.pid, entry.slot) = (pid, slot);
-            }
-            None => {
-                self.entries.push(Entry {
-                    generation: key.generation,
-                    pid,
-                    slot,
-                });
-                self.free += 1;
-            }
-        }
-        key
-    }
-
-    fn get(&self, key: Key) -> Option<&Entry> {
-        let entry = self.entries.get(key.index as usize)?;
-        entry.is(key).then_some(entry)
-    }
-
-    fn get_mut(&mut self, key: Key) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(key.index as usize)?;
-        entry.is(key).then_some(entry)
-    }
-
-    fn polled(&mut self, key: Key) -> Option<&mut Polled> {
-        match &mut self.get_mut(key)?.slot {
+    fn polled(&mut self) -> Option<&mut Polled> {
+        match &mut self.slot {
             Slot::Polled(polled) => Some(polled),
             _ => None,
         }
-    }
-
-    /// Changes the slot of a key that is in use.
-    fn put(&mut self, key: Key, slot: Slot) {
-        self.entries[key.index as usize].slot = slot;
-    }
-
-    fn remove(&mut self, key: Key) -> Option<(Option<NonZeroU32>, Slot)> {
-        let next = self.free;
-        let entry = self.get_mut(key)?;
-        entry.generation = entry.generation.wrapping_add(1);
-        let removed = (
-            entry.pid,
-            mem::replace(&mut entry.slot, Slot::Free { next }),
-        );
-        self.free = key.index;
-        self.len -= 1;
-        Some(removed)
-    }
-
-    fn keys(&self) -> impl Iterator<Item = (Key, &Entry)> + '_ {
-        self.entries
-            .iter()
-            .zip(0..)
-            .filter(|(entry, _)| !matches!(entry.slot, Slot::Free { .. }))
-            .map(|(entry, index)| {
-                (
-                    Key {
-                        index,
-                        generation: entry.generation,
-                    },
-                    entry,
-                )
-            })
     }
 }
 
@@ -365,7 +256,7 @@ impl ExitSet {
     /// ```
     pub fn with_capacity(capacity: usize) -> ExitSet {
         let mut set = ExitSet::default();
-        set.slots.entries.reserve(capacity);
+        set.slots.reserve(capacity);
         set.by_pid.reserve(capacity);
         set.group.reserve(capacity);
         set
@@ -500,10 +391,10 @@ impl ExitSet {
         let Some(key) = NonZeroU32::new(pid).and_then(|pid| self.by_pid.remove(&pid)) else {
             return false;
         };
-        match self.slots.remove(key) {
-            Some((_, Slot::Event(member))) => self.group.remove(member),
-            Some((_, Slot::EventUntilReap(waiting))) => self.group.remove(waiting.0),
-            Some((_, Slot::Polled(_))) => self.polling.forget_one(),
+        match self.slots.remove(key).map(|entry| entry.slot) {
+            Some(Slot::Event(member)) => self.group.remove(member),
+            Some(Slot::EventUntilReap(waiting)) => self.group.remove(waiting.0),
+            Some(Slot::Polled(_)) => self.polling.forget_one(),
             Some(_) => self.exited.retain(|&exited| exited != key),
             None => return false,
         }
@@ -541,7 +432,7 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn len(&self) -> usize {
-        self.slots.len
+        self.slots.len()
     }
 
     /// Whether all processes have been yielded.
@@ -573,7 +464,7 @@ impl ExitSet {
     /// ```
     pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots
-            .keys()
+            .iter()
             .filter_map(|(_, entry)| entry.pid)
             .map(NonZeroU32::get)
     }
@@ -814,9 +705,9 @@ impl ExitSet {
         self.slots.get(key).is_some().then_some(key)
     }
 
-    /// Adds what has the [next key](Slots::next_key).
+    /// Adds what has the [next key](Slab::next_key).
     fn add(&mut self, pid: Option<NonZeroU32>, slot: Slot) {
-        let key = self.slots.insert(pid, slot);
+        let key = self.slots.insert(Entry { pid, slot });
         self.crowded = false;
         self.group.note_size(self.len());
         if self.leaving.len() > self.len().max(CLOSE_BATCH) {
@@ -891,7 +782,7 @@ impl ExitSet {
             Slot::EventUntilReap(waiting) => waiting.0.is_reaped(),
             Slot::Polled(polled) => polled.probe.is_reaped(),
             Slot::ExitedPolled(exited) => exited.0.is_reaped(),
-            Slot::Failed(_) | Slot::Free { .. } => true,
+            Slot::Failed(_) | Slot::Moving => true,
         }
     }
 
@@ -992,7 +883,7 @@ impl ExitSet {
             return Ok(());
         }
         for key in self.polled_keys() {
-            let Some(polled) = self.slots.polled(key) else {
+            let Some(polled) = self.slots.get_mut(key).and_then(Entry::polled) else {
                 continue;
             };
             if let Some(news) = polled.look() {
@@ -1014,7 +905,7 @@ impl ExitSet {
     fn try_events(&mut self) -> io::Result<()> {
         self.group.try_events(&mut self.events)?;
         if Group::TELLS_LATE && self.events.is_empty() {
-            let untold = self.slots.keys().filter_map(|(key, entry)| {
+            let untold = self.slots.iter().filter_map(|(key, entry)| {
                 let member = match &entry.slot {
                     Slot::Event(member) => member,
                     Slot::EventUntilReap(waiting) => &waiting.0,
@@ -1030,7 +921,7 @@ impl ExitSet {
     fn polled_keys(&self) -> VecDeque<Key> {
         let is_polled = |entry: &Entry| matches!(entry.slot, Slot::Polled(_));
         self.slots
-            .keys()
+            .iter()
             .filter(|(_, entry)| is_polled(entry))
             .map(|(key, _)| key)
             .collect()
@@ -1085,7 +976,7 @@ impl ExitSet {
                 ready!(coop::poll_proceed(cx)).made_progress();
             }
             self.polling.unwatched.pop_front();
-            let Some(polled) = self.slots.polled(key) else {
+            let Some(polled) = self.slots.get_mut(key).and_then(Entry::polled) else {
                 continue;
             };
             polled.take_back();
@@ -1109,7 +1000,7 @@ impl ExitSet {
     /// Takes in what a poller has told.
     fn take_in(&mut self, key: Key, news: News) {
         // It may have been told of a process that has been removed since.
-        let Some(polled) = self.slots.polled(key) else {
+        let Some(polled) = self.slots.get_mut(key).and_then(Entry::polled) else {
             return;
         };
         polled.take_back();
@@ -1124,7 +1015,7 @@ impl ExitSet {
                 self.polling.forget_one();
                 let pid = self.slots.get(key).and_then(|entry| entry.pid);
                 let slot = self.enter(pid, key, process, progress);
-                self.slots.put(key, slot);
+                self.put(key, slot);
             }
             News::Failed(error) => {
                 self.polling.forget_one();
@@ -1143,7 +1034,7 @@ impl ExitSet {
     #[cold]
     fn fall_back(&mut self, reason: &io::Error) {
         self.catch_up();
-        let keys: Vec<Key> = self.slots.keys().map(|(key, _)| key).collect();
+        let keys: Vec<Key> = self.slots.iter().map(|(key, _)| key).collect();
         keys.into_iter()
             .for_each(|key| self.poll_instead(key, reason));
         // A member may have exited just before it was to be polled by its pid.
@@ -1154,7 +1045,10 @@ impl ExitSet {
             }
             while let Some(event) = self.events.pop_front() {
                 let key = Key::from_u64(event.key);
-                let (Some(state), Some(polled)) = (event.told(), self.slots.polled(key)) else {
+                let (Some(state), Some(polled)) = (
+                    event.told(),
+                    self.slots.get_mut(key).and_then(Entry::polled),
+                ) else {
                     continue;
                 };
                 // If it is waited for until its reap, the poller sees to that.
@@ -1172,7 +1066,7 @@ impl ExitSet {
         let Some(entry) = self.slots.get_mut(key) else {
             return;
         };
-        let (member, progress) = match mem::replace(&mut entry.slot, Slot::Free { next: 0 }) {
+        let (member, progress) = match mem::replace(&mut entry.slot, Slot::Moving) {
             Slot::Event(member) => (member, Progress::new(Until::Exit)),
             Slot::EventUntilReap(waiting) => *waiting,
             slot => {
@@ -1182,7 +1076,13 @@ impl ExitSet {
         };
         mechanism::trace(entry.pid, Mechanism::Polling, Some(reason));
         let slot = self.polled_slot(key, Arc::new(member.into_probe()), progress);
-        self.slots.put(key, slot);
+        self.put(key, slot);
+    }
+
+    fn put(&mut self, key: Key, slot: Slot) {
+        if let Some(entry) = self.slots.get_mut(key) {
+            entry.slot = slot;
+        }
     }
 
     fn set_exited(&mut self, key: Key, status: Option<sys::Status>) {
@@ -1207,7 +1107,7 @@ impl ExitSet {
 
     fn end(&mut self, key: Key, end: impl FnOnce(Slot) -> Slot) {
         if let Some(entry) = self.slots.get_mut(key) {
-            entry.slot = end(mem::replace(&mut entry.slot, Slot::Free { next: 0 }));
+            entry.slot = end(mem::replace(&mut entry.slot, Slot::Moving));
             self.exited.push_back(key);
         }
     }
@@ -1217,7 +1117,7 @@ impl ExitSet {
 impl ExitSet {
     fn pop_exited(&mut self) -> Option<io::Result<Exit>> {
         let key = self.exited.pop_front()?;
-        let (pid, slot) = self.slots.remove(key)?;
+        let Entry { pid, slot } = self.slots.remove(key)?;
         let exit = match slot {
             Slot::Exited { member, status } => {
                 self.leave(pid, key, member);
@@ -1226,7 +1126,7 @@ impl ExitSet {
             Slot::ExitedPolled(exited) => Ok(Exit::new(pid, exited.1)),
             Slot::Failed(error) => Err(*error),
             // Those are not among the `exited`.
-            Slot::Event(_) | Slot::EventUntilReap(_) | Slot::Polled(_) | Slot::Free { .. } => {
+            Slot::Event(_) | Slot::EventUntilReap(_) | Slot::Polled(_) | Slot::Moving => {
                 return None;
             }
         };

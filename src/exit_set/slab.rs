@@ -1,0 +1,213 @@
+//! A slab with keys that stay unique after their value has been removed.
+
+use std::mem;
+
+/// The key of a value in a [`Slab`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    index: u32,
+    /// How many values the entry had before this one.
+    generation: u32,
+}
+
+impl Key {
+    /// Packs the key into the integer that an event source carries.
+    pub(super) fn to_u64(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    pub(super) fn from_u64(key: u64) -> Key {
+        Key {
+            index: key as u32,
+            generation: (key >> 32) as u32,
+        }
+    }
+}
+
+/// A collection that gives each value a key.
+///
+/// A key never finds a later value: an entry that is reused has a new generation.
+pub(super) struct Slab<T> {
+    entries: Vec<Entry<T>>,
+    /// The index of the first vacant entry; `entries.len()` if there is none.
+    vacant: u32,
+    len: usize,
+}
+
+struct Entry<T> {
+    generation: u32,
+    content: Content<T>,
+}
+
+enum Content<T> {
+    /// The entry is free, and so is the one with index `next` after it.
+    Vacant {
+        next: u32,
+    },
+    Occupied(T),
+}
+
+impl<T> Slab<T> {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn reserve(&mut self, additional: usize) {
+        self.entries.reserve(additional);
+    }
+
+    /// Returns the key that the next insertion will give.
+    pub(super) fn next_key(&self) -> Key {
+        let entry = self.entries.get(self.vacant as usize);
+        Key {
+            index: self.vacant,
+            generation: entry.map_or(0, |entry| entry.generation),
+        }
+    }
+
+    pub(super) fn insert(&mut self, value: T) -> Key {
+        let key = self.next_key();
+        let content = Content::Occupied(value);
+        match self.entries.get_mut(key.index as usize) {
+            Some(entry) => {
+                if let Content::Vacant { next } = entry.content {
+                    self.vacant = next;
+                }
+                entry.content = content;
+            }
+            None => {
+                let generation = key.generation;
+                self.entries.push(Entry {
+                    generation,
+                    content,
+                });
+                self.vacant += 1;
+            }
+        }
+        self.len += 1;
+        key
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&T> {
+        match self.entries.get(key.index as usize)? {
+            Entry {
+                generation,
+                content: Content::Occupied(value),
+            } if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        match self.entries.get_mut(key.index as usize)? {
+            Entry {
+                generation,
+                content: Content::Occupied(value),
+            } if *generation == key.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+        self.get(key)?;
+        let entry = &mut self.entries[key.index as usize];
+        let vacant = Content::Vacant { next: self.vacant };
+        let Content::Occupied(value) = mem::replace(&mut entry.content, vacant) else {
+            return None;
+        };
+        entry.generation = entry.generation.wrapping_add(1);
+        self.vacant = key.index;
+        self.len -= 1;
+        Some(value)
+    }
+
+    /// Iterates over the values in the order of their entries.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> + '_ {
+        let entries = self.entries.iter().zip(0..);
+        entries.filter_map(|(entry, index)| match &entry.content {
+            Content::Vacant { .. } => None,
+            Content::Occupied(value) => {
+                let generation = entry.generation;
+                Some((Key { index, generation }, value))
+            }
+        })
+    }
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Slab {
+            entries: Vec::new(),
+            vacant: 0,
+            len: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_key_finds_nothing_again() {
+        let mut slab = Slab::default();
+        let first = slab.insert("first");
+        assert_eq!(slab.remove(first), Some("first"));
+        assert_eq!(slab.remove(first), None);
+
+        let second = slab.insert("second");
+        assert_eq!(second.index, first.index);
+        assert_ne!(second, first);
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get(second), Some(&"second"));
+        assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn reuses_vacant_entries_before_it_grows() {
+        let mut slab = Slab::default();
+        let keys: Vec<Key> = (0..4).map(|value| slab.insert(value)).collect();
+        for &key in &keys[1..3] {
+            slab.remove(key);
+        }
+        let mut indexes: Vec<u32> = (0..3).map(|value| slab.insert(value).index).collect();
+        indexes.sort_unstable();
+        assert_eq!(indexes, [1, 2, 4]);
+        assert_eq!(slab.entries.len(), 5);
+    }
+
+    #[test]
+    fn next_key_is_the_key_of_the_next_insertion() {
+        let mut slab = Slab::default();
+        for step in 0..20 {
+            let next = slab.next_key();
+            assert_eq!(slab.get(next), None);
+            assert_eq!(slab.insert(step), next);
+            if step % 3 == 0 {
+                slab.remove(next);
+            }
+        }
+    }
+
+    #[test]
+    fn iterates_over_occupied_entries() {
+        let mut slab = Slab::default();
+        let keys: Vec<Key> = (0..5).map(|value| slab.insert(value)).collect();
+        slab.remove(keys[0]);
+        slab.remove(keys[3]);
+        let expected: Vec<_> = [1, 2, 4].map(|n| (keys[n], n)).into();
+        let all: Vec<_> = slab.iter().map(|(key, &value)| (key, value)).collect();
+        assert_eq!(all, expected);
+        assert_eq!(slab.len(), 3);
+    }
+
+    #[test]
+    fn keys_survive_the_way_through_an_integer() {
+        for (index, generation) in [(0, 0), (1, 0), (0, 1), (u32::MAX, u32::MAX), (7, 1 << 31)] {
+            let key = Key { index, generation };
+            assert_eq!(Key::from_u64(key.to_u64()), key);
+        }
+    }
+}
