@@ -23,7 +23,9 @@ use crate::exit::Exit;
 use crate::mechanism::{self, Mechanism};
 use crate::poller::{Inbox, News, Watch};
 use crate::process_exit::{Parts, ProcessExit, Source, closed, no_event_for_the_reap};
-use crate::sys::{self, Event, EventError, Group, Member, Probe, Refused, Reopened, State};
+use crate::sys::{
+    self, Event, EventError, Probe, Refused, Registration, Reopened, Selector, State,
+};
 use crate::wait_state::{Progress, Until};
 
 /// Any number of processes, yielded as they exit.
@@ -108,7 +110,7 @@ use crate::wait_state::{Progress, Until};
 /// As [`ProcessExit`], when polled outside a tokio runtime or in one with I/O disabled.
 #[derive(Default)]
 pub struct ExitSet {
-    group: Group,
+    selector: Selector,
     slots: Slab<Entry>,
     /// The process in the set that has this pid, or had it last. Those among the `leaving` may
     /// still be found here, with keys that lead nowhere.
@@ -130,7 +132,7 @@ pub struct ExitSet {
 struct Leaving {
     pid: Option<NonZeroU32>,
     key: Key,
-    member: Member,
+    registration: Registration,
 }
 
 /// The polled part of a set.
@@ -151,13 +153,13 @@ enum Slot {
     /// Left behind while the state moves into the next one.
     Moving,
     /// The group will tell of its exit.
-    Event(Member),
+    Event(Registration),
     /// The group will tell of its exit, and then of its reap.
-    EventUntilReap(Box<(Member, Progress)>),
+    EventUntilReap(Box<(Registration, Progress)>),
     Polled(Box<Polled>),
     /// It has exited.
     Exited {
-        member: Member,
+        registration: Registration,
         status: Option<sys::Status>,
     },
     ExitedPolled(Box<(Arc<Probe>, Option<sys::Status>)>),
@@ -169,7 +171,9 @@ impl Slot {
     /// What no other process has, where that is known.
     fn identity(&self) -> Option<u64> {
         match self {
-            Slot::Event(member) | Slot::Exited { member, .. } => member.identity(),
+            Slot::Event(registration) | Slot::Exited { registration, .. } => {
+                registration.identity()
+            }
             Slot::EventUntilReap(waiting) => waiting.0.identity(),
             Slot::Polled(polled) => polled.probe.identity(),
             Slot::ExitedPolled(exited) => exited.0.identity(),
@@ -258,7 +262,7 @@ impl ExitSet {
         let mut set = ExitSet::default();
         set.slots.reserve(capacity);
         set.by_pid.reserve(capacity);
-        set.group.reserve(capacity);
+        set.selector.reserve(capacity);
         set
     }
 
@@ -294,11 +298,11 @@ impl ExitSet {
             }
         }
         let key = self.slots.next_key();
-        let mut opened = self.group.open(number, key.to_u64());
+        let mut opened = self.selector.open(number, key.to_u64());
         // Those that are about to be closed may be what it takes.
         while matches!(opened, Ok(Err(_))) && !self.leaving.is_empty() {
             self.close_batch();
-            opened = self.group.open(number, key.to_u64());
+            opened = self.selector.open(number, key.to_u64());
         }
         let entered = opened.map_err(|error| error.to_io_error(pid))?;
         let slot = self.entered_slot(pid, key, entered, Progress::new(Until::Exit));
@@ -392,8 +396,8 @@ impl ExitSet {
             return false;
         };
         match self.slots.remove(key).map(|entry| entry.slot) {
-            Some(Slot::Event(member)) => self.group.remove(member),
-            Some(Slot::EventUntilReap(waiting)) => self.group.remove(waiting.0),
+            Some(Slot::Event(registration)) => self.selector.deregister(registration),
+            Some(Slot::EventUntilReap(waiting)) => self.selector.deregister(waiting.0),
             Some(Slot::Polled(_)) => self.polling.forget_one(),
             Some(_) => self.exited.retain(|&exited| exited != key),
             None => return false,
@@ -677,7 +681,7 @@ impl ExitSet {
         &mut self,
         pid: u32,
         what: &str,
-        by_member: impl FnOnce(&Member) -> io::Result<()>,
+        by_registration: impl FnOnce(&Registration) -> io::Result<()>,
         by_probe: impl FnOnce(&Probe) -> io::Result<()>,
     ) -> io::Result<()> {
         self.catch_up();
@@ -691,8 +695,8 @@ impl ExitSet {
             ));
         };
         let done = match &entry.slot {
-            Slot::Event(member) => by_member(member),
-            Slot::EventUntilReap(waiting) => by_member(&waiting.0),
+            Slot::Event(registration) => by_registration(registration),
+            Slot::EventUntilReap(waiting) => by_registration(&waiting.0),
             Slot::Polled(polled) => by_probe(&polled.probe),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
@@ -709,7 +713,7 @@ impl ExitSet {
     fn add(&mut self, pid: Option<NonZeroU32>, slot: Slot) {
         let key = self.slots.insert(Entry { pid, slot });
         self.crowded = false;
-        self.group.note_size(self.len());
+        self.selector.note_size(self.len());
         if self.leaving.len() > self.len().max(CLOSE_BATCH) {
             self.close_batch();
         }
@@ -726,7 +730,7 @@ impl ExitSet {
         process: sys::Process,
         progress: Progress,
     ) -> Slot {
-        let entered = self.group.add(process, key.to_u64());
+        let entered = self.selector.register(process, key.to_u64());
         self.entered_slot(pid, key, entered, progress)
     }
 
@@ -734,13 +738,13 @@ impl ExitSet {
         &mut self,
         pid: Option<NonZeroU32>,
         key: Key,
-        entered: Result<Member, Refused>,
+        entered: Result<Registration, Refused>,
         progress: Progress,
     ) -> Slot {
         match entered {
-            Ok(member) => {
+            Ok(registration) => {
                 mechanism::trace(pid, sys::Process::MECHANISM, None);
-                self.member_slot(member, progress)
+                self.registered_slot(registration, progress)
             }
             Err((probe, reason)) => {
                 mechanism::trace(pid, Mechanism::Polling, Some(&reason));
@@ -749,10 +753,10 @@ impl ExitSet {
         }
     }
 
-    fn member_slot(&mut self, member: Member, progress: Progress) -> Slot {
+    fn registered_slot(&mut self, registration: Registration, progress: Progress) -> Slot {
         match progress.until() {
-            Until::Exit => Slot::Event(member),
-            Until::Reap => Slot::EventUntilReap(Box::new((member, progress))),
+            Until::Exit => Slot::Event(registration),
+            Until::Reap => Slot::EventUntilReap(Box::new((registration, progress))),
         }
     }
 
@@ -778,7 +782,9 @@ impl ExitSet {
             return true;
         };
         match &entry.slot {
-            Slot::Event(member) | Slot::Exited { member, .. } => member.is_reaped(),
+            Slot::Event(registration) | Slot::Exited { registration, .. } => {
+                registration.is_reaped()
+            }
             Slot::EventUntilReap(waiting) => waiting.0.is_reaped(),
             Slot::Polled(polled) => polled.probe.is_reaped(),
             Slot::ExitedPolled(exited) => exited.0.is_reaped(),
@@ -797,9 +803,10 @@ impl ExitSet {
             return true;
         }
         match (&entry.slot, source) {
-            (Slot::Event(member) | Slot::Exited { member, .. }, Source::Event(process)) => {
-                member.is(process)
-            }
+            (
+                Slot::Event(registration) | Slot::Exited { registration, .. },
+                Source::Event(process),
+            ) => registration.is(process),
             (Slot::EventUntilReap(waiting), Source::Event(process)) => waiting.0.is(process),
             // No two have the pid at one time.
             (_, Source::Event(process)) => !self.is_reaped(key) && !process.is_reaped(),
@@ -814,7 +821,7 @@ impl ExitSet {
     /// Takes in every event that there is, where that is the only way to know that a member has
     /// exited.
     fn catch_up(&mut self) {
-        if !Group::TELLS_ONCE {
+        if !Selector::TELLS_ONCE {
             return;
         }
         loop {
@@ -858,7 +865,7 @@ impl ExitSet {
                     continue;
                 }
             }
-            match ready!(self.group.poll_events(cx, &mut self.events)) {
+            match ready!(self.selector.poll_events(cx, &mut self.events)) {
                 Ok(()) => {}
                 Err(EventError::Refused(reason)) => self.fall_back(&reason),
                 Err(EventError::Other(error)) => return Poll::Ready(Err(error)),
@@ -903,15 +910,15 @@ impl ExitSet {
 
     /// Takes some of the events that there are, without waiting.
     fn try_events(&mut self) -> io::Result<()> {
-        self.group.try_events(&mut self.events)?;
-        if Group::TELLS_LATE && self.events.is_empty() {
+        self.selector.try_events(&mut self.events)?;
+        if Selector::TELLS_LATE && self.events.is_empty() {
             let untold = self.slots.iter().filter_map(|(key, entry)| {
-                let member = match &entry.slot {
-                    Slot::Event(member) => member,
+                let registration = match &entry.slot {
+                    Slot::Event(registration) => registration,
                     Slot::EventUntilReap(waiting) => &waiting.0,
                     _ => return None,
                 };
-                member.untold_event(key.to_u64())
+                registration.untold_event(key.to_u64())
             });
             self.events.extend(untold);
         }
@@ -935,23 +942,23 @@ impl ExitSet {
             return;
         };
         let mut plain = Progress::new(Until::Exit);
-        let (member, progress) = match &mut entry.slot {
-            Slot::Event(member) => (member, &mut plain),
+        let (registration, progress) = match &mut entry.slot {
+            Slot::Event(registration) => (registration, &mut plain),
             Slot::EventUntilReap(waiting) => {
-                let (member, progress) = &mut **waiting;
-                (member, progress)
+                let (registration, progress) = &mut **waiting;
+                (registration, progress)
             }
             _ => return,
         };
-        let state = match member.state_after(event) {
+        let state = match registration.state_after(event) {
             Ok(state) => state,
             Err(error) => return self.fail(key, error),
         };
         match progress.advance(state) {
             Some(State::Exited { status, .. }) => self.set_exited(key, status),
             // Nothing that we wait for has happened yet, and it will tell once more.
-            _ if state == State::Running || member.tells_the_reap() => {
-                if let Err(error) = self.group.rearm(member, event.key, state) {
+            _ if state == State::Running || registration.tells_the_reap() => {
+                if let Err(error) = self.selector.reregister(registration, event.key, state) {
                     self.fail(key, error);
                 }
             }
@@ -1038,8 +1045,8 @@ impl ExitSet {
         keys.into_iter()
             .for_each(|key| self.poll_instead(key, reason));
         // A member may have exited just before it was to be polled by its pid.
-        while Group::TELLS_ONCE {
-            let _ = self.group.try_events(&mut self.events);
+        while Selector::TELLS_ONCE {
+            let _ = self.selector.try_events(&mut self.events);
             if self.events.is_empty() {
                 break;
             }
@@ -1058,7 +1065,7 @@ impl ExitSet {
             }
         }
         self.events.clear();
-        self.group = Group::default();
+        self.selector = Selector::default();
     }
 
     /// Has a member of the group polled.
@@ -1066,8 +1073,8 @@ impl ExitSet {
         let Some(entry) = self.slots.get_mut(key) else {
             return;
         };
-        let (member, progress) = match mem::replace(&mut entry.slot, Slot::Moving) {
-            Slot::Event(member) => (member, Progress::new(Until::Exit)),
+        let (registration, progress) = match mem::replace(&mut entry.slot, Slot::Moving) {
+            Slot::Event(registration) => (registration, Progress::new(Until::Exit)),
             Slot::EventUntilReap(waiting) => *waiting,
             slot => {
                 entry.slot = slot;
@@ -1075,7 +1082,7 @@ impl ExitSet {
             }
         };
         mechanism::trace(entry.pid, Mechanism::Polling, Some(reason));
-        let slot = self.polled_slot(key, Arc::new(member.into_probe()), progress);
+        let slot = self.polled_slot(key, Arc::new(registration.into_probe()), progress);
         self.put(key, slot);
     }
 
@@ -1087,9 +1094,12 @@ impl ExitSet {
 
     fn set_exited(&mut self, key: Key, status: Option<sys::Status>) {
         self.end(key, |slot| match slot {
-            Slot::Event(member) => Slot::Exited { member, status },
+            Slot::Event(registration) => Slot::Exited {
+                registration,
+                status,
+            },
             Slot::EventUntilReap(waiting) => Slot::Exited {
-                member: waiting.0,
+                registration: waiting.0,
                 status,
             },
             Slot::Polled(polled) => Slot::ExitedPolled(Box::new((polled.probe, status))),
@@ -1119,8 +1129,11 @@ impl ExitSet {
         let key = self.exited.pop_front()?;
         let Entry { pid, slot } = self.slots.remove(key)?;
         let exit = match slot {
-            Slot::Exited { member, status } => {
-                self.leave(pid, key, member);
+            Slot::Exited {
+                registration,
+                status,
+            } => {
+                self.leave(pid, key, registration);
                 return Some(Ok(Exit::new(pid, status)));
             }
             Slot::ExitedPolled(exited) => Ok(Exit::new(pid, exited.1)),
@@ -1135,12 +1148,16 @@ impl ExitSet {
     }
 
     /// Closes a member that has been yielded: later, unless others need its descriptor.
-    fn leave(&mut self, pid: Option<NonZeroU32>, key: Key, member: Member) {
+    fn leave(&mut self, pid: Option<NonZeroU32>, key: Key, registration: Registration) {
         // To ask takes system calls, so it is not done at each exit of many.
         const EVERY: usize = 32;
         let is_due = self.leaving.len() % EVERY == 0;
-        self.leaving.push(Leaving { pid, key, member });
-        self.crowded = self.crowded || (is_due && self.group.is_crowded());
+        self.leaving.push(Leaving {
+            pid,
+            key,
+            registration,
+        });
+        self.crowded = self.crowded || (is_due && self.selector.is_crowded());
         if self.crowded {
             self.close_batch();
         }
@@ -1188,7 +1205,7 @@ impl ExitSet {
             if let Some(Leaving {
                 pid,
                 key,
-                member: _closed_here,
+                registration: _closed_here,
             }) = self.leaving.pop()
             {
                 self.forget(pid, key);

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::exit_set::ExitSet;
 use crate::process_exit::ProcessExit;
-use crate::sys::{Member, Probe, Process};
+use crate::sys::{Probe, Process, Registration};
 
 impl ProcessExit {
     /// Sends a signal to the process, such as `libc::SIGTERM`. Unix only.
@@ -111,8 +111,8 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn signal(&mut self, pid: u32, signal: i32) -> io::Result<()> {
-        let by_member = |member: &Member| member.signal(signal);
-        self.act(pid, "signal", by_member, |probe: &Probe| {
+        let by_registration = |registration: &Registration| registration.signal(signal);
+        self.act(pid, "signal", by_registration, |probe: &Probe| {
             probe.signal(signal)
         })
     }

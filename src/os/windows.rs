@@ -5,7 +5,7 @@ use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
 
 use crate::exit_set::ExitSet;
 use crate::process_exit::ProcessExit;
-use crate::sys::{Member, Probe, Process};
+use crate::sys::{Probe, Process, Registration};
 
 /// Adopts a process handle that came from elsewhere: from `CreateProcess`, from
 /// `DuplicateHandle`. Windows only.
@@ -111,8 +111,8 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn terminate(&mut self, pid: u32, exit_code: u32) -> io::Result<()> {
-        let by_member = |member: &Member| member.terminate(exit_code);
+        let by_registration = |registration: &Registration| registration.terminate(exit_code);
         let by_probe = |probe: &Probe| probe.terminate(exit_code);
-        self.act(pid, "terminate", by_member, by_probe)
+        self.act(pid, "terminate", by_registration, by_probe)
     }
 }

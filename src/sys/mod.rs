@@ -23,7 +23,7 @@
 //!
 //! # The contract
 //!
-//! `Process`, `Probe`, `Group` and `Member` are `Send`, `Sync` and `Unpin`. A backend provides:
+//! `Process`, `Probe`, `Selector` and `Registration` are `Send`, `Sync` and `Unpin`. A backend provides:
 //!
 //! - `Status`: the raw exit status as the system tells it, `Copy + Eq + Hash + Debug`, with
 //!   `exit_status(self) -> std::process::ExitStatus`.
@@ -51,23 +51,23 @@
 //!   - `state(&self)`, `is_reaped(&self)`, `identity(&self)`, `mark(&self, kind)` and
 //!     `signal(&self, signal)` as above. But two identities that differ may be of one process.
 //!   - `reopen(&self) -> Reopened` tries again for an event source.
-//! - `Group`: an event source for any number of processes, for [`ExitSet`](crate::ExitSet).
-//!   - `open(&mut self, pid, key) -> Result<Result<Member, Refused>, OpenError>` opens a process as
-//!     `Process::open` does, and takes it in; `add(&mut self, Process, key) -> Result<Member, Refused>`
+//! - `Selector`: an event source for any number of processes, for [`ExitSet`](crate::ExitSet).
+//!   - `open(&mut self, pid, key) -> Result<Result<Registration, Refused>, OpenError>` opens a process as
+//!     `Process::open` does, and takes it in; `add(&mut self, Process, key) -> Result<Registration, Refused>`
 //!     takes one in that is open. An earlier member with this pid must have told of its exit.
-//!   - `remove(&mut self, Member)` takes out one that has not.
+//!   - `remove(&mut self, Registration)` takes out one that has not.
 //!   - `poll_events(&mut self, cx, &mut events)` as above, for as many as come; `try_events` looks
-//!     without waiting. An `Event` has the `key` of its member, and is the only one until
-//!     `rearm(&self, &mut member, key, state)`.
+//!     without waiting. An `Event` has the `key` of its registration, and is the only one until
+//!     `rearm(&self, &mut registration, key, state)`.
 //!   - `TELLS_ONCE`: whether these events are the only way to know that a member has exited. Then
 //!     `Event::told` has what they tell.
 //!   - `TELLS_LATE`: whether an exit may have happened that `try_events` does not tell of yet, but
-//!     `Member::untold_event` does.
+//!     `Registration::untold_event` does.
 //!   - `reserve(&mut self, more)` makes room for so many. `note_size(&mut self, size)` is told how
 //!     many there are, after each that has come in.
 //!   - `is_crowded(&self) -> bool`: a member that has told is better closed at once, as descriptors
 //!     are scarce, or as there is next to nothing to close.
-//! - `Member`: a process in a group, with `signal` as above. Dropping the group releases everything.
+//! - `Registration`: a process in a group, with `signal` as above. Dropping the group releases everything.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.
 //!   - `is_reaped`, `identity`, `tells_the_reap` and `into_probe` as above, and `is(&self, &process)`: whether
 //!     those two, of the same pid, are the same process.

@@ -14,11 +14,11 @@ use super::EventError;
 pub(crate) struct Watched {
     // Declared first, dropped first: deregistered before the descriptor closes. A descriptor that
     // was duplicated elsewhere would otherwise stay in the reactor's epoll after its close here.
-    registration: Option<Registration>,
+    registration: Option<Registered>,
     fd: OwnedFd,
 }
 
-struct Registration {
+struct Registered {
     fd: AsyncFd<RawFd>,
     runtime: runtime::Id,
 }
@@ -38,7 +38,7 @@ impl Watched {
     ///
     /// # Errors
     ///
-    /// Registration failed, the runtime is shutting down, or the look failed. The descriptor is
+    /// Registered failed, the runtime is shutting down, or the look failed. The descriptor is
     /// still good, and the call may be repeated.
     ///
     /// # Panics
@@ -57,7 +57,7 @@ impl Watched {
         loop {
             let registration = match &mut self.registration {
                 Some(registration) => registration,
-                none => none.insert(Registration::new(self.fd.as_fd())?),
+                none => none.insert(Registered::new(self.fd.as_fd())?),
             };
             // The guard is taken before the look, so that an event which arrives in between is
             // newer than the guard and survives `clear_ready`.
@@ -97,8 +97,8 @@ impl AsFd for Watched {
     }
 }
 
-impl Registration {
-    fn new(fd: BorrowedFd<'_>) -> Result<Registration, EventError> {
+impl Registered {
+    fn new(fd: BorrowedFd<'_>) -> Result<Registered, EventError> {
         let runtime = Handle::current().id();
         if cfg!(tokio_process_exit_force_poll) {
             return Err(EventError::Refused(io::ErrorKind::Unsupported.into()));
@@ -108,7 +108,7 @@ impl Registration {
         // never replaces it and drops the registration first.
         let fd = unsafe { AsyncFd::register_with_interest(fd.as_raw_fd(), Interest::READABLE) };
         match fd.map_err(io::Error::from) {
-            Ok(fd) => Ok(Registration { fd, runtime }),
+            Ok(fd) => Ok(Registered { fd, runtime }),
             // The system's own errors have a number. Tokio's says that the runtime has shut down.
             Err(error) if error.raw_os_error().is_some() => Err(EventError::Refused(error)),
             Err(error) => Err(EventError::Other(error)),

@@ -63,15 +63,15 @@ pub(crate) enum Reopened {
 
 /// No process is ever in a group.
 #[derive(Default)]
-pub(crate) struct Group(());
+pub(crate) struct Selector(());
 
-pub(crate) struct Member(Infallible);
+pub(crate) struct Registration(Infallible);
 
 pub(crate) struct Event {
     pub(crate) key: u64,
 }
 
-impl Group {
+impl Selector {
     pub(crate) const TELLS_ONCE: bool = false;
     pub(crate) const TELLS_LATE: bool = false;
 
@@ -79,23 +79,32 @@ impl Group {
         &mut self,
         pid: u32,
         _key: u64,
-    ) -> Result<Result<Member, Refused>, OpenError> {
+    ) -> Result<Result<Registration, Refused>, OpenError> {
         match Process::open(pid)? {
             Opened::Process(process) => match process.0 {},
             Opened::Refused(refused) => Ok(Err(refused)),
         }
     }
 
-    pub(crate) fn add(&mut self, process: Process, _key: u64) -> Result<Member, Refused> {
+    pub(crate) fn register(
+        &mut self,
+        process: Process,
+        _key: u64,
+    ) -> Result<Registration, Refused> {
         match process.0 {}
     }
 
-    pub(crate) fn rearm(&self, member: &mut Member, _key: u64, _state: State) -> io::Result<()> {
-        match member.0 {}
+    pub(crate) fn reregister(
+        &self,
+        registration: &mut Registration,
+        _key: u64,
+        _state: State,
+    ) -> io::Result<()> {
+        match registration.0 {}
     }
 
-    pub(crate) fn remove(&mut self, member: Member) {
-        match member.0 {}
+    pub(crate) fn deregister(&mut self, registration: Registration) {
+        match registration.0 {}
     }
 
     pub(crate) fn poll_events(
@@ -125,7 +134,7 @@ impl Event {
     }
 }
 
-impl Member {
+impl Registration {
     pub(crate) fn signal(&self, _signal: i32) -> io::Result<()> {
         match self.0 {}
     }

@@ -13,10 +13,10 @@
 //! | DragonFly | at once | anybody in the jail | yes |
 
 mod decide;
-mod group;
 mod kevent;
 mod presence;
 mod probe;
+mod selector;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,10 +24,10 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use self::decide::{Missing, Refusal, is_reaped_after_exit, missing, refusal};
-pub(crate) use self::group::{Event, Group, Member};
 pub(crate) use self::presence::{MARK_ROUNDING, boot_id};
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
+pub(crate) use self::selector::{Event, Registration, Selector};
 pub(crate) use super::child::open_child;
 pub(crate) use super::posix::thread_cpu_time;
 use super::posix::{child_status, send_signal};

@@ -1,9 +1,9 @@
 //! Linux and Android: a pidfd in tokio's reactor, and `/proc` where there is none to be had.
 
-mod group;
 mod pidfd;
 mod probe;
 mod procfs;
+mod selector;
 mod task;
 
 use std::cell::Cell;
@@ -14,11 +14,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::thread;
 
-pub(crate) use self::group::{Event, Group, Member};
 use self::pidfd::Liveness;
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
 use self::procfs::Stat;
+pub(crate) use self::selector::{Event, Registration, Selector};
 use self::task::Kind;
 pub(crate) use super::child::open_child;
 pub(crate) use super::posix::thread_cpu_time;

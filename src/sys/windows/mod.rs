@@ -1,7 +1,7 @@
 //! Windows: a process handle, and the thread pool waiting for it.
 
-mod group;
 mod handle;
+mod selector;
 mod share;
 mod wait;
 
@@ -15,9 +15,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
 
-pub(crate) use self::group::{Event, Group, Member};
 use self::handle::Handle;
 pub(crate) use self::handle::thread_cpu_time;
+pub(crate) use self::selector::{Event, Registration, Selector};
 use self::wait::Wait;
 use super::{EventError, Opened, Refused, State};
 use crate::error::OpenError;

@@ -11,12 +11,12 @@ use crate::inbox::{Inbox, wake};
 
 /// An event source for any number of processes.
 #[derive(Default)]
-pub(crate) struct Group {
+pub(crate) struct Selector {
     fired: Arc<Inbox<u64>>,
 }
 
-/// A process in a [`Group`]. It leaves when this is dropped.
-pub(crate) struct Member {
+/// A process in a [`Selector`]. It leaves when this is dropped.
+pub(crate) struct Registration {
     // Declared first, dropped first.
     wait: Option<Wait>,
     handle: Arc<Handle>,
@@ -27,7 +27,7 @@ pub(crate) struct Event {
     pub(crate) key: u64,
 }
 
-impl Group {
+impl Selector {
     /// Whether its events are the only way to know that a member has exited. Then an earlier member
     /// must have told before one with its pid comes in.
     pub(crate) const TELLS_ONCE: bool = false;
@@ -39,16 +39,16 @@ impl Group {
         &mut self,
         pid: u32,
         key: u64,
-    ) -> Result<Result<Member, Refused>, OpenError> {
+    ) -> Result<Result<Registration, Refused>, OpenError> {
         Ok(match Process::open(pid)? {
-            Opened::Process(process) => self.add(process, key),
+            Opened::Process(process) => self.register(process, key),
             Opened::Refused(refused) => Err(refused),
         })
     }
 
-    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Refused> {
+    pub(crate) fn register(&mut self, process: Process, key: u64) -> Result<Registration, Refused> {
         match self.watch(&process.handle, key) {
-            Ok(wait) => Ok(Member {
+            Ok(wait) => Ok(Registration {
                 wait,
                 handle: process.handle,
             }),
@@ -67,13 +67,18 @@ impl Group {
         Ok(None)
     }
 
-    pub(crate) fn rearm(&self, member: &mut Member, key: u64, _state: State) -> io::Result<()> {
-        member.wait = self.watch(&member.handle, key)?;
+    pub(crate) fn reregister(
+        &self,
+        registration: &mut Registration,
+        key: u64,
+        _state: State,
+    ) -> io::Result<()> {
+        registration.wait = self.watch(&registration.handle, key)?;
         Ok(())
     }
 
-    pub(crate) fn remove(&mut self, member: Member) {
-        drop(member);
+    pub(crate) fn deregister(&mut self, registration: Registration) {
+        drop(registration);
     }
 
     pub(crate) fn poll_events(
@@ -119,7 +124,7 @@ impl Event {
     }
 }
 
-impl Member {
+impl Registration {
     /// The event of a member that has exited, which may be still to come. It may come twice then.
     pub(crate) fn untold_event(&self, key: u64) -> Option<Event> {
         let state = self.handle.state();

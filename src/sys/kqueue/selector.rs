@@ -15,7 +15,7 @@ use crate::error::OpenError;
 
 /// An event source for any number of processes.
 #[derive(Default)]
-pub(crate) struct Group {
+pub(crate) struct Selector {
     /// Made for the first process.
     kqueue: Option<Watched>,
     /// The keys of the members that have not told of their exit. (The kernel could keep them, but
@@ -23,8 +23,8 @@ pub(crate) struct Group {
     keys: HashMap<libc::pid_t, u64>,
 }
 
-/// A process in a [`Group`].
-pub(crate) struct Member {
+/// A process in a [`Selector`].
+pub(crate) struct Registration {
     pid: libc::pid_t,
     /// What its event has told.
     exit: OnceLock<Option<Status>>,
@@ -36,7 +36,7 @@ pub(crate) struct Event {
     status: Option<Status>,
 }
 
-impl Group {
+impl Selector {
     /// Whether its events are the only way to know that a member has exited. Then an earlier member
     /// must have told before one with its pid comes in.
     pub(crate) const TELLS_ONCE: bool = true;
@@ -50,7 +50,7 @@ impl Group {
         &mut self,
         pid: u32,
         key: u64,
-    ) -> Result<Result<Member, Refused>, OpenError> {
+    ) -> Result<Result<Registration, Refused>, OpenError> {
         let pid = pid_in_range(pid)?;
         let refused = |error| PidProbe::open(pid, error).map(Err);
         if self.keys.contains_key(&pid) {
@@ -62,23 +62,23 @@ impl Group {
             Err(error) => return refused(error),
         };
         Ok(match register(kqueue, pid)? {
-            None => Ok(self.member(pid, key)),
+            None => Ok(self.registration(pid, key)),
             Some(refused) => Err(refused),
         })
     }
 
     /// Adds a process, as `open` does.
-    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Refused> {
+    pub(crate) fn register(&mut self, process: Process, key: u64) -> Result<Registration, Refused> {
         let pid = process.target.pid;
         let is_running = |process: &Process| matches!(process.state(), Ok(State::Running));
-        // One that has exited may have left its pid to another member, whose filter it would take.
+        // One that has exited may have left its pid to another registration, whose filter it would take.
         if self.keys.contains_key(&pid) || !is_running(&process) {
             return Err((process.into_probe(), io::ErrorKind::AlreadyExists.into()));
         }
         let Some(kqueue) = &self.kqueue else {
             // Its own will do, with the filter that is in it.
             self.kqueue = Some(Watched::new(process.kqueue.into_inner()));
-            return Ok(self.member(pid, key));
+            return Ok(self.registration(pid, key));
         };
         if let Err(reason) = kevent::add(kqueue.as_fd(), pid) {
             return Err((process.into_probe(), reason));
@@ -88,27 +88,32 @@ impl Group {
             kevent::remove(kqueue.as_fd(), pid);
             return Err((process.into_probe(), has_exited()));
         }
-        Ok(self.member(pid, key))
+        Ok(self.registration(pid, key))
     }
 
-    fn member(&mut self, pid: libc::pid_t, key: u64) -> Member {
+    fn registration(&mut self, pid: libc::pid_t, key: u64) -> Registration {
         self.keys.insert(pid, key);
-        Member {
+        Registration {
             pid,
             exit: OnceLock::new(),
         }
     }
 
     /// No member has more than one event.
-    pub(crate) fn rearm(&self, _member: &mut Member, _key: u64, _state: State) -> io::Result<()> {
+    pub(crate) fn reregister(
+        &self,
+        _member: &mut Registration,
+        _key: u64,
+        _state: State,
+    ) -> io::Result<()> {
         Ok(())
     }
 
     /// Takes out a member that has not told of its exit.
-    pub(crate) fn remove(&mut self, member: Member) {
+    pub(crate) fn deregister(&mut self, registration: Registration) {
         if let Some(kqueue) = &self.kqueue {
-            if self.keys.remove(&member.pid).is_some() {
-                kevent::remove(kqueue.as_fd(), member.pid);
+            if self.keys.remove(&registration.pid).is_some() {
+                kevent::remove(kqueue.as_fd(), registration.pid);
             }
         }
     }
@@ -198,7 +203,7 @@ fn take_events(
     })
 }
 
-impl Member {
+impl Registration {
     pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
         None
     }

@@ -22,15 +22,15 @@ use crate::error::OpenError;
 
 /// An event source for any number of processes.
 #[derive(Default)]
-pub(crate) struct Group {
+pub(crate) struct Selector {
     /// Made for the first process.
     epoll: Option<Watched>,
     /// For so many descriptors room has been made in the process's table.
     room: usize,
 }
 
-/// A process in a [`Group`]. It leaves when this is dropped.
-pub(crate) struct Member(OwnedFd);
+/// A process in a [`Selector`]. It leaves when this is dropped.
+pub(crate) struct Registration(OwnedFd);
 
 /// Something has happened to the member that was added with this key.
 pub(crate) struct Event {
@@ -39,7 +39,7 @@ pub(crate) struct Event {
     reaped: bool,
 }
 
-impl Group {
+impl Selector {
     /// Whether its events are the only way to know that a member has exited. Then an earlier member
     /// must have told before one with its pid comes in.
     pub(crate) const TELLS_ONCE: bool = false;
@@ -53,18 +53,18 @@ impl Group {
         &mut self,
         pid: u32,
         key: u64,
-    ) -> Result<Result<Member, Refused>, OpenError> {
+    ) -> Result<Result<Registration, Refused>, OpenError> {
         // The group's own descriptor comes first, before the process takes the last. Without it,
         // processes are refused.
         let _ = self.epoll();
         Ok(match Process::open(pid)? {
-            Opened::Process(process) => self.add(process, key),
+            Opened::Process(process) => self.register(process, key),
             Opened::Refused(refused) => Err(refused),
         })
     }
 
     /// Adds a process, as `open` does.
-    pub(crate) fn add(&mut self, process: Process, key: u64) -> Result<Member, Refused> {
+    pub(crate) fn register(&mut self, process: Process, key: u64) -> Result<Registration, Refused> {
         let result = self.epoll().and_then(|epoll| {
             let add = |operation| control(epoll, operation, process.as_fd(), libc::EPOLLIN, key);
             match add(libc::EPOLL_CTL_ADD) {
@@ -77,14 +77,19 @@ impl Group {
             }
         });
         match result {
-            Ok(()) => Ok(Member(process.pidfd.into_inner())),
+            Ok(()) => Ok(Registration(process.pidfd.into_inner())),
             Err(reason) => Err((process.into_probe(), reason)),
         }
     }
 
-    /// Has a member tell of its reap, after it has told of its exit; or of its exit, after an
+    /// Has a registration tell of its reap, after it has told of its exit; or of its exit, after an
     /// event that was none.
-    pub(crate) fn rearm(&self, member: &mut Member, key: u64, state: State) -> io::Result<()> {
+    pub(crate) fn reregister(
+        &self,
+        registration: &mut Registration,
+        key: u64,
+        state: State,
+    ) -> io::Result<()> {
         let Some(epoll) = &self.epoll else {
             return Ok(());
         };
@@ -97,18 +102,24 @@ impl Group {
         control(
             epoll.as_fd(),
             libc::EPOLL_CTL_MOD,
-            member.0.as_fd(),
+            registration.0.as_fd(),
             events,
             key,
         )
     }
 
     /// Takes out a member that has not told of its exit.
-    pub(crate) fn remove(&mut self, member: Member) {
+    pub(crate) fn deregister(&mut self, registration: Registration) {
         // Closing would do, unless the descriptor has a duplicate: it was adopted, or this process
         // has forked.
         if let Some(epoll) = &self.epoll {
-            let _ = control(epoll.as_fd(), libc::EPOLL_CTL_DEL, member.0.as_fd(), 0, 0);
+            let _ = control(
+                epoll.as_fd(),
+                libc::EPOLL_CTL_DEL,
+                registration.0.as_fd(),
+                0,
+                0,
+            );
         }
     }
 
@@ -207,7 +218,7 @@ impl Event {
     }
 }
 
-impl Member {
+impl Registration {
     pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
         None
     }
