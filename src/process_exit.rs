@@ -119,7 +119,7 @@ pub(crate) enum Source {
     /// Nowhere: opening failed.
     Failed(OpenError),
     /// The kernel wakes the reactor.
-    Event(sys::Process),
+    Registered(sys::Process),
     /// The kernel has refused that.
     Polled(Box<Polled>),
 }
@@ -128,7 +128,7 @@ impl Source {
     /// What no other process has, where that is known.
     pub(crate) fn identity(&self) -> Option<u64> {
         match self {
-            Source::Event(process) => process.identity(),
+            Source::Registered(process) => process.identity(),
             Source::Polled(polled) => polled.probe.identity(),
             Source::Failed(_) => None,
         }
@@ -246,7 +246,7 @@ impl ProcessExit {
         let source = match opened {
             Ok(Opened::Process(process)) => {
                 mechanism::trace(pid, sys::Process::MECHANISM, None);
-                Source::Event(process)
+                Source::Registered(process)
             }
             Ok(Opened::Refused((probe, reason))) => Source::Polled(Polled::new(pid, probe, reason)),
             Err(error) => Source::Failed(error),
@@ -365,7 +365,7 @@ impl ProcessExit {
         let done = match &self.source {
             Source::Failed(error) => return Err(error.to_io_error(pid)),
             _ if self.progress.resolved => Err(io::ErrorKind::NotFound.into()),
-            Source::Event(process) => by_process(process),
+            Source::Registered(process) => by_process(process),
             Source::Polled(polled) => by_probe(&polled.probe),
         };
         done.map_err(|error| about_doing(what, pid, &error))
@@ -375,7 +375,7 @@ impl ProcessExit {
     pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
         match &self.source {
             Source::Failed(error) => Err(error.to_io_error(self.pid)),
-            Source::Event(process) => process.mark(kind),
+            Source::Registered(process) => process.mark(kind),
             Source::Polled(polled) => polled.probe.mark(kind),
         }
     }
@@ -395,7 +395,7 @@ impl ProcessExit {
     pub fn mechanism(&self) -> Option<Mechanism> {
         match &self.source {
             Source::Failed(_) => None,
-            Source::Event(_) => Some(sys::Process::MECHANISM),
+            Source::Registered(_) => Some(sys::Process::MECHANISM),
             Source::Polled(_) => Some(Mechanism::Polling),
         }
     }
@@ -451,7 +451,7 @@ impl ProcessExit {
         if !self.progress.resolved {
             let state = match &self.source {
                 Source::Failed(error) => return Err(error.to_io_error(self.pid)),
-                Source::Event(process) => process.state(),
+                Source::Registered(process) => process.state(),
                 Source::Polled(polled) => polled.probe.state(),
             };
             self.advance(state.map_err(|error| about(self.pid, &error))?);
@@ -511,7 +511,7 @@ impl ProcessExit {
             // An event source is left when this is dropped: whoever waits is to run first.
             Source::Polled(_) if self.progress.resolved => self.disarm(),
             // A zombie that we wait for to be reaped.
-            Source::Event(process)
+            Source::Registered(process)
                 if !self.progress.resolved
                     && state != State::Running
                     && !process.tells_the_reap() =>
@@ -528,7 +528,7 @@ impl ProcessExit {
         // The process moves out of the source and into the next, which takes a value in between.
         let between = Source::Failed(OpenError::NoSuchProcess);
         self.source = match mem::replace(&mut self.source, between) {
-            Source::Event(process) => {
+            Source::Registered(process) => {
                 Source::Polled(Polled::new(self.pid, process.into_probe(), reason))
             }
             source => source,
@@ -538,14 +538,14 @@ impl ProcessExit {
     /// Goes back to events.
     fn reopened(&mut self, process: sys::Process) {
         mechanism::trace(self.pid, sys::Process::MECHANISM, None);
-        self.source = Source::Event(process);
+        self.source = Source::Registered(process);
     }
 
     /// Stops listening for what is not waited for any more.
     fn disarm(&mut self) {
         match &mut self.source {
             Source::Failed(_) => {}
-            Source::Event(process) => process.disarm(),
+            Source::Registered(process) => process.disarm(),
             Source::Polled(polled) => {
                 self.progress.learn(polled.take_back());
             }
@@ -562,7 +562,7 @@ impl ProcessExit {
 
     pub(crate) fn process(&self) -> Option<&sys::Process> {
         match &self.source {
-            Source::Event(process) => Some(process),
+            Source::Registered(process) => Some(process),
             _ => None,
         }
     }
@@ -594,7 +594,7 @@ impl Future for ProcessExit {
                     this.progress.terminated = true;
                     return Poll::Ready(Err(error.to_io_error(this.pid)));
                 }
-                Source::Event(process) => match ready!(process.poll_event(cx)) {
+                Source::Registered(process) => match ready!(process.poll_event(cx)) {
                     Ok(state) => this.advance(state),
                     Err(EventError::Refused(reason)) => this.fall_back(reason),
                     Err(EventError::Other(error)) => {
@@ -725,7 +725,7 @@ impl fmt::Debug for ProcessExit {
             .field("until", &self.progress.until);
         match &self.source {
             Source::Failed(error) => debug.field("error", error),
-            Source::Event(_) => debug.field("mechanism", &sys::Process::MECHANISM),
+            Source::Registered(_) => debug.field("mechanism", &sys::Process::MECHANISM),
             Source::Polled(polled) => debug
                 .field("mechanism", &Mechanism::Polling)
                 .field("reason", &polled.reason),

@@ -153,9 +153,9 @@ enum Slot {
     /// Left behind while the state moves into the next one.
     Moving,
     /// The group will tell of its exit.
-    Event(Registration),
+    Registered(Registration),
     /// The group will tell of its exit, and then of its reap.
-    EventUntilReap(Box<(Registration, Progress)>),
+    RegisteredUntilReap(Box<(Registration, Progress)>),
     Polled(Box<Polled>),
     /// It has exited.
     Exited {
@@ -171,10 +171,10 @@ impl Slot {
     /// What no other process has, where that is known.
     fn identity(&self) -> Option<u64> {
         match self {
-            Slot::Event(registration) | Slot::Exited { registration, .. } => {
+            Slot::Registered(registration) | Slot::Exited { registration, .. } => {
                 registration.identity()
             }
-            Slot::EventUntilReap(waiting) => waiting.0.identity(),
+            Slot::RegisteredUntilReap(waiting) => waiting.0.identity(),
             Slot::Polled(polled) => polled.probe.identity(),
             Slot::ExitedPolled(exited) => exited.0.identity(),
             Slot::Failed(_) | Slot::Moving => None,
@@ -336,13 +336,13 @@ impl ExitSet {
             // It may be for want of those that are about to be closed.
             self.close_batch();
             if let Reopened::Process(process) = polled.probe().reopen() {
-                source = Source::Event(process);
+                source = Source::Registered(process);
             }
         }
         let mut owner = self.key_of(pid);
         if let Some(key) = owner {
             let is_running = match &source {
-                Source::Event(process) => matches!(process.state(), Ok(State::Running)),
+                Source::Registered(process) => matches!(process.state(), Ok(State::Running)),
                 _ => false,
             };
             self.catch_up();
@@ -355,13 +355,13 @@ impl ExitSet {
         let key = self.slots.next_key();
         let slot = match (progress.exited(), source) {
             (_, Source::Failed(error)) => Slot::Failed(Box::new(error.to_io_error(pid))),
-            (Some(status), Source::Event(process)) => {
+            (Some(status), Source::Registered(process)) => {
                 Slot::ExitedPolled(Box::new((Arc::new(process.into_probe()), status)))
             }
             (Some(status), Source::Polled(polled)) => {
                 Slot::ExitedPolled(Box::new((polled.into_probe(), status)))
             }
-            (None, Source::Event(process)) => self.enter(pid, key, process, progress),
+            (None, Source::Registered(process)) => self.enter(pid, key, process, progress),
             (None, Source::Polled(polled)) => self.polled_slot(key, polled.into_probe(), progress),
         };
         if matches!(slot, Slot::Failed(_) | Slot::ExitedPolled(_)) {
@@ -396,8 +396,8 @@ impl ExitSet {
             return false;
         };
         match self.slots.remove(key).map(|entry| entry.slot) {
-            Some(Slot::Event(registration)) => self.selector.deregister(registration),
-            Some(Slot::EventUntilReap(waiting)) => self.selector.deregister(waiting.0),
+            Some(Slot::Registered(registration)) => self.selector.deregister(registration),
+            Some(Slot::RegisteredUntilReap(waiting)) => self.selector.deregister(waiting.0),
             Some(Slot::Polled(_)) => self.polling.forget_one(),
             Some(_) => self.exited.retain(|&exited| exited != key),
             None => return false,
@@ -695,8 +695,8 @@ impl ExitSet {
             ));
         };
         let done = match &entry.slot {
-            Slot::Event(registration) => by_registration(registration),
-            Slot::EventUntilReap(waiting) => by_registration(&waiting.0),
+            Slot::Registered(registration) => by_registration(registration),
+            Slot::RegisteredUntilReap(waiting) => by_registration(&waiting.0),
             Slot::Polled(polled) => by_probe(&polled.probe),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
@@ -755,8 +755,8 @@ impl ExitSet {
 
     fn registered_slot(&mut self, registration: Registration, progress: Progress) -> Slot {
         match progress.until() {
-            Until::Exit => Slot::Event(registration),
-            Until::Reap => Slot::EventUntilReap(Box::new((registration, progress))),
+            Until::Exit => Slot::Registered(registration),
+            Until::Reap => Slot::RegisteredUntilReap(Box::new((registration, progress))),
         }
     }
 
@@ -782,10 +782,10 @@ impl ExitSet {
             return true;
         };
         match &entry.slot {
-            Slot::Event(registration) | Slot::Exited { registration, .. } => {
+            Slot::Registered(registration) | Slot::Exited { registration, .. } => {
                 registration.is_reaped()
             }
-            Slot::EventUntilReap(waiting) => waiting.0.is_reaped(),
+            Slot::RegisteredUntilReap(waiting) => waiting.0.is_reaped(),
             Slot::Polled(polled) => polled.probe.is_reaped(),
             Slot::ExitedPolled(exited) => exited.0.is_reaped(),
             Slot::Failed(_) | Slot::Moving => true,
@@ -804,12 +804,14 @@ impl ExitSet {
         }
         match (&entry.slot, source) {
             (
-                Slot::Event(registration) | Slot::Exited { registration, .. },
-                Source::Event(process),
+                Slot::Registered(registration) | Slot::Exited { registration, .. },
+                Source::Registered(process),
             ) => registration.is(process),
-            (Slot::EventUntilReap(waiting), Source::Event(process)) => waiting.0.is(process),
+            (Slot::RegisteredUntilReap(waiting), Source::Registered(process)) => {
+                waiting.0.is(process)
+            }
             // No two have the pid at one time.
-            (_, Source::Event(process)) => !self.is_reaped(key) && !process.is_reaped(),
+            (_, Source::Registered(process)) => !self.is_reaped(key) && !process.is_reaped(),
             (_, Source::Polled(polled)) => !self.is_reaped(key) && !polled.probe().is_reaped(),
             (_, Source::Failed(_)) => false,
         }
@@ -914,8 +916,8 @@ impl ExitSet {
         if Selector::TELLS_LATE && self.events.is_empty() {
             let untold = self.slots.iter().filter_map(|(key, entry)| {
                 let registration = match &entry.slot {
-                    Slot::Event(registration) => registration,
-                    Slot::EventUntilReap(waiting) => &waiting.0,
+                    Slot::Registered(registration) => registration,
+                    Slot::RegisteredUntilReap(waiting) => &waiting.0,
                     _ => return None,
                 };
                 registration.untold_event(key.to_u64())
@@ -943,8 +945,8 @@ impl ExitSet {
         };
         let mut plain = Progress::new(Until::Exit);
         let (registration, progress) = match &mut entry.slot {
-            Slot::Event(registration) => (registration, &mut plain),
-            Slot::EventUntilReap(waiting) => {
+            Slot::Registered(registration) => (registration, &mut plain),
+            Slot::RegisteredUntilReap(waiting) => {
                 let (registration, progress) = &mut **waiting;
                 (registration, progress)
             }
@@ -1074,8 +1076,8 @@ impl ExitSet {
             return;
         };
         let (registration, progress) = match mem::replace(&mut entry.slot, Slot::Moving) {
-            Slot::Event(registration) => (registration, Progress::new(Until::Exit)),
-            Slot::EventUntilReap(waiting) => *waiting,
+            Slot::Registered(registration) => (registration, Progress::new(Until::Exit)),
+            Slot::RegisteredUntilReap(waiting) => *waiting,
             slot => {
                 entry.slot = slot;
                 return;
@@ -1094,11 +1096,11 @@ impl ExitSet {
 
     fn set_exited(&mut self, key: Key, status: Option<sys::Status>) {
         self.end(key, |slot| match slot {
-            Slot::Event(registration) => Slot::Exited {
+            Slot::Registered(registration) => Slot::Exited {
                 registration,
                 status,
             },
-            Slot::EventUntilReap(waiting) => Slot::Exited {
+            Slot::RegisteredUntilReap(waiting) => Slot::Exited {
                 registration: waiting.0,
                 status,
             },
@@ -1139,7 +1141,7 @@ impl ExitSet {
             Slot::ExitedPolled(exited) => Ok(Exit::new(pid, exited.1)),
             Slot::Failed(error) => Err(*error),
             // Those are not among the `exited`.
-            Slot::Event(_) | Slot::EventUntilReap(_) | Slot::Polled(_) | Slot::Moving => {
+            Slot::Registered(_) | Slot::RegisteredUntilReap(_) | Slot::Polled(_) | Slot::Moving => {
                 return None;
             }
         };
