@@ -149,7 +149,6 @@ mod error;
 mod exit;
 mod exit_set;
 mod identity;
-mod inbox;
 mod mechanism;
 mod os;
 mod poller;
@@ -157,6 +156,7 @@ mod process_exit;
 mod sync;
 mod sys;
 mod wait_state;
+mod wake_queue;
 
 pub use exit::Exit;
 pub use exit_set::ExitSet;

@@ -5,7 +5,7 @@
 //! that it holds up neither other blocking work nor the shutdown of the runtime. It ends when
 //! there is nothing left to look at.
 //!
-//! A [`Watch`] is one process being looked at. What is seen goes to an [`Inbox`], where a task
+//! A [`Watch`] is one process being looked at. What is seen goes to an [`OutcomeQueue`], where a task
 //! waits for it.
 
 use std::cmp::Reverse;
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, Handle};
 
-use crate::inbox::{self, lock, wake};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::{self, Probe, Reopened, State};
 use crate::wait_state::Progress;
+use crate::wake_queue::{self, lock, wake};
 
 /// Between two looks at one process: at first and, doubled after each look, at last.
 const SHORTEST: Duration = Duration::from_micros(100);
@@ -54,7 +54,7 @@ pub(crate) enum News {
 }
 
 /// Where news arrives, each with the token of its [`Watch`].
-pub(crate) type Inbox = inbox::Inbox<(u64, News)>;
+pub(crate) type OutcomeQueue = wake_queue::WakeQueue<(u64, News)>;
 
 /// A process being looked at, until this is dropped.
 pub(crate) struct Watch {
@@ -71,7 +71,7 @@ impl Watch {
     pub(crate) fn new(
         probe: &Arc<Probe>,
         progress: Progress,
-        inbox: &Arc<Inbox>,
+        queue: &Arc<OutcomeQueue>,
         token: u64,
     ) -> Watch {
         let handle = Handle::current();
@@ -81,7 +81,7 @@ impl Watch {
                 probe: probe.clone(),
                 progress,
                 interval: SHORTEST,
-                inbox: inbox.clone(),
+                queue: queue.clone(),
                 token,
             });
             if is_new {
@@ -143,7 +143,7 @@ struct Watched {
     probe: Arc<Probe>,
     progress: Progress,
     interval: Duration,
-    inbox: Arc<Inbox>,
+    queue: Arc<OutcomeQueue>,
     token: u64,
 }
 
@@ -267,8 +267,8 @@ impl Poller {
         let watched = mem::take(&mut schedule.watched);
         let put = |watched: &Watched| {
             watched
-                .inbox
-                .put((watched.token, News::Closed(watched.progress)))
+                .queue
+                .send((watched.token, News::Closed(watched.progress)))
         };
         let wakers: Vec<Waker> = watched.values().filter_map(put).collect();
         drop(schedule);
@@ -327,7 +327,7 @@ impl Schedule {
                 Seen::Process(process) => News::Reopened(process),
                 Seen::Error(error) => News::Failed(error),
             };
-            wakers.extend(watched.inbox.put((watched.token, news)));
+            wakers.extend(watched.queue.send((watched.token, news)));
             self.watched.remove(&key);
         }
         wakers
@@ -406,7 +406,7 @@ mod loom_tests {
         })
     }
 
-    fn watch(poller: &Arc<Poller>, inbox: &Arc<Inbox>) -> Option<Watch> {
+    fn watch(poller: &Arc<Poller>, queue: &Arc<OutcomeQueue>) -> Option<Watch> {
         // Never looked at here. A poller of processes that are told by hand.
         static PROBE: LazyLock<Arc<Probe>> =
             LazyLock::new(|| match sys::Process::open(std::process::id()) {
@@ -418,7 +418,7 @@ mod loom_tests {
             probe: PROBE.clone(),
             progress: Progress::new(Until::Exit),
             interval: SHORTEST,
-            inbox: inbox.clone(),
+            queue: queue.clone(),
             token: 0,
         };
         let poller = poller.clone();
@@ -441,8 +441,8 @@ mod loom_tests {
     #[test]
     fn a_watch_that_ends_gives_its_progress_or_has_its_news_there() {
         loom::model(|| {
-            let (poller, inbox) = (poller(), Arc::<Inbox>::default());
-            let watch = watch(&poller, &inbox).unwrap();
+            let (poller, queue) = (poller(), Arc::<OutcomeQueue>::default());
+            let watch = watch(&poller, &queue).unwrap();
             let teller = loom::thread::spawn({
                 let (poller, key) = (poller.clone(), watch.key);
                 move || tell(&poller, key)
@@ -451,27 +451,27 @@ mod loom_tests {
                 let poller = poller.clone();
                 move || poller.close()
             });
-            match (watch.end(), inbox.try_news()) {
+            match (watch.end(), queue.try_recv()) {
                 (Some(_), None) => {}
                 (None, Some((0, News::Exited(_) | News::Closed(_)))) => {}
                 (progress, news) => panic!("{:?} {}", progress, news.is_some()),
             }
             teller.join().unwrap();
             closer.join().unwrap();
-            assert!(inbox.try_news().is_none());
+            assert!(queue.try_recv().is_none());
         });
     }
 
     #[test]
     fn whoever_waits_is_told_that_the_poller_has_closed_or_cannot_come_in() {
         loom::model(|| {
-            let (poller, inbox) = (poller(), Arc::<Inbox>::default());
+            let (poller, queue) = (poller(), Arc::<OutcomeQueue>::default());
             let closer = loom::thread::spawn({
                 let poller = poller.clone();
                 move || poller.close()
             });
-            if let Some(watch) = watch(&poller, &inbox) {
-                let news = loom::future::block_on(std::future::poll_fn(|cx| inbox.poll_news(cx)));
+            if let Some(watch) = watch(&poller, &queue) {
+                let news = loom::future::block_on(std::future::poll_fn(|cx| queue.poll_recv(cx)));
                 assert!(matches!(news, (0, News::Closed(_))));
                 assert!(watch.end().is_none());
             }
@@ -482,16 +482,16 @@ mod loom_tests {
     #[test]
     fn an_exit_is_told_once_to_the_one_that_waits() {
         loom::model(|| {
-            let (poller, inbox) = (poller(), Arc::<Inbox>::default());
-            let watch = watch(&poller, &inbox).unwrap();
+            let (poller, queue) = (poller(), Arc::<OutcomeQueue>::default());
+            let watch = watch(&poller, &queue).unwrap();
             let tellers = [(); 2].map(|()| {
                 let (poller, key) = (poller.clone(), watch.key);
                 loom::thread::spawn(move || tell(&poller, key))
             });
-            let news = loom::future::block_on(std::future::poll_fn(|cx| inbox.poll_news(cx)));
+            let news = loom::future::block_on(std::future::poll_fn(|cx| queue.poll_recv(cx)));
             assert!(matches!(news, (0, News::Exited(_))));
             tellers.map(|teller| teller.join().unwrap());
-            assert!(inbox.try_news().is_none());
+            assert!(queue.try_recv().is_none());
             drop(watch);
         });
     }

@@ -18,7 +18,7 @@ use crate::error::{OpenError, about, about_doing};
 use crate::exit::Exit;
 use crate::identity::{Boot, Mark, MarkKind, ParseProcessIdentityError, ProcessIdentity};
 use crate::mechanism::{self, Mechanism};
-use crate::poller::{Inbox, News, Watch};
+use crate::poller::{News, OutcomeQueue, Watch};
 use crate::sys::{self, EventError, Opened, Probe, State};
 use crate::wait_state::{Progress, Until};
 
@@ -139,7 +139,7 @@ impl Source {
 pub(crate) struct Polled {
     probe: Arc<Probe>,
     /// While it is waited for.
-    watch: Option<(Watch, Arc<Inbox>)>,
+    watch: Option<(Watch, Arc<OutcomeQueue>)>,
     reason: io::Error,
 }
 
@@ -178,14 +178,14 @@ impl Polled {
                     coop.made_progress();
                     return Poll::Ready(Ok(News::Exited(state)));
                 }
-                // A new inbox, so that nothing arrives from another runtime's poller any more.
-                let inbox = Arc::default();
-                self.watch = Some((Watch::new(&self.probe, *progress, &inbox, 0), inbox));
+                // A new queue, so that nothing arrives from another runtime's poller any more.
+                let queue = Arc::default();
+                self.watch = Some((Watch::new(&self.probe, *progress, &queue, 0), queue));
             }
-            let Some((_, inbox)) = &self.watch else {
+            let Some((_, queue)) = &self.watch else {
                 continue;
             };
-            let (_, news) = ready!(inbox.poll_news(cx));
+            let (_, news) = ready!(queue.poll_recv(cx));
             self.watch = None;
             match news {
                 News::Failed(error) => return Poll::Ready(Err(error)),
@@ -202,15 +202,15 @@ impl Polled {
         let (_, news) = self
             .watch
             .as_ref()
-            .and_then(|(_, inbox)| inbox.try_news())?;
+            .and_then(|(_, queue)| queue.try_recv())?;
         self.watch = None;
         Some(news)
     }
 
     /// Ends the watch, and returns the exit status if the poller has seen one.
     fn take_back(&mut self) -> Option<sys::Status> {
-        let (watch, inbox) = self.watch.take()?;
-        match (watch.end(), inbox.try_news()) {
+        let (watch, queue) = self.watch.take()?;
+        match (watch.end(), queue.try_recv()) {
             (Some(progress), _) => progress.status(),
             (None, Some((_, News::Exited(State::Exited { status, .. })))) => status,
             (None, Some((_, News::Closed(progress)))) => progress.status(),

@@ -21,7 +21,7 @@ use self::slab::{Key, Slab};
 use crate::error::{about, about_doing};
 use crate::exit::Exit;
 use crate::mechanism::{self, Mechanism};
-use crate::poller::{Inbox, News, Watch};
+use crate::poller::{News, OutcomeQueue, Watch};
 use crate::process_exit::{Parts, ProcessExit, Source, closed, no_event_for_the_reap};
 use crate::sys::{
     self, Event, EventError, Probe, Refused, Registration, Reopened, Selector, State,
@@ -143,7 +143,7 @@ struct Polling {
     /// Those that no poller looks at, yet or any more.
     unwatched: VecDeque<Key>,
     /// Where the pollers' news arrives.
-    inbox: Arc<Inbox>,
+    queue: Arc<OutcomeQueue>,
     /// The runtime whose poller looks at them.
     runtime: Option<runtime::Id>,
 }
@@ -857,7 +857,7 @@ impl ExitSet {
                     continue;
                 }
                 let coop = ready!(coop::poll_proceed(cx));
-                if let Poll::Ready((key, news)) = self.polling.inbox.poll_news(cx) {
+                if let Poll::Ready((key, news)) = self.polling.queue.poll_recv(cx) {
                     coop.made_progress();
                     let has_closed = matches!(news, News::Closed(_));
                     self.take_in(Key::from_u64(key), news);
@@ -975,9 +975,9 @@ impl ExitSet {
         let here = Handle::current().id();
         if self.polling.runtime != Some(here) {
             self.take_in_news();
-            // A new inbox, so that nothing arrives from another runtime's poller any more.
+            // A new queue, so that nothing arrives from another runtime's poller any more.
             self.polling.runtime = Some(here);
-            self.polling.inbox = Arc::default();
+            self.polling.queue = Arc::default();
             self.polling.unwatched = self.polled_keys();
         }
         while let Some(&key) = self.polling.unwatched.front() {
@@ -992,16 +992,16 @@ impl ExitSet {
             if let Some(news) = polled.look() {
                 return Poll::Ready(Some((key, news)));
             }
-            let inbox = &self.polling.inbox;
+            let queue = &self.polling.queue;
             let (probe, token) = (&polled.probe, key.to_u64());
-            polled.watch = Some(Watch::new(probe, polled.progress, inbox, token));
+            polled.watch = Some(Watch::new(probe, polled.progress, queue, token));
         }
         Poll::Ready(None)
     }
 
     /// Takes in what the poller has told by now.
     fn take_in_news(&mut self) {
-        while let Some((key, news)) = self.polling.inbox.try_news() {
+        while let Some((key, news)) = self.polling.queue.try_recv() {
             self.take_in(Key::from_u64(key), news);
         }
     }

@@ -79,13 +79,13 @@ impl Process {
         }
         let wait = match &mut self.wait {
             Some(wait) => wait,
-            // With an inbox of its own, so that nothing arrives from an earlier wait.
+            // With an queue of its own, so that nothing arrives from an earlier wait.
             none => {
                 let wait = Wait::new(&self.handle, &Arc::default(), 0);
                 none.insert(wait.map_err(EventError::Refused)?)
             }
         };
-        ready!(wait.inbox().poll_news(cx));
+        ready!(wait.queue().poll_recv(cx));
         coop.made_progress();
         // It tells once.
         self.wait = None;

@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 
 use super::{EventError, Handle, Opened, Probe, Process, Refused, State, Wait};
 use crate::error::OpenError;
-use crate::inbox::{Inbox, wake};
+use crate::wake_queue::{WakeQueue, wake};
 
 /// An event source for any number of processes.
 #[derive(Default)]
 pub(crate) struct Selector {
-    fired: Arc<Inbox<u64>>,
+    fired: Arc<WakeQueue<u64>>,
 }
 
 /// A process in a [`Selector`]. It leaves when this is dropped.
@@ -61,7 +61,7 @@ impl Selector {
             return Wait::new(handle, &self.fired, key).map(Some);
         }
         // Those that have exited already need not wait for the thread pool.
-        if let Some(waker) = self.fired.put(key) {
+        if let Some(waker) = self.fired.send(key) {
             wake(waker);
         }
         Ok(None)
@@ -88,7 +88,7 @@ impl Selector {
     ) -> Poll<Result<(), EventError>> {
         self.take_events(events);
         if events.is_empty() {
-            let Poll::Ready(key) = self.fired.poll_news(cx) else {
+            let Poll::Ready(key) = self.fired.poll_recv(cx) else {
                 return Poll::Pending;
             };
             events.push_back(Event { key });
@@ -112,7 +112,7 @@ impl Selector {
     /// Takes some of the events that there are.
     fn take_events(&self, events: &mut VecDeque<Event>) {
         const BATCH: usize = 128;
-        let fired = std::iter::from_fn(|| self.fired.try_news());
+        let fired = std::iter::from_fn(|| self.fired.try_recv());
         events.extend(fired.take(BATCH).map(|key| Event { key }));
     }
 }

@@ -25,7 +25,7 @@ use windows_sys::Win32::System::Threading::{
 
 use super::Handle;
 use super::share::Share;
-use crate::inbox::{Inbox, wake};
+use crate::wake_queue::{WakeQueue, wake};
 
 /// A wait for a process, until this is dropped.
 pub(super) struct Wait {
@@ -42,19 +42,23 @@ unsafe impl Sync for Wait {}
 struct Context {
     /// Stays open until the system is done with it.
     handle: Arc<Handle>,
-    inbox: Arc<Inbox<u64>>,
+    queue: Arc<WakeQueue<u64>>,
     key: u64,
 }
 
 impl Wait {
-    /// Has `key` put into the inbox, once, when the process has exited.
-    pub(super) fn new(handle: &Arc<Handle>, inbox: &Arc<Inbox<u64>>, key: u64) -> io::Result<Wait> {
+    /// Has `key` put into the queue, once, when the process has exited.
+    pub(super) fn new(
+        handle: &Arc<Handle>,
+        queue: &Arc<WakeQueue<u64>>,
+        key: u64,
+    ) -> io::Result<Wait> {
         if cfg!(tokio_process_exit_force_poll) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let (share, callbacks) = Share::pair(Context {
             handle: handle.clone(),
-            inbox: inbox.clone(),
+            queue: queue.clone(),
             key,
         });
         let process = share.context.handle.as_handle().as_raw_handle();
@@ -83,8 +87,8 @@ impl Wait {
         Ok(Wait { wait, share })
     }
 
-    pub(super) fn inbox(&self) -> &Inbox<u64> {
-        &self.share.context.inbox
+    pub(super) fn queue(&self) -> &WakeQueue<u64> {
+        &self.share.context.queue
     }
 }
 
@@ -93,7 +97,7 @@ unsafe extern "system" fn call_back(context: *mut c_void, _timed_out: bool) {
     // only given up when there will be none.
     let (share, first) = unsafe { Share::call(context.cast_const().cast::<Share<Context>>()) };
     if first {
-        if let Some(waker) = share.context.inbox.put(share.context.key) {
+        if let Some(waker) = share.context.queue.send(share.context.key) {
             wake(waker);
         }
     }

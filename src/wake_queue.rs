@@ -9,45 +9,45 @@ use std::task::{Context, Poll, Waker};
 use crate::sync::{Mutex, MutexGuard};
 
 /// A queue with one task at its end.
-pub(crate) struct Inbox<T> {
-    contents: Mutex<Contents<T>>,
+pub(crate) struct WakeQueue<T> {
+    state: Mutex<State<T>>,
 }
 
-struct Contents<T> {
-    news: VecDeque<T>,
+struct State<T> {
+    items: VecDeque<T>,
     waker: Option<Waker>,
 }
 
-impl<T> Inbox<T> {
-    pub(crate) fn poll_news(&self, cx: &mut Context<'_>) -> Poll<T> {
+impl<T> WakeQueue<T> {
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<T> {
         // Wakers run foreign code when cloned and dropped, so neither is done under the lock.
         let mut waker = Some(cx.waker().clone());
-        let mut contents = lock(&self.contents);
-        if let Some(news) = contents.news.pop_front() {
-            return Poll::Ready(news);
+        let mut state = lock(&self.state);
+        if let Some(items) = state.items.pop_front() {
+            return Poll::Ready(items);
         }
-        mem::swap(&mut contents.waker, &mut waker);
-        drop(contents);
+        mem::swap(&mut state.waker, &mut waker);
+        drop(state);
         Poll::Pending
     }
 
-    pub(crate) fn try_news(&self) -> Option<T> {
-        lock(&self.contents).news.pop_front()
+    pub(crate) fn try_recv(&self) -> Option<T> {
+        lock(&self.state).items.pop_front()
     }
 
-    /// Puts news in. Returns whom to [`wake`], when no lock is held any more.
-    pub(crate) fn put(&self, news: T) -> Option<Waker> {
-        let mut contents = lock(&self.contents);
-        contents.news.push_back(news);
-        contents.waker.take()
+    /// Puts items in. Returns whom to [`wake`], when no lock is held any more.
+    pub(crate) fn send(&self, items: T) -> Option<Waker> {
+        let mut state = lock(&self.state);
+        state.items.push_back(items);
+        state.waker.take()
     }
 }
 
-impl<T> Default for Inbox<T> {
+impl<T> Default for WakeQueue<T> {
     fn default() -> Self {
-        Inbox {
-            contents: Mutex::new(Contents {
-                news: VecDeque::new(),
+        WakeQueue {
+            state: Mutex::new(State {
+                items: VecDeque::new(),
                 waker: None,
             }),
         }
@@ -56,7 +56,7 @@ impl<T> Default for Inbox<T> {
 
 /// Wakes a task from a thread that has others to serve.
 pub(crate) fn wake(waker: Waker) {
-    // One that panics must not keep the news from others.
+    // One that panics must not keep the items from others.
     let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
@@ -73,10 +73,10 @@ mod loom_tests {
 
     use super::*;
 
-    fn put(inbox: &Arc<Inbox<u32>>, news: u32) -> loom::thread::JoinHandle<()> {
-        let inbox = inbox.clone();
+    fn put(queue: &Arc<WakeQueue<u32>>, items: u32) -> loom::thread::JoinHandle<()> {
+        let queue = queue.clone();
         loom::thread::spawn(move || {
-            if let Some(waker) = inbox.put(news) {
+            if let Some(waker) = queue.send(items) {
                 wake(waker);
             }
         })
@@ -85,13 +85,13 @@ mod loom_tests {
     #[test]
     fn all_news_of_two_threads_arrives_and_wakes() {
         loom::model(|| {
-            let inbox = Arc::new(Inbox::default());
-            let threads = [put(&inbox, 1), put(&inbox, 2)];
+            let queue = Arc::new(WakeQueue::default());
+            let threads = [put(&queue, 1), put(&queue, 2)];
             let mut both =
-                [0, 0].map(|_| loom::future::block_on(poll_fn(|cx| inbox.poll_news(cx))));
+                [0, 0].map(|_| loom::future::block_on(poll_fn(|cx| queue.poll_recv(cx))));
             both.sort();
             assert_eq!(both, [1, 2]);
-            assert!(inbox.try_news().is_none());
+            assert!(queue.try_recv().is_none());
             threads.map(|thread| thread.join().unwrap());
         });
     }
