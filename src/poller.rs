@@ -42,19 +42,19 @@ const BATCH: usize = 16;
 const REOPEN: Duration = Duration::from_millis(100);
 
 /// What a poller has to say of a process. It looks at it no longer.
-pub(crate) enum News {
+pub(crate) enum Outcome {
     /// What was waited for has come.
     Exited(State),
     /// There is an event source for it again.
-    Reopened(sys::Process),
+    EventsAvailable(sys::Process),
     /// It could not be looked at.
     Failed(io::Error),
     /// The poller has ended: the runtime has shut down, or has no thread for it. It had come so far.
-    Closed(Progress),
+    PollerClosed(Progress),
 }
 
-/// Where news arrives, each with the token of its [`Watch`].
-pub(crate) type OutcomeQueue = wake_queue::WakeQueue<(u64, News)>;
+/// Where outcome arrives, each with the token of its [`Watch`].
+pub(crate) type OutcomeQueue = wake_queue::WakeQueue<(u64, Outcome)>;
 
 /// A process being looked at, until this is dropped.
 pub(crate) struct Watch {
@@ -98,7 +98,7 @@ impl Watch {
         }
     }
 
-    /// Ends it, and returns how far it had come. `None`: it has ended, and its news has arrived.
+    /// Ends it, and returns how far it had come. `None`: it has ended, and its outcome has arrived.
     pub(crate) fn end(self) -> Option<Progress> {
         self.poller.remove(self.key).map(|watched| watched.progress)
     }
@@ -239,7 +239,7 @@ impl Poller {
             if may_reopen && !still_may {
                 schedule.reopen = Some(now + REOPEN);
             }
-            let wakers = schedule.take_in(seen, now);
+            let wakers = schedule.process_outcome(seen, now);
             let before = mem::replace(&mut worked, sys::thread_cpu_time());
             // Where the clock is denied or coarse, the time that has passed will do. (On Windows it
             // moves by 16 ms at a time.)
@@ -268,7 +268,7 @@ impl Poller {
         let put = |watched: &Watched| {
             watched
                 .queue
-                .send((watched.token, News::Closed(watched.progress)))
+                .send((watched.token, Outcome::PollerClosed(watched.progress)))
         };
         let wakers: Vec<Waker> = watched.values().filter_map(put).collect();
         drop(schedule);
@@ -305,29 +305,29 @@ impl Schedule {
         batch
     }
 
-    /// Takes in what was seen, puts what is news into the inboxes, and returns whom to wake.
+    /// Takes in what was seen, puts what is outcome into the inboxes, and returns whom to wake.
     ///
-    /// A process leaves `watched` and its news arrives under one lock, so that whoever takes it out
+    /// A process leaves `watched` and its outcome arrives under one lock, so that whoever takes it out
     /// finds either there.
-    fn take_in(&mut self, seen: Vec<(u64, Seen)>, now: Instant) -> Vec<Waker> {
+    fn process_outcome(&mut self, seen: Vec<(u64, Seen)>, now: Instant) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for (key, seen) in seen {
             let Some(watched) = self.watched.get_mut(&key) else {
                 continue;
             };
-            let news = match seen {
+            let outcome = match seen {
                 Seen::State(state) => match watched.progress.advance(state) {
-                    Some(state) => News::Exited(state),
+                    Some(state) => Outcome::Exited(state),
                     None => {
                         watched.interval = LONGEST.min(watched.interval * 2);
                         self.due.push(Reverse((now + watched.interval, key)));
                         continue;
                     }
                 },
-                Seen::Process(process) => News::Reopened(process),
-                Seen::Error(error) => News::Failed(error),
+                Seen::Process(process) => Outcome::EventsAvailable(process),
+                Seen::Error(error) => Outcome::Failed(error),
             };
-            wakers.extend(watched.queue.send((watched.token, news)));
+            wakers.extend(watched.queue.send((watched.token, outcome)));
             self.watched.remove(&key);
         }
         wakers
@@ -433,7 +433,7 @@ mod loom_tests {
             reaped: true,
         };
         let mut schedule = lock(&poller.schedule);
-        let wakers = schedule.take_in(vec![(key, Seen::State(exited))], Instant::now());
+        let wakers = schedule.process_outcome(vec![(key, Seen::State(exited))], Instant::now());
         drop(schedule);
         wakers.into_iter().for_each(wake);
     }
@@ -453,8 +453,8 @@ mod loom_tests {
             });
             match (watch.end(), queue.try_recv()) {
                 (Some(_), None) => {}
-                (None, Some((0, News::Exited(_) | News::Closed(_)))) => {}
-                (progress, news) => panic!("{:?} {}", progress, news.is_some()),
+                (None, Some((0, Outcome::Exited(_) | Outcome::PollerClosed(_)))) => {}
+                (progress, outcome) => panic!("{:?} {}", progress, outcome.is_some()),
             }
             teller.join().unwrap();
             closer.join().unwrap();
@@ -471,8 +471,9 @@ mod loom_tests {
                 move || poller.close()
             });
             if let Some(watch) = watch(&poller, &queue) {
-                let news = loom::future::block_on(std::future::poll_fn(|cx| queue.poll_recv(cx)));
-                assert!(matches!(news, (0, News::Closed(_))));
+                let outcome =
+                    loom::future::block_on(std::future::poll_fn(|cx| queue.poll_recv(cx)));
+                assert!(matches!(outcome, (0, Outcome::PollerClosed(_))));
                 assert!(watch.end().is_none());
             }
             closer.join().unwrap();
@@ -488,8 +489,8 @@ mod loom_tests {
                 let (poller, key) = (poller.clone(), watch.key);
                 loom::thread::spawn(move || tell(&poller, key))
             });
-            let news = loom::future::block_on(std::future::poll_fn(|cx| queue.poll_recv(cx)));
-            assert!(matches!(news, (0, News::Exited(_))));
+            let outcome = loom::future::block_on(std::future::poll_fn(|cx| queue.poll_recv(cx)));
+            assert!(matches!(outcome, (0, Outcome::Exited(_))));
             tellers.map(|teller| teller.join().unwrap());
             assert!(queue.try_recv().is_none());
             drop(watch);

@@ -18,7 +18,7 @@ use crate::error::{OpenError, about, about_doing};
 use crate::exit::Exit;
 use crate::identity::{Boot, Mark, MarkKind, ParseProcessIdentityError, ProcessIdentity};
 use crate::mechanism::{self, Mechanism};
-use crate::poller::{News, OutcomeQueue, Watch};
+use crate::poller::{Outcome, OutcomeQueue, Watch};
 use crate::sys::{self, EventError, Opened, Probe, State};
 use crate::wait_state::{Progress, Until};
 
@@ -162,11 +162,11 @@ impl Polled {
         self.probe
     }
 
-    fn poll_news(
+    fn poll_outcome(
         &mut self,
         progress: &mut Progress,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<News>> {
+    ) -> Poll<io::Result<Outcome>> {
         let here = Handle::current().id();
         loop {
             let is_watched = matches!(&self.watch, Some((watch, _)) if watch.is_in(here));
@@ -176,7 +176,7 @@ impl Polled {
                 progress.learn(self.take_back());
                 if let Some(state) = progress.advance(self.probe.state()?) {
                     coop.made_progress();
-                    return Poll::Ready(Ok(News::Exited(state)));
+                    return Poll::Ready(Ok(Outcome::Exited(state)));
                 }
                 // A new queue, so that nothing arrives from another runtime's poller any more.
                 let queue = Arc::default();
@@ -185,26 +185,26 @@ impl Polled {
             let Some((_, queue)) = &self.watch else {
                 continue;
             };
-            let (_, news) = ready!(queue.poll_recv(cx));
+            let (_, outcome) = ready!(queue.poll_recv(cx));
             self.watch = None;
-            match news {
-                News::Failed(error) => return Poll::Ready(Err(error)),
+            match outcome {
+                Outcome::Failed(error) => return Poll::Ready(Err(error)),
                 // Its runtime has shut down, and we are in a later one.
-                News::Closed(seen) if is_watched => progress.learn(seen.status()),
-                News::Closed(_) => return Poll::Ready(Err(closed())),
-                news => return Poll::Ready(Ok(news)),
+                Outcome::PollerClosed(seen) if is_watched => progress.learn(seen.status()),
+                Outcome::PollerClosed(_) => return Poll::Ready(Err(closed())),
+                outcome => return Poll::Ready(Ok(outcome)),
             }
         }
     }
 
     /// What the poller has told and nobody has taken in.
-    fn try_news(&mut self) -> Option<News> {
-        let (_, news) = self
+    fn try_outcome(&mut self) -> Option<Outcome> {
+        let (_, outcome) = self
             .watch
             .as_ref()
             .and_then(|(_, queue)| queue.try_recv())?;
         self.watch = None;
-        Some(news)
+        Some(outcome)
     }
 
     /// Ends the watch, and returns the exit status if the poller has seen one.
@@ -212,8 +212,8 @@ impl Polled {
         let (watch, queue) = self.watch.take()?;
         match (watch.end(), queue.try_recv()) {
             (Some(progress), _) => progress.status(),
-            (None, Some((_, News::Exited(State::Exited { status, .. })))) => status,
-            (None, Some((_, News::Closed(progress)))) => progress.status(),
+            (None, Some((_, Outcome::Exited(State::Exited { status, .. })))) => status,
+            (None, Some((_, Outcome::PollerClosed(progress)))) => progress.status(),
             _ => None,
         }
     }
@@ -439,11 +439,11 @@ impl ProcessExit {
     pub fn try_wait(&mut self) -> io::Result<Option<Exit>> {
         if !self.progress.resolved {
             if let Source::Polled(polled) = &mut self.source {
-                match polled.try_news() {
-                    Some(News::Exited(state)) => self.advance(state),
-                    Some(News::Reopened(process)) => self.reopened(process),
-                    Some(News::Failed(error)) => return Err(about(self.pid, &error)),
-                    Some(News::Closed(seen)) => self.progress.learn(seen.status()),
+                match polled.try_outcome() {
+                    Some(Outcome::Exited(state)) => self.advance(state),
+                    Some(Outcome::EventsAvailable(process)) => self.reopened(process),
+                    Some(Outcome::Failed(error)) => return Err(about(self.pid, &error)),
+                    Some(Outcome::PollerClosed(seen)) => self.progress.learn(seen.status()),
                     None => {}
                 }
             }
@@ -602,13 +602,13 @@ impl Future for ProcessExit {
                     }
                 },
                 Source::Polled(polled) => {
-                    match ready!(polled.poll_news(&mut this.progress, cx))
+                    match ready!(polled.poll_outcome(&mut this.progress, cx))
                         .map_err(|error| about(this.pid, &error))?
                     {
-                        News::Exited(state) => this.advance(state),
-                        News::Reopened(process) => this.reopened(process),
-                        // `poll_news` has dealt with them.
-                        News::Failed(_) | News::Closed(_) => {}
+                        Outcome::Exited(state) => this.advance(state),
+                        Outcome::EventsAvailable(process) => this.reopened(process),
+                        // `poll_outcome` has dealt with them.
+                        Outcome::Failed(_) | Outcome::PollerClosed(_) => {}
                     }
                 }
             }

@@ -21,7 +21,7 @@ use self::slab::{Key, Slab};
 use crate::error::{about, about_doing};
 use crate::exit::Exit;
 use crate::mechanism::{self, Mechanism};
-use crate::poller::{News, OutcomeQueue, Watch};
+use crate::poller::{Outcome, OutcomeQueue, Watch};
 use crate::process_exit::{Parts, ProcessExit, Source, closed, no_event_for_the_reap};
 use crate::sys::{
     self, Event, EventError, Probe, Refused, Registration, Reopened, Selector, State,
@@ -142,7 +142,7 @@ struct Polling {
     count: usize,
     /// Those that no poller looks at, yet or any more.
     unwatched: VecDeque<Key>,
-    /// Where the pollers' news arrives.
+    /// Where the pollers' outcome arrives.
     queue: Arc<OutcomeQueue>,
     /// The runtime whose poller looks at them.
     runtime: Option<runtime::Id>,
@@ -206,11 +206,11 @@ impl Polled {
         }
     }
 
-    /// Looks once. `None`: there is no news.
-    fn look(&mut self) -> Option<News> {
+    /// Looks once. `None`: there is no outcome.
+    fn look(&mut self) -> Option<Outcome> {
         match self.probe.state() {
-            Ok(state) => self.progress.advance(state).map(News::Exited),
-            Err(error) => Some(News::Failed(error)),
+            Ok(state) => self.progress.advance(state).map(Outcome::Exited),
+            Err(error) => Some(Outcome::Failed(error)),
         }
     }
 }
@@ -852,15 +852,15 @@ impl ExitSet {
             }
             if self.polling.count > 0 {
                 watched_anew |= !self.polling.unwatched.is_empty();
-                if let Some((key, news)) = ready!(self.poll_watch(cx)) {
-                    self.take_in(key, news);
+                if let Some((key, outcome)) = ready!(self.poll_watch(cx)) {
+                    self.process_outcome(key, outcome);
                     continue;
                 }
                 let coop = ready!(coop::poll_proceed(cx));
-                if let Poll::Ready((key, news)) = self.polling.queue.poll_recv(cx) {
+                if let Poll::Ready((key, outcome)) = self.polling.queue.poll_recv(cx) {
                     coop.made_progress();
-                    let has_closed = matches!(news, News::Closed(_));
-                    self.take_in(Key::from_u64(key), news);
+                    let has_closed = matches!(outcome, Outcome::PollerClosed(_));
+                    self.process_outcome(Key::from_u64(key), outcome);
                     if has_closed && watched_anew {
                         return Poll::Ready(Err(closed()));
                     }
@@ -887,7 +887,7 @@ impl ExitSet {
                 None => break,
             }
         }
-        self.take_in_news();
+        self.drain_outcomes();
         if self.exited.len() > known || self.polling.count == 0 {
             return Ok(());
         }
@@ -895,15 +895,15 @@ impl ExitSet {
             let Some(polled) = self.slots.get_mut(key).and_then(Entry::polled) else {
                 continue;
             };
-            if let Some(news) = polled.look() {
+            if let Some(outcome) = polled.look() {
                 // The poller may have been faster, and may have seen more.
                 match polled.watch.take().map(Watch::end) {
-                    Some(None) => self.take_in_news(),
+                    Some(None) => self.drain_outcomes(),
                     Some(Some(progress)) => {
                         polled.progress.learn(progress.status());
-                        self.take_in(key, news);
+                        self.process_outcome(key, outcome);
                     }
-                    None => self.take_in(key, news),
+                    None => self.process_outcome(key, outcome),
                 }
             }
         }
@@ -971,10 +971,10 @@ impl ExitSet {
     /// Has the current runtime's poller look at each polled process that none looks at, unless a
     /// first look shows that it has exited. Ready with one that has, or with `None` when all are
     /// watched.
-    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Key, News)>> {
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Key, Outcome)>> {
         let here = Handle::current().id();
         if self.polling.runtime != Some(here) {
-            self.take_in_news();
+            self.drain_outcomes();
             // A new queue, so that nothing arrives from another runtime's poller any more.
             self.polling.runtime = Some(here);
             self.polling.queue = Arc::default();
@@ -989,8 +989,8 @@ impl ExitSet {
                 continue;
             };
             polled.take_back();
-            if let Some(news) = polled.look() {
-                return Poll::Ready(Some((key, news)));
+            if let Some(outcome) = polled.look() {
+                return Poll::Ready(Some((key, outcome)));
             }
             let queue = &self.polling.queue;
             let (probe, token) = (&polled.probe, key.to_u64());
@@ -1000,42 +1000,42 @@ impl ExitSet {
     }
 
     /// Takes in what the poller has told by now.
-    fn take_in_news(&mut self) {
-        while let Some((key, news)) = self.polling.queue.try_recv() {
-            self.take_in(Key::from_u64(key), news);
+    fn drain_outcomes(&mut self) {
+        while let Some((key, outcome)) = self.polling.queue.try_recv() {
+            self.process_outcome(Key::from_u64(key), outcome);
         }
     }
 
     /// Takes in what a poller has told.
-    fn take_in(&mut self, key: Key, news: News) {
+    fn process_outcome(&mut self, key: Key, outcome: Outcome) {
         // It may have been told of a process that has been removed since.
         let Some(polled) = self.slots.get_mut(key).and_then(Entry::polled) else {
             return;
         };
         polled.take_back();
-        match news {
-            News::Exited(State::Exited { status, .. }) => {
+        match outcome {
+            Outcome::Exited(State::Exited { status, .. }) => {
                 let status = status.or(polled.progress.status());
                 self.polling.forget_one();
                 self.set_exited(key, status);
             }
-            News::Reopened(process) => {
+            Outcome::EventsAvailable(process) => {
                 let progress = polled.progress;
                 self.polling.forget_one();
                 let pid = self.slots.get(key).and_then(|entry| entry.pid);
                 let slot = self.enter(pid, key, process, progress);
                 self.put(key, slot);
             }
-            News::Failed(error) => {
+            Outcome::Failed(error) => {
                 self.polling.forget_one();
                 self.fail(key, error);
             }
-            News::Closed(progress) => {
+            Outcome::PollerClosed(progress) => {
                 polled.progress.learn(progress.status());
                 self.polling.unwatched.push_back(key);
             }
             // A poller tells of exits only.
-            News::Exited(State::Running) => self.polling.unwatched.push_back(key),
+            Outcome::Exited(State::Running) => self.polling.unwatched.push_back(key),
         }
     }
 
@@ -1062,7 +1062,7 @@ impl ExitSet {
                 };
                 // If it is waited for until its reap, the poller sees to that.
                 if let Some(state) = polled.progress.advance(state) {
-                    self.take_in(key, News::Exited(state));
+                    self.process_outcome(key, Outcome::Exited(state));
                 }
             }
         }
