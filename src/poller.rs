@@ -21,7 +21,7 @@ use tokio::runtime::{self, Handle};
 
 use crate::sync::{Condvar, Mutex};
 use crate::sys::{self, Probe, Reopened, State};
-use crate::wait_state::Progress;
+use crate::wait_state::WaitState;
 use crate::wake_queue::{self, lock, wake};
 
 /// Between two looks at one process: at first and, doubled after each look, at last.
@@ -50,7 +50,7 @@ pub(crate) enum Outcome {
     /// It could not be looked at.
     Failed(io::Error),
     /// The poller has ended: the runtime has shut down, or has no thread for it. It had come so far.
-    PollerClosed(Progress),
+    PollerClosed(WaitState),
 }
 
 /// Where outcome arrives, each with the token of its [`Watch`].
@@ -63,14 +63,14 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Has the current runtime's poller look at a process, and go on from this progress.
+    /// Has the current runtime's poller look at a process, and go on from this wait.
     ///
     /// # Panics
     ///
     /// Outside a runtime.
     pub(crate) fn new(
         probe: &Arc<Probe>,
-        progress: Progress,
+        wait: WaitState,
         queue: &Arc<OutcomeQueue>,
         token: u64,
     ) -> Watch {
@@ -79,7 +79,7 @@ impl Watch {
             let (poller, is_new) = Poller::of(handle.id());
             let key = poller.add(Watched {
                 probe: probe.clone(),
-                progress,
+                wait,
                 interval: SHORTEST,
                 queue: queue.clone(),
                 token,
@@ -99,8 +99,8 @@ impl Watch {
     }
 
     /// Ends it, and returns how far it had come. `None`: it has ended, and its outcome has arrived.
-    pub(crate) fn end(self) -> Option<Progress> {
-        self.poller.remove(self.key).map(|watched| watched.progress)
+    pub(crate) fn end(self) -> Option<WaitState> {
+        self.poller.remove(self.key).map(|watched| watched.wait)
     }
 
     /// Whether it is the poller of this runtime that looks at it.
@@ -141,7 +141,7 @@ struct Schedule {
 
 struct Watched {
     probe: Arc<Probe>,
-    progress: Progress,
+    wait: WaitState,
     interval: Duration,
     queue: Arc<OutcomeQueue>,
     token: u64,
@@ -268,7 +268,7 @@ impl Poller {
         let put = |watched: &Watched| {
             watched
                 .queue
-                .send((watched.token, Outcome::PollerClosed(watched.progress)))
+                .send((watched.token, Outcome::PollerClosed(watched.wait)))
         };
         let wakers: Vec<Waker> = watched.values().filter_map(put).collect();
         drop(schedule);
@@ -316,7 +316,7 @@ impl Schedule {
                 continue;
             };
             let outcome = match seen {
-                Seen::State(state) => match watched.progress.advance(state) {
+                Seen::State(state) => match watched.wait.update(state) {
                     Some(state) => Outcome::Exited(state),
                     None => {
                         watched.interval = LONGEST.min(watched.interval * 2);
@@ -416,7 +416,7 @@ mod loom_tests {
             });
         let watched = Watched {
             probe: PROBE.clone(),
-            progress: Progress::new(Until::Exit),
+            wait: WaitState::new(Until::Exit),
             interval: SHORTEST,
             queue: queue.clone(),
             token: 0,
@@ -454,7 +454,7 @@ mod loom_tests {
             match (watch.end(), queue.try_recv()) {
                 (Some(_), None) => {}
                 (None, Some((0, Outcome::Exited(_) | Outcome::PollerClosed(_)))) => {}
-                (progress, outcome) => panic!("{:?} {}", progress, outcome.is_some()),
+                (wait, outcome) => panic!("{:?} {}", wait, outcome.is_some()),
             }
             teller.join().unwrap();
             closer.join().unwrap();

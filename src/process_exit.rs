@@ -20,7 +20,7 @@ use crate::identity::{Boot, Mark, MarkKind, ParseProcessIdentityError, ProcessId
 use crate::mechanism::{self, Mechanism};
 use crate::poller::{Outcome, OutcomeQueue, Watch};
 use crate::sys::{self, EventError, Opened, Probe, State};
-use crate::wait_state::{Progress, Until};
+use crate::wait_state::{Until, WaitState};
 
 /// Waits for the process `pid` to exit, whosever child it is.
 ///
@@ -103,14 +103,14 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 #[must_use = "futures do nothing unless awaited"]
 pub struct ProcessExit {
     pid: Option<NonZeroU32>,
-    progress: Progress,
+    wait: WaitState,
     source: Source,
 }
 
 /// What a [`ProcessExit`] is made of.
 pub(crate) struct Parts {
     pub(crate) pid: Option<NonZeroU32>,
-    pub(crate) progress: Progress,
+    pub(crate) wait: WaitState,
     pub(crate) source: Source,
 }
 
@@ -164,7 +164,7 @@ impl Polled {
 
     fn poll_outcome(
         &mut self,
-        progress: &mut Progress,
+        wait: &mut WaitState,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Outcome>> {
         let here = Handle::current().id();
@@ -173,14 +173,14 @@ impl Polled {
             if !is_watched {
                 // Looking once is quick, and spares those that have exited the poller.
                 let coop = ready!(coop::poll_proceed(cx));
-                progress.learn(self.take_back());
-                if let Some(state) = progress.advance(self.probe.state()?) {
+                wait.record_status(self.take_back());
+                if let Some(state) = wait.update(self.probe.state()?) {
                     coop.made_progress();
                     return Poll::Ready(Ok(Outcome::Exited(state)));
                 }
                 // A new queue, so that nothing arrives from another runtime's poller any more.
                 let queue = Arc::default();
-                self.watch = Some((Watch::new(&self.probe, *progress, &queue, 0), queue));
+                self.watch = Some((Watch::new(&self.probe, *wait, &queue, 0), queue));
             }
             let Some((_, queue)) = &self.watch else {
                 continue;
@@ -190,7 +190,7 @@ impl Polled {
             match outcome {
                 Outcome::Failed(error) => return Poll::Ready(Err(error)),
                 // Its runtime has shut down, and we are in a later one.
-                Outcome::PollerClosed(seen) if is_watched => progress.learn(seen.status()),
+                Outcome::PollerClosed(seen) if is_watched => wait.record_status(seen.status()),
                 Outcome::PollerClosed(_) => return Poll::Ready(Err(closed())),
                 outcome => return Poll::Ready(Ok(outcome)),
             }
@@ -211,9 +211,9 @@ impl Polled {
     fn take_back(&mut self) -> Option<sys::Status> {
         let (watch, queue) = self.watch.take()?;
         match (watch.end(), queue.try_recv()) {
-            (Some(progress), _) => progress.status(),
+            (Some(wait), _) => wait.status(),
             (None, Some((_, Outcome::Exited(State::Exited { status, .. })))) => status,
-            (None, Some((_, Outcome::PollerClosed(progress)))) => progress.status(),
+            (None, Some((_, Outcome::PollerClosed(wait)))) => wait.status(),
             _ => None,
         }
     }
@@ -234,7 +234,7 @@ impl ProcessExit {
     fn new(pid: Option<NonZeroU32>, source: Source) -> ProcessExit {
         ProcessExit {
             pid,
-            progress: Progress::new(Until::Exit),
+            wait: WaitState::new(Until::Exit),
             source,
         }
     }
@@ -263,7 +263,7 @@ impl ProcessExit {
         self.disarm();
         Parts {
             pid: self.pid,
-            progress: self.progress,
+            wait: self.wait,
             source: self.source,
         }
     }
@@ -364,7 +364,7 @@ impl ProcessExit {
         let pid = self.pid;
         let done = match &self.source {
             Source::Failed(error) => return Err(error.to_io_error(pid)),
-            _ if self.progress.resolved => Err(io::ErrorKind::NotFound.into()),
+            _ if self.wait.resolved => Err(io::ErrorKind::NotFound.into()),
             Source::Registered(process) => by_process(process),
             Source::Polled(polled) => by_probe(&polled.probe),
         };
@@ -437,24 +437,24 @@ impl ProcessExit {
     /// # }
     /// ```
     pub fn try_wait(&mut self) -> io::Result<Option<Exit>> {
-        if !self.progress.resolved {
+        if !self.wait.resolved {
             if let Source::Polled(polled) = &mut self.source {
                 match polled.try_outcome() {
-                    Some(Outcome::Exited(state)) => self.advance(state),
+                    Some(Outcome::Exited(state)) => self.update(state),
                     Some(Outcome::EventsAvailable(process)) => self.reopened(process),
                     Some(Outcome::Failed(error)) => return Err(about(self.pid, &error)),
-                    Some(Outcome::PollerClosed(seen)) => self.progress.learn(seen.status()),
+                    Some(Outcome::PollerClosed(seen)) => self.wait.record_status(seen.status()),
                     None => {}
                 }
             }
         }
-        if !self.progress.resolved {
+        if !self.wait.resolved {
             let state = match &self.source {
                 Source::Failed(error) => return Err(error.to_io_error(self.pid)),
                 Source::Registered(process) => process.state(),
                 Source::Polled(polled) => polled.probe.state(),
             };
-            self.advance(state.map_err(|error| about(self.pid, &error))?);
+            self.update(state.map_err(|error| about(self.pid, &error))?);
         }
         Ok(self.exit())
     }
@@ -490,31 +490,27 @@ impl ProcessExit {
     /// ```
     pub fn until_reaped(mut self) -> ProcessExit {
         // A status that is known by now stays known.
-        self.progress.until = Until::Reap;
-        self.progress.resolved = false;
-        self.progress.terminated = false;
+        self.wait.until = Until::Reap;
+        self.wait.resolved = false;
+        self.wait.terminated = false;
         self.disarm();
         self
     }
 
     /// What has come to be known, if it is what is waited for.
     fn exit(&self) -> Option<Exit> {
-        self.progress
-            .exited()
-            .map(|status| Exit::new(self.pid, status))
+        self.wait.exited().map(|status| Exit::new(self.pid, status))
     }
 
     /// Takes in what was seen of the process.
-    fn advance(&mut self, state: State) {
-        self.progress.advance(state);
+    fn update(&mut self, state: State) {
+        self.wait.update(state);
         match &self.source {
             // An event source is left when this is dropped: whoever waits is to run first.
-            Source::Polled(_) if self.progress.resolved => self.disarm(),
+            Source::Polled(_) if self.wait.resolved => self.disarm(),
             // A zombie that we wait for to be reaped.
             Source::Registered(process)
-                if !self.progress.resolved
-                    && state != State::Running
-                    && !process.tells_the_reap() =>
+                if !self.wait.resolved && state != State::Running && !process.tells_the_reap() =>
             {
                 self.fall_back(no_event_for_the_reap());
             }
@@ -547,7 +543,7 @@ impl ProcessExit {
             Source::Failed(_) => {}
             Source::Registered(process) => process.disarm(),
             Source::Polled(polled) => {
-                self.progress.learn(polled.take_back());
+                self.wait.record_status(polled.take_back());
             }
         }
     }
@@ -580,32 +576,32 @@ impl Future for ProcessExit {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if this.progress.terminated {
+        if this.wait.terminated {
             // A loop that goes on polling it must not keep others from running.
             ready!(coop::poll_proceed(cx)).made_progress();
         }
         loop {
             if let Some(exit) = this.exit() {
-                this.progress.terminated = true;
+                this.wait.terminated = true;
                 return Poll::Ready(Ok(exit));
             }
             match &mut this.source {
                 Source::Failed(error) => {
-                    this.progress.terminated = true;
+                    this.wait.terminated = true;
                     return Poll::Ready(Err(error.to_io_error(this.pid)));
                 }
                 Source::Registered(process) => match ready!(process.poll_event(cx)) {
-                    Ok(state) => this.advance(state),
+                    Ok(state) => this.update(state),
                     Err(EventError::Refused(reason)) => this.fall_back(reason),
                     Err(EventError::Other(error)) => {
                         return Poll::Ready(Err(about(this.pid, &error)));
                     }
                 },
                 Source::Polled(polled) => {
-                    match ready!(polled.poll_outcome(&mut this.progress, cx))
+                    match ready!(polled.poll_outcome(&mut this.wait, cx))
                         .map_err(|error| about(this.pid, &error))?
                     {
-                        Outcome::Exited(state) => this.advance(state),
+                        Outcome::Exited(state) => this.update(state),
                         Outcome::EventsAvailable(process) => this.reopened(process),
                         // `poll_outcome` has dealt with them.
                         Outcome::Failed(_) | Outcome::PollerClosed(_) => {}
@@ -713,7 +709,7 @@ fn this_boot() -> io::Result<Option<Boot>> {
 /// Terminated once it has yielded its exit, or the reason why it could not be opened.
 impl FusedFuture for ProcessExit {
     fn is_terminated(&self) -> bool {
-        self.progress.terminated
+        self.wait.terminated
     }
 }
 
@@ -722,7 +718,7 @@ impl fmt::Debug for ProcessExit {
         let mut debug = f.debug_struct("ProcessExit");
         debug
             .field("pid", &self.pid())
-            .field("until", &self.progress.until);
+            .field("until", &self.wait.until);
         match &self.source {
             Source::Failed(error) => debug.field("error", error),
             Source::Registered(_) => debug.field("mechanism", &sys::Process::MECHANISM),

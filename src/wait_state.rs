@@ -11,7 +11,7 @@ pub(crate) enum Until {
 
 /// How far a wait has come.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Progress {
+pub(crate) struct WaitState {
     pub(crate) until: Until,
     /// What is waited for has come.
     pub(crate) resolved: bool,
@@ -21,7 +21,7 @@ pub(crate) struct Progress {
     status: Option<sys::Status>,
 }
 
-impl Progress {
+impl WaitState {
     pub(crate) fn until(&self) -> Until {
         self.until
     }
@@ -33,7 +33,7 @@ impl Progress {
 
     /// Takes in a status that was seen. The first is as good as any later one, and better where
     /// Linux has it wrong after the reap (see the crate's page).
-    pub(crate) fn learn(&mut self, status: Option<sys::Status>) {
+    pub(crate) fn record_status(&mut self, status: Option<sys::Status>) {
         self.status = self.status.or(status);
     }
 
@@ -42,8 +42,8 @@ impl Progress {
         self.resolved.then_some(self.status)
     }
 
-    pub(crate) fn new(until: Until) -> Progress {
-        Progress {
+    pub(crate) fn new(until: Until) -> WaitState {
+        WaitState {
             until,
             resolved: false,
             terminated: false,
@@ -52,12 +52,12 @@ impl Progress {
     }
 
     /// Takes in what was seen of the process. Returns what is known if that resolves the wait.
-    pub(crate) fn advance(&mut self, state: State) -> Option<State> {
+    pub(crate) fn update(&mut self, state: State) -> Option<State> {
         let State::Exited { status, reaped } = state else {
             return None;
         };
         // The system may tell the status at the exit only, or at the reap only.
-        self.learn(status);
+        self.record_status(status);
         self.resolved = reaped || self.until == Until::Exit;
         self.resolved.then_some(State::Exited {
             status: self.status,

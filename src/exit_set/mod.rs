@@ -26,7 +26,7 @@ use crate::process_exit::{Parts, ProcessExit, Source, closed, no_event_for_the_r
 use crate::sys::{
     self, Event, EventError, Probe, Refused, Registration, Reopened, Selector, State,
 };
-use crate::wait_state::{Progress, Until};
+use crate::wait_state::{Until, WaitState};
 
 /// Any number of processes, yielded as they exit.
 ///
@@ -155,7 +155,7 @@ enum Slot {
     /// The group will tell of its exit.
     Registered(Registration),
     /// The group will tell of its exit, and then of its reap.
-    RegisteredUntilReap(Box<(Registration, Progress)>),
+    RegisteredUntilReap(Box<(Registration, WaitState)>),
     Polled(Box<Polled>),
     /// It has exited.
     Exited {
@@ -185,7 +185,7 @@ impl Slot {
 struct Polled {
     probe: Arc<Probe>,
     watch: Option<Watch>,
-    progress: Progress,
+    wait: WaitState,
 }
 
 impl Polling {
@@ -201,15 +201,15 @@ impl Polling {
 impl Polled {
     /// Ends the watch, and takes over what the poller has seen.
     fn take_back(&mut self) {
-        if let Some(progress) = self.watch.take().and_then(Watch::end) {
-            self.progress.learn(progress.status());
+        if let Some(wait) = self.watch.take().and_then(Watch::end) {
+            self.wait.record_status(wait.status());
         }
     }
 
     /// Looks once. `None`: there is no outcome.
     fn look(&mut self) -> Option<Outcome> {
         match self.probe.state() {
-            Ok(state) => self.progress.advance(state).map(Outcome::Exited),
+            Ok(state) => self.wait.update(state).map(Outcome::Exited),
             Err(error) => Some(Outcome::Failed(error)),
         }
     }
@@ -305,7 +305,7 @@ impl ExitSet {
             opened = self.selector.open(number, key.to_u64());
         }
         let entered = opened.map_err(|error| error.to_io_error(pid))?;
-        let slot = self.entered_slot(pid, key, entered, Progress::new(Until::Exit));
+        let slot = self.entered_slot(pid, key, entered, WaitState::new(Until::Exit));
         self.add(pid, slot);
         Ok(true)
     }
@@ -329,7 +329,7 @@ impl ExitSet {
     pub fn insert_exit(&mut self, exit: ProcessExit) -> bool {
         let Parts {
             pid,
-            progress,
+            wait,
             mut source,
         } = exit.into_parts();
         if let (Source::Polled(polled), false) = (&source, self.leaving.is_empty()) {
@@ -353,7 +353,7 @@ impl ExitSet {
             owner = owner.filter(|&key| !is_running && !self.is_reaped(key));
         }
         let key = self.slots.next_key();
-        let slot = match (progress.exited(), source) {
+        let slot = match (wait.exited(), source) {
             (_, Source::Failed(error)) => Slot::Failed(Box::new(error.to_io_error(pid))),
             (Some(status), Source::Registered(process)) => {
                 Slot::ExitedPolled(Box::new((Arc::new(process.into_probe()), status)))
@@ -361,8 +361,8 @@ impl ExitSet {
             (Some(status), Source::Polled(polled)) => {
                 Slot::ExitedPolled(Box::new((polled.into_probe(), status)))
             }
-            (None, Source::Registered(process)) => self.enter(pid, key, process, progress),
-            (None, Source::Polled(polled)) => self.polled_slot(key, polled.into_probe(), progress),
+            (None, Source::Registered(process)) => self.enter(pid, key, process, wait),
+            (None, Source::Polled(polled)) => self.polled_slot(key, polled.into_probe(), wait),
         };
         if matches!(slot, Slot::Failed(_) | Slot::ExitedPolled(_)) {
             self.exited.push_back(key);
@@ -728,10 +728,10 @@ impl ExitSet {
         pid: Option<NonZeroU32>,
         key: Key,
         process: sys::Process,
-        progress: Progress,
+        wait: WaitState,
     ) -> Slot {
         let entered = self.selector.register(process, key.to_u64());
-        self.entered_slot(pid, key, entered, progress)
+        self.entered_slot(pid, key, entered, wait)
     }
 
     fn entered_slot(
@@ -739,28 +739,28 @@ impl ExitSet {
         pid: Option<NonZeroU32>,
         key: Key,
         entered: Result<Registration, Refused>,
-        progress: Progress,
+        wait: WaitState,
     ) -> Slot {
         match entered {
             Ok(registration) => {
                 mechanism::trace(pid, sys::Process::MECHANISM, None);
-                self.registered_slot(registration, progress)
+                self.registered_slot(registration, wait)
             }
             Err((probe, reason)) => {
                 mechanism::trace(pid, Mechanism::Polling, Some(&reason));
-                self.polled_slot(key, Arc::new(probe), progress)
+                self.polled_slot(key, Arc::new(probe), wait)
             }
         }
     }
 
-    fn registered_slot(&mut self, registration: Registration, progress: Progress) -> Slot {
-        match progress.until() {
+    fn registered_slot(&mut self, registration: Registration, wait: WaitState) -> Slot {
+        match wait.until() {
             Until::Exit => Slot::Registered(registration),
-            Until::Reap => Slot::RegisteredUntilReap(Box::new((registration, progress))),
+            Until::Reap => Slot::RegisteredUntilReap(Box::new((registration, wait))),
         }
     }
 
-    fn polled_slot(&mut self, key: Key, probe: Arc<Probe>, progress: Progress) -> Slot {
+    fn polled_slot(&mut self, key: Key, probe: Arc<Probe>, wait: WaitState) -> Slot {
         self.polling.count += 1;
         if self.polling.unwatched.len() > 2 * self.polling.count + 64 {
             let slots = &self.slots;
@@ -772,7 +772,7 @@ impl ExitSet {
         Slot::Polled(Box::new(Polled {
             probe,
             watch: None,
-            progress,
+            wait,
         }))
     }
 
@@ -899,8 +899,8 @@ impl ExitSet {
                 // The poller may have been faster, and may have seen more.
                 match polled.watch.take().map(Watch::end) {
                     Some(None) => self.drain_outcomes(),
-                    Some(Some(progress)) => {
-                        polled.progress.learn(progress.status());
+                    Some(Some(wait)) => {
+                        polled.wait.record_status(wait.status());
                         self.process_outcome(key, outcome);
                     }
                     None => self.process_outcome(key, outcome),
@@ -943,12 +943,12 @@ impl ExitSet {
         let Some(entry) = self.slots.get_mut(key) else {
             return;
         };
-        let mut plain = Progress::new(Until::Exit);
-        let (registration, progress) = match &mut entry.slot {
+        let mut plain = WaitState::new(Until::Exit);
+        let (registration, wait) = match &mut entry.slot {
             Slot::Registered(registration) => (registration, &mut plain),
             Slot::RegisteredUntilReap(waiting) => {
-                let (registration, progress) = &mut **waiting;
-                (registration, progress)
+                let (registration, wait) = &mut **waiting;
+                (registration, wait)
             }
             _ => return,
         };
@@ -956,7 +956,7 @@ impl ExitSet {
             Ok(state) => state,
             Err(error) => return self.fail(key, error),
         };
-        match progress.advance(state) {
+        match wait.update(state) {
             Some(State::Exited { status, .. }) => self.set_exited(key, status),
             // Nothing that we wait for has happened yet, and it will tell once more.
             _ if state == State::Running || registration.tells_the_reap() => {
@@ -994,7 +994,7 @@ impl ExitSet {
             }
             let queue = &self.polling.queue;
             let (probe, token) = (&polled.probe, key.to_u64());
-            polled.watch = Some(Watch::new(probe, polled.progress, queue, token));
+            polled.watch = Some(Watch::new(probe, polled.wait, queue, token));
         }
         Poll::Ready(None)
     }
@@ -1015,23 +1015,23 @@ impl ExitSet {
         polled.take_back();
         match outcome {
             Outcome::Exited(State::Exited { status, .. }) => {
-                let status = status.or(polled.progress.status());
+                let status = status.or(polled.wait.status());
                 self.polling.forget_one();
                 self.set_exited(key, status);
             }
             Outcome::EventsAvailable(process) => {
-                let progress = polled.progress;
+                let wait = polled.wait;
                 self.polling.forget_one();
                 let pid = self.slots.get(key).and_then(|entry| entry.pid);
-                let slot = self.enter(pid, key, process, progress);
+                let slot = self.enter(pid, key, process, wait);
                 self.put(key, slot);
             }
             Outcome::Failed(error) => {
                 self.polling.forget_one();
                 self.fail(key, error);
             }
-            Outcome::PollerClosed(progress) => {
-                polled.progress.learn(progress.status());
+            Outcome::PollerClosed(wait) => {
+                polled.wait.record_status(wait.status());
                 self.polling.unwatched.push_back(key);
             }
             // A poller tells of exits only.
@@ -1061,7 +1061,7 @@ impl ExitSet {
                     continue;
                 };
                 // If it is waited for until its reap, the poller sees to that.
-                if let Some(state) = polled.progress.advance(state) {
+                if let Some(state) = polled.wait.update(state) {
                     self.process_outcome(key, Outcome::Exited(state));
                 }
             }
@@ -1075,8 +1075,8 @@ impl ExitSet {
         let Some(entry) = self.slots.get_mut(key) else {
             return;
         };
-        let (registration, progress) = match mem::replace(&mut entry.slot, Slot::Moving) {
-            Slot::Registered(registration) => (registration, Progress::new(Until::Exit)),
+        let (registration, wait) = match mem::replace(&mut entry.slot, Slot::Moving) {
+            Slot::Registered(registration) => (registration, WaitState::new(Until::Exit)),
             Slot::RegisteredUntilReap(waiting) => *waiting,
             slot => {
                 entry.slot = slot;
@@ -1084,7 +1084,7 @@ impl ExitSet {
             }
         };
         mechanism::trace(entry.pid, Mechanism::Polling, Some(reason));
-        let slot = self.polled_slot(key, Arc::new(registration.into_probe()), progress);
+        let slot = self.polled_slot(key, Arc::new(registration.into_probe()), wait);
         self.put(key, slot);
     }
 
