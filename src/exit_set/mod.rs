@@ -207,7 +207,7 @@ impl Polled {
     }
 
     /// Looks once. `None`: there is no outcome.
-    fn look(&mut self) -> Option<Outcome> {
+    fn query_state(&mut self) -> Option<Outcome> {
         match self.probe.state() {
             Ok(state) => self.wait.update(state).map(Outcome::Exited),
             Err(error) => Some(Outcome::Failed(error)),
@@ -828,7 +828,7 @@ impl ExitSet {
         }
         loop {
             while let Some(event) = self.events.pop_front() {
-                self.look_after(&event);
+                self.process_event(&event);
             }
             if self.try_events().is_err() || self.events.is_empty() {
                 break;
@@ -846,7 +846,7 @@ impl ExitSet {
             if !self.events.is_empty() {
                 ready!(coop::poll_proceed(cx)).made_progress();
                 if let Some(event) = self.events.pop_front() {
-                    self.look_after(&event);
+                    self.process_event(&event);
                 }
                 continue;
             }
@@ -883,7 +883,7 @@ impl ExitSet {
                 self.try_events()?;
             }
             match self.events.pop_front() {
-                Some(event) => self.look_after(&event),
+                Some(event) => self.process_event(&event),
                 None => break,
             }
         }
@@ -895,7 +895,7 @@ impl ExitSet {
             let Some(polled) = self.slots.get_mut(key).and_then(Entry::polled) else {
                 continue;
             };
-            if let Some(outcome) = polled.look() {
+            if let Some(outcome) = polled.query_state() {
                 // The poller may have been faster, and may have seen more.
                 match polled.watch.take().map(Watch::end) {
                     Some(None) => self.drain_outcomes(),
@@ -937,7 +937,7 @@ impl ExitSet {
     }
 
     /// Looks at a process that something has happened to.
-    fn look_after(&mut self, event: &Event) {
+    fn process_event(&mut self, event: &Event) {
         let key = Key::from_u64(event.key);
         // A process that has been removed may still have had an event.
         let Some(entry) = self.slots.get_mut(key) else {
@@ -989,7 +989,7 @@ impl ExitSet {
                 continue;
             };
             polled.take_back();
-            if let Some(outcome) = polled.look() {
+            if let Some(outcome) = polled.query_state() {
                 return Poll::Ready(Some((key, outcome)));
             }
             let queue = &self.polling.queue;

@@ -47,7 +47,7 @@ impl Watched {
     pub(crate) fn poll_readable<T>(
         &mut self,
         cx: &mut Context<'_>,
-        look: impl FnOnce(BorrowedFd<'_>) -> io::Result<(T, bool)>,
+        read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(T, bool)>,
     ) -> Poll<Result<T, EventError>> {
         // A runtime that is not being driven delivers nothing, so a future that was first polled
         // in one runtime and goes on in another moves over. Outside any runtime it stays put.
@@ -63,7 +63,7 @@ impl Watched {
             // newer than the guard and survives `clear_ready`.
             match ready!(registration.fd.poll_read_ready(cx)) {
                 Ok(mut guard) => {
-                    let (seen, all) = look(self.fd.as_fd()).map_err(EventError::Other)?;
+                    let (seen, all) = read(self.fd.as_fd()).map_err(EventError::Other)?;
                     if all {
                         guard.clear_ready();
                     }

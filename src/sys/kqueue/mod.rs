@@ -80,8 +80,8 @@ impl Process {
         if self.target.exit.get().is_none() {
             let target = &self.target;
             // Nothing more comes after the one event, so that is all there is to see.
-            let look = |kqueue: BorrowedFd<'_>| Ok((target.take_exit(kqueue)?, true));
-            ready!(self.kqueue.poll_readable(cx, look))?;
+            let read = |kqueue: BorrowedFd<'_>| Ok((target.take_exit(kqueue)?, true));
+            ready!(self.kqueue.poll_readable(cx, read))?;
         }
         Poll::Ready(Ok(self.target.exit_state()))
     }

@@ -39,10 +39,10 @@ pub(super) fn of(pid: libc::pid_t) -> Presence {
 }
 
 /// The presence, and the identity of the same process where that can be told.
-pub(super) fn look(pid: libc::pid_t) -> (Presence, Option<Identity>) {
+pub(super) fn read(pid: libc::pid_t) -> (Presence, Option<Identity>) {
     let mut identity = None;
     let presence = presence(pid, || {
-        let (presence, of_it) = system::look(pid)?;
+        let (presence, of_it) = system::read(pid)?;
         identity = of_it;
         Some(presence)
     });
@@ -84,7 +84,7 @@ mod system {
     /// OpenBSD adds up nanoseconds, and shows microseconds.
     pub(super) const ROUNDING: i64 = if cfg!(target_os = "openbsd") { 1 } else { 0 };
 
-    pub(super) fn look(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+    pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
         // FreeBSD and OpenBSD keep the time since boot, and add the time of the boot when asked,
         // which changes whenever the clock is set. The difference between two processes does not,
         // if the clock is not set at this very moment.
@@ -262,7 +262,7 @@ mod system {
         rest: [u64; 3],
     }
 
-    pub(super) fn look(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+    pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
         let presence = info(pid)?.presence;
         // After the presence: if this is the process's, that was too.
         Some((presence, unique(pid).map(|id| Identity(id as i64))))
@@ -337,7 +337,7 @@ mod system {
 
     pub(super) const ROUNDING: i64 = 0;
 
-    pub(super) fn look(_pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+    pub(super) fn read(_pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
         None
     }
 

@@ -85,7 +85,7 @@ impl PidProbe {
     /// For want of a kqueue, for this reason.
     pub(super) fn open(pid: libc::pid_t, reason: io::Error) -> Result<Refused, OpenError> {
         // One look, so that the identity is that of the process that is there.
-        let (presence, identity) = presence::look(pid);
+        let (presence, identity) = presence::read(pid);
         if presence == Presence::Gone {
             return Err(OpenError::NoSuchProcess);
         }
@@ -100,7 +100,7 @@ impl PidProbe {
 
     /// For a process that has not told of its exit, when it is not listened to any more.
     pub(super) fn of_running(pid: libc::pid_t) -> PidProbe {
-        let (_, identity) = presence::look(pid);
+        let (_, identity) = presence::read(pid);
         PidProbe {
             pid,
             may_reopen: false,
@@ -112,7 +112,7 @@ impl PidProbe {
         // In this order: a pid that has gone to another process does not come back, so what
         // `waitid` told is the process's own if the pid still is.
         let child = child_status(libc::P_PID, self.pid as libc::id_t);
-        let (presence, identity) = presence::look(self.pid);
+        let (presence, identity) = presence::read(self.pid);
         match polled(presence, self.is(identity), child.is_some()) {
             Polled::Running => State::Running,
             Polled::Exited { certain } => State::Exited {
@@ -128,7 +128,7 @@ impl PidProbe {
 
     /// As [`Target::signal`].
     fn signal(&self, signal: i32) -> io::Result<()> {
-        let (_, identity) = presence::look(self.pid);
+        let (_, identity) = presence::read(self.pid);
         match self.state() {
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
             State::Running if self.is(identity) == Some(true) || is_child(self.pid) => {
@@ -164,7 +164,7 @@ impl PidProbe {
             // If it has exited, the next look will tell.
             Err(_) => return Reopened::No,
         }
-        let (_, identity) = presence::look(self.pid);
+        let (_, identity) = presence::read(self.pid);
         let process = Process {
             kqueue: Watched::new(kqueue),
             target: Target::new(self.pid),

@@ -88,12 +88,12 @@ impl Process {
     }
 
     pub(crate) fn state(&self) -> io::Result<State> {
-        look(self.pidfd.as_fd())
+        query_state(self.pidfd.as_fd())
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
         self.pidfd
-            .poll_readable(cx, |pidfd| Ok((look(pidfd)?, true)))
+            .poll_readable(cx, |pidfd| Ok((query_state(pidfd)?, true)))
     }
 
     pub(crate) fn disarm(&mut self) {
@@ -178,12 +178,12 @@ fn is_exhaustion(errno: i32) -> bool {
 ///
 /// What seems to be a zombie is looked at twice in any case. While it is being reaped, for some
 /// microseconds, nobody tells its status. So it is looked at again then.
-fn look(pidfd: BorrowedFd<'_>) -> io::Result<State> {
+fn query_state(pidfd: BorrowedFd<'_>) -> io::Result<State> {
     // Who reaps may be waiting for this processor. But it is a worker of a runtime that waits here.
     const YIELDS: u32 = 3;
     let mut yields = 0;
     loop {
-        match look_once(pidfd)? {
+        match query_state_once(pidfd)? {
             (State::Exited { status: None, .. }, true) if yields < YIELDS => {
                 yields += 1;
                 thread::yield_now();
@@ -194,7 +194,7 @@ fn look(pidfd: BorrowedFd<'_>) -> io::Result<State> {
 }
 
 /// Returns also whether it is being reaped at this moment.
-fn look_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
+fn query_state_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
     if let Some(status) = pidfd::child_status(pidfd) {
         let status = Some(status);
         let reaped = false;
@@ -225,7 +225,7 @@ fn look_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
 /// Sends a signal, unless the process has exited.
 fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // A zombie takes signals without an error.
-    match look(pidfd)? {
+    match query_state(pidfd)? {
         State::Running => pidfd::send_signal(pidfd, signal).map_err(|errno| match errno {
             libc::ESRCH => io::ErrorKind::NotFound.into(),
             errno => io::Error::from_raw_os_error(errno),

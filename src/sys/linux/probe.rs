@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
 use super::{
-    Process, State, is_exhaustion, is_reaped, look, mark, no_proc, open_unless_denied, pidfd,
-    posix, send, start_mark, task,
+    Process, State, is_exhaustion, is_reaped, mark, no_proc, open_unless_denied, pidfd, posix,
+    query_state, send, start_mark, task,
 };
 use crate::identity::{Mark, MarkKind};
 
@@ -38,7 +38,7 @@ impl Probe {
 
     pub(crate) fn state(&self) -> io::Result<State> {
         match self {
-            Probe::PidFd(pidfd) => look(pidfd.as_fd()),
+            Probe::PidFd(pidfd) => query_state(pidfd.as_fd()),
             Probe::Pid(probe) => Ok(probe.state()),
         }
     }

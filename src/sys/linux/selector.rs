@@ -15,8 +15,8 @@ use std::ptr;
 use std::task::{Context, Poll, ready};
 
 use super::{
-    EventError, Opened, Probe, Process, Refused, State, Watched, is_reaped, look, pidfd, reaped,
-    send,
+    EventError, Opened, Probe, Process, Refused, State, Watched, is_reaped, pidfd, query_state,
+    reaped, send,
 };
 use crate::error::OpenError;
 
@@ -228,7 +228,7 @@ impl Registration {
         if event.reaped {
             Ok(reaped(self.0.as_fd()))
         } else {
-            look(self.0.as_fd())
+            query_state(self.0.as_fd())
         }
     }
 
