@@ -94,13 +94,13 @@ impl OpenError {
                      run as that user or as an administrator"
                 ),
             ),
-            OpenError::System(code) => about(known, &io::Error::from_raw_os_error(code)),
+            OpenError::System(code) => wait_error(known, &io::Error::from_raw_os_error(code)),
         }
     }
 }
 
 /// What comes of doing something to a process: `NotFound` if it has exited.
-pub(crate) fn about_doing(what: &str, pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
+pub(crate) fn action_error(what: &str, pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
     let process = Named(pid);
     let text = match error.kind() {
         io::ErrorKind::NotFound => format!("{process} has exited"),
@@ -110,7 +110,7 @@ pub(crate) fn about_doing(what: &str, pid: Option<NonZeroU32>, error: &io::Error
 }
 
 /// Says which process the system's error is about.
-pub(crate) fn about(pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
+pub(crate) fn wait_error(pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
     io::Error::new(
         error.kind(),
         format!("cannot wait for {}: {error}", Named(pid)),

@@ -14,7 +14,7 @@ use futures_core::FusedFuture;
 use tokio::runtime::Handle;
 use tokio::task::coop;
 
-use crate::error::{OpenError, about, about_doing};
+use crate::error::{OpenError, action_error, wait_error};
 use crate::exit::Exit;
 use crate::identity::{Boot, Mark, MarkKind, ParseProcessIdentityError, ProcessIdentity};
 use crate::mechanism::{self, Mechanism};
@@ -191,7 +191,7 @@ impl Polled {
                 Outcome::Failed(error) => return Poll::Ready(Err(error)),
                 // Its runtime has shut down, and we are in a later one.
                 Outcome::PollerClosed(seen) if is_watched => wait.record_status(seen.status()),
-                Outcome::PollerClosed(_) => return Poll::Ready(Err(closed())),
+                Outcome::PollerClosed(_) => return Poll::Ready(Err(poller_closed())),
                 outcome => return Poll::Ready(Ok(outcome)),
             }
         }
@@ -220,13 +220,13 @@ impl Polled {
 }
 
 /// Why one is polled from its exit on.
-pub(crate) fn no_event_for_the_reap() -> io::Error {
+pub(crate) fn reap_events_unsupported() -> io::Error {
     let reason = "this system tells of the exit, but not of the reap";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
 
 /// No poller can run.
-pub(crate) fn closed() -> io::Error {
+pub(crate) fn poller_closed() -> io::Error {
     io::Error::other("the runtime is shutting down, or has no thread to poll on")
 }
 
@@ -345,7 +345,7 @@ impl ProcessExit {
             Source::Failed(error) => Err(error.to_io_error(self.pid)),
             _ => match self.pid {
                 Some(pid) => ProcessIdentity::of(self, pid)
-                    .map_err(|error| about_doing("identify", self.pid, &error)),
+                    .map_err(|error| action_error("identify", self.pid, &error)),
                 None => Err(io::Error::new(
                     io::ErrorKind::Unsupported,
                     "the process has no pid here",
@@ -355,7 +355,7 @@ impl ProcessExit {
     }
 
     /// Does something to the process, or fails with `NotFound` if it has exited.
-    pub(crate) fn act(
+    pub(crate) fn with_process(
         &self,
         what: &str,
         by_process: impl FnOnce(&sys::Process) -> io::Result<()>,
@@ -368,7 +368,7 @@ impl ProcessExit {
             Source::Registered(process) => by_process(process),
             Source::Polled(polled) => by_probe(&polled.probe),
         };
-        done.map_err(|error| about_doing(what, pid, &error))
+        done.map_err(|error| action_error(what, pid, &error))
     }
 
     /// Of this kind, or of the one that is best here.
@@ -442,7 +442,7 @@ impl ProcessExit {
                 match polled.try_outcome() {
                     Some(Outcome::Exited(state)) => self.update(state),
                     Some(Outcome::EventsAvailable(process)) => self.reopened(process),
-                    Some(Outcome::Failed(error)) => return Err(about(self.pid, &error)),
+                    Some(Outcome::Failed(error)) => return Err(wait_error(self.pid, &error)),
                     Some(Outcome::PollerClosed(seen)) => self.wait.record_status(seen.status()),
                     None => {}
                 }
@@ -454,7 +454,7 @@ impl ProcessExit {
                 Source::Registered(process) => process.state(),
                 Source::Polled(polled) => polled.probe.state(),
             };
-            self.update(state.map_err(|error| about(self.pid, &error))?);
+            self.update(state.map_err(|error| wait_error(self.pid, &error))?);
         }
         Ok(self.exit())
     }
@@ -512,7 +512,7 @@ impl ProcessExit {
             Source::Registered(process)
                 if !self.wait.resolved && state != State::Running && !process.tells_the_reap() =>
             {
-                self.fall_back(no_event_for_the_reap());
+                self.fall_back(reap_events_unsupported());
             }
             _ => {}
         }
@@ -594,12 +594,12 @@ impl Future for ProcessExit {
                     Ok(state) => this.update(state),
                     Err(EventError::Refused(reason)) => this.fall_back(reason),
                     Err(EventError::Other(error)) => {
-                        return Poll::Ready(Err(about(this.pid, &error)));
+                        return Poll::Ready(Err(wait_error(this.pid, &error)));
                     }
                 },
                 Source::Polled(polled) => {
                     match ready!(polled.poll_outcome(&mut this.wait, cx))
-                        .map_err(|error| about(this.pid, &error))?
+                        .map_err(|error| wait_error(this.pid, &error))?
                     {
                         Outcome::Exited(state) => this.update(state),
                         Outcome::EventsAvailable(process) => this.reopened(process),

@@ -18,11 +18,11 @@ use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
 use self::slab::{Key, Slab};
-use crate::error::{about, about_doing};
+use crate::error::{action_error, wait_error};
 use crate::exit::Exit;
 use crate::mechanism::{self, Mechanism};
 use crate::poller::{Outcome, OutcomeQueue, Watch};
-use crate::process_exit::{Parts, ProcessExit, Source, closed, no_event_for_the_reap};
+use crate::process_exit::{Parts, ProcessExit, Source, poller_closed, reap_events_unsupported};
 use crate::sys::{
     self, Event, EventError, Probe, Refused, Registration, Reopened, Selector, State,
 };
@@ -677,7 +677,7 @@ impl ExitSet {
 /// How processes come in.
 impl ExitSet {
     /// Does something to a process in the set, or fails with `NotFound` if it has exited.
-    pub(crate) fn act(
+    pub(crate) fn with_process(
         &mut self,
         pid: u32,
         what: &str,
@@ -700,7 +700,7 @@ impl ExitSet {
             Slot::Polled(polled) => by_probe(&polled.probe),
             _ => Err(io::ErrorKind::NotFound.into()),
         };
-        done.map_err(|error| about_doing(what, pid, &error))
+        done.map_err(|error| action_error(what, pid, &error))
     }
 
     /// The process in the set that has this pid, or had it last.
@@ -862,7 +862,7 @@ impl ExitSet {
                     let has_closed = matches!(outcome, Outcome::PollerClosed(_));
                     self.process_outcome(Key::from_u64(key), outcome);
                     if has_closed && watched_anew {
-                        return Poll::Ready(Err(closed()));
+                        return Poll::Ready(Err(poller_closed()));
                     }
                     continue;
                 }
@@ -964,7 +964,7 @@ impl ExitSet {
                     self.fail(key, error);
                 }
             }
-            _ => self.poll_instead(key, &no_event_for_the_reap()),
+            _ => self.poll_instead(key, &reap_events_unsupported()),
         }
     }
 
@@ -1113,7 +1113,7 @@ impl ExitSet {
         let Some(entry) = self.slots.get(key) else {
             return;
         };
-        let error = about(entry.pid, &error);
+        let error = wait_error(entry.pid, &error);
         self.end(key, |_| Slot::Failed(Box::new(error)));
     }
 

@@ -64,7 +64,7 @@ impl ProcessExit {
     /// ```
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         let by_process = |process: &Process| process.signal(signal);
-        self.act("signal", by_process, |probe: &Probe| probe.signal(signal))
+        self.with_process("signal", by_process, |probe: &Probe| probe.signal(signal))
     }
 }
 
@@ -112,7 +112,7 @@ impl ExitSet {
     /// ```
     pub fn signal(&mut self, pid: u32, signal: i32) -> io::Result<()> {
         let by_registration = |registration: &Registration| registration.signal(signal);
-        self.act(pid, "signal", by_registration, |probe: &Probe| {
+        self.with_process(pid, "signal", by_registration, |probe: &Probe| {
             probe.signal(signal)
         })
     }

@@ -66,7 +66,7 @@ impl ProcessExit {
     /// ```
     pub fn terminate(&self, exit_code: u32) -> io::Result<()> {
         let by_process = |process: &Process| process.terminate(exit_code);
-        self.act("terminate", by_process, |probe: &Probe| {
+        self.with_process("terminate", by_process, |probe: &Probe| {
             probe.terminate(exit_code)
         })
     }
@@ -113,6 +113,6 @@ impl ExitSet {
     pub fn terminate(&mut self, pid: u32, exit_code: u32) -> io::Result<()> {
         let by_registration = |registration: &Registration| registration.terminate(exit_code);
         let by_probe = |probe: &Probe| probe.terminate(exit_code);
-        self.act(pid, "terminate", by_registration, by_probe)
+        self.with_process(pid, "terminate", by_registration, by_probe)
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Statu
 }
 
 /// Why a process is not signalled by its pid.
-pub(super) fn unsure() -> io::Error {
+pub(super) fn pid_unverified() -> io::Error {
     let reason = "it cannot be told whether it still has its pid";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }

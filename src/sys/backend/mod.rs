@@ -10,7 +10,7 @@ use std::io;
 pub(crate) use self::no_events::*;
 pub(crate) use super::child::open_child;
 pub(crate) use super::posix::thread_cpu_time;
-use super::posix::{child_status, exists, is_child, send_signal, unsure};
+use super::posix::{child_status, exists, is_child, pid_unverified, send_signal};
 pub(crate) use super::wait_status::Status;
 use super::{Opened, State};
 use crate::error::OpenError;
@@ -65,7 +65,7 @@ impl Probe {
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         match self.state()? {
             State::Running if is_child(self.pid) => send_signal(self.pid, signal),
-            State::Running => Err(unsure()),
+            State::Running => Err(pid_unverified()),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }

@@ -9,7 +9,7 @@ use super::{Process, Refused, State, Status, Target, Watched};
 use super::{child_status, errno_of, kevent, not_shown, state_after_exit};
 use crate::error::OpenError;
 use crate::identity::{Mark, MarkKind};
-use crate::sys::posix::{is_child, send_signal, unsure};
+use crate::sys::posix::{is_child, pid_unverified, send_signal};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -134,7 +134,7 @@ impl PidProbe {
             State::Running if self.is(identity) == Some(true) || is_child(self.pid) => {
                 send_signal(self.pid, signal)
             }
-            State::Running => Err(unsure()),
+            State::Running => Err(pid_unverified()),
         }
     }
 

@@ -255,7 +255,7 @@ fn mark(pidfd: BorrowedFd<'_>, kind: Option<MarkKind>) -> io::Result<Mark> {
     match (is_reaped(pidfd), stat) {
         (true, _) => Err(io::ErrorKind::NotFound.into()),
         (false, Some(stat)) => start_mark(&stat),
-        (false, None) => Err(no_proc()),
+        (false, None) => Err(proc_unavailable()),
     }
 }
 
@@ -264,12 +264,12 @@ fn start_mark(stat: &Stat) -> io::Result<Mark> {
     Ok(Mark {
         kind: MarkKind::Start,
         value: stat.start_time,
-        namespace: Some(procfs::our_pid_namespace().ok_or_else(no_proc)?),
+        namespace: Some(procfs::our_pid_namespace().ok_or_else(proc_unavailable)?),
     })
 }
 
 /// Why `/proc` does not show what it should.
-fn no_proc() -> io::Error {
+fn proc_unavailable() -> io::Error {
     match fs::File::open("/proc/thread-self/stat") {
         // For want of descriptors, or of memory.
         Err(error) if error.raw_os_error().is_some_and(is_exhaustion) => error,

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
 use super::{
-    Process, State, is_exhaustion, is_reaped, mark, no_proc, open_unless_denied, pidfd, posix,
-    query_state, send, start_mark, task,
+    Process, State, is_exhaustion, is_reaped, mark, open_unless_denied, pidfd, posix,
+    proc_unavailable, query_state, send, start_mark, task,
 };
 use crate::identity::{Mark, MarkKind};
 
@@ -169,7 +169,7 @@ impl PidProbe {
             return Err(io::ErrorKind::NotFound.into());
         }
         if self.identity(self.stat().as_ref()) != Identity::Certain {
-            return Err(posix::unsure());
+            return Err(posix::pid_unverified());
         }
         posix::send_signal(self.pid, signal)
     }
@@ -183,7 +183,7 @@ impl PidProbe {
             Identity::Other => Err(io::ErrorKind::NotFound.into()),
             Identity::Unknown if !posix::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
             Identity::Certain | Identity::Likely | Identity::Unknown => {
-                start_mark(&stat.ok_or_else(no_proc)?)
+                start_mark(&stat.ok_or_else(proc_unavailable)?)
             }
         }
     }
