@@ -510,7 +510,7 @@ impl ProcessExit {
             Source::Polled(_) if self.wait.resolved => self.disarm(),
             // A zombie that we wait for to be reaped.
             Source::Registered(process)
-                if !self.wait.resolved && state != State::Running && !process.tells_the_reap() =>
+                if !self.wait.resolved && state != State::Running && !process.has_reap_event() =>
             {
                 self.fall_back(reap_events_unsupported());
             }

@@ -959,7 +959,7 @@ impl ExitSet {
         match wait.update(state) {
             Some(State::Exited { status, .. }) => self.set_exited(key, status),
             // Nothing that we wait for has happened yet, and it will tell once more.
-            _ if state == State::Running || registration.tells_the_reap() => {
+            _ if state == State::Running || registration.has_reap_event() => {
                 if let Err(error) = self.selector.reregister(registration, event.key, state) {
                     self.fail(key, error);
                 }

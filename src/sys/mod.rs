@@ -13,7 +13,7 @@
 //! 2. Take over what is common: `posix` (`waitid`, signals), `child`, `wait_status`, and
 //!    [`reactor`] for a descriptor in tokio's reactor.
 //! 3. Go through the contract below, item by item. What the system cannot do has an honest answer
-//!    each: `None` for a status, `false` for `tells_the_reap`, `Unsupported` for a mark, and a
+//!    each: `None` for a status, `false` for `has_reap_event`, `Unsupported` for a mark, and a
 //!    `Probe` where events are refused. `no_events` is a backend without any.
 //! 4. What follows from the system's answers belongs into pure functions of plain values, as
 //!    `kqueue/decide.rs`, with a table of answers that is tested on every system.
@@ -37,7 +37,7 @@
 //!     of the current runtime) at the first call. A wake-up is a hint: the state may still be
 //!     [`State::Running`], and the caller polls again. An error leaves the process open.
 //!   - `disarm(&mut self)` takes that back; a later `poll_event` does it again.
-//!   - `tells_the_reap(&self) -> bool`: whether there will be an event for the reap too.
+//!   - `has_reap_event(&self) -> bool`: whether there will be an event for the reap too.
 //!   - `is_reaped(&self) -> bool`: whether its pid may be another's by now.
 //!   - `identity(&self) -> Option<u64>`: what no other process has or will have, if there is such a
 //!     thing.
@@ -69,7 +69,7 @@
 //!     are scarce, or as there is next to nothing to close.
 //! - `Registration`: a process in a group, with `signal` as above. Dropping the group releases everything.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.
-//!   - `is_reaped`, `identity`, `tells_the_reap` and `into_probe` as above, and `is(&self, &process)`: whether
+//!   - `is_reaped`, `identity`, `has_reap_event` and `into_probe` as above, and `is(&self, &process)`: whether
 //!     those two, of the same pid, are the same process.
 //! - `open_child(&std::process::Child) -> Result<Opened, OpenError>`, `Collected` if its pid may be
 //!   another's.

@@ -29,7 +29,7 @@ impl Process {
         match self.0 {}
     }
 
-    pub(crate) fn tells_the_reap(&self) -> bool {
+    pub(crate) fn has_reap_event(&self) -> bool {
         match self.0 {}
     }
 
@@ -159,7 +159,7 @@ impl Registration {
         match self.0 {}
     }
 
-    pub(crate) fn tells_the_reap(&self) -> bool {
+    pub(crate) fn has_reap_event(&self) -> bool {
         match self.0 {}
     }
 

@@ -91,7 +91,7 @@ impl Process {
     }
 
     /// Whether an event will tell of the reap too. XNU has `NOTE_REAP`, but deprecates it.
-    pub(crate) fn tells_the_reap(&self) -> bool {
+    pub(crate) fn has_reap_event(&self) -> bool {
         false
     }
 

@@ -248,7 +248,7 @@ impl Registration {
         both_run || !self.is_reaped() && !process.is_reaped()
     }
 
-    pub(crate) fn tells_the_reap(&self) -> bool {
+    pub(crate) fn has_reap_event(&self) -> bool {
         false
     }
 

@@ -101,7 +101,7 @@ impl Process {
     }
 
     /// Whether an event will tell of the reap too.
-    pub(crate) fn tells_the_reap(&self) -> bool {
+    pub(crate) fn has_reap_event(&self) -> bool {
         pidfd::is_on_pidfs(self.as_fd())
     }
 

@@ -258,7 +258,7 @@ impl Registration {
         }
     }
 
-    pub(crate) fn tells_the_reap(&self) -> bool {
+    pub(crate) fn has_reap_event(&self) -> bool {
         pidfd::is_on_pidfs(self.0.as_fd())
     }
 

@@ -97,7 +97,7 @@ impl Process {
     }
 
     /// There is no reap here. What has exited counts as reaped.
-    pub(crate) fn tells_the_reap(&self) -> bool {
+    pub(crate) fn has_reap_event(&self) -> bool {
         true
     }
 

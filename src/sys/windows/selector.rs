@@ -154,7 +154,7 @@ impl Registration {
         true
     }
 
-    pub(crate) fn tells_the_reap(&self) -> bool {
+    pub(crate) fn has_reap_event(&self) -> bool {
         true
     }
 
