@@ -122,14 +122,14 @@ pub struct ExitSet {
     polling: Polling,
     /// Processes that have been yielded. Closing a pidfd takes the kernel longer than all the rest,
     /// so it is put off until no exit is ready, and so is whatever else can be.
-    leaving: Vec<Leaving>,
+    close_queue: Vec<Closing>,
     /// Others need the descriptors of those. Asked anew once the set was idle or has taken some in, as
     /// those that it closes itself hide how few there are.
-    crowded: bool,
+    close_eagerly: bool,
 }
 
 /// A process that has been yielded, but for its descriptor.
-struct Leaving {
+struct Closing {
     pid: Option<NonZeroU32>,
     key: Key,
     registration: Registration,
@@ -291,7 +291,7 @@ impl ExitSet {
         let number = pid;
         let pid = NonZeroU32::new(number);
         if let Some(key) = self.key_of(pid) {
-            self.catch_up();
+            self.drain_events();
             if !self.is_reaped(key) {
                 // It has the pid, so nobody else has.
                 return Ok(false);
@@ -300,7 +300,7 @@ impl ExitSet {
         let key = self.slots.next_key();
         let mut opened = self.selector.open(number, key.to_u64());
         // Those that are about to be closed may be what it takes.
-        while matches!(opened, Ok(Err(_))) && !self.leaving.is_empty() {
+        while matches!(opened, Ok(Err(_))) && !self.close_queue.is_empty() {
             self.close_batch();
             opened = self.selector.open(number, key.to_u64());
         }
@@ -332,7 +332,7 @@ impl ExitSet {
             wait,
             mut source,
         } = exit.into_parts();
-        if let (Source::Polled(polled), false) = (&source, self.leaving.is_empty()) {
+        if let (Source::Polled(polled), false) = (&source, self.close_queue.is_empty()) {
             // It may be for want of those that are about to be closed.
             self.close_batch();
             if let Reopened::Process(process) = polled.probe().reopen() {
@@ -345,7 +345,7 @@ impl ExitSet {
                 Source::Registered(process) => matches!(process.state(), Ok(State::Running)),
                 _ => false,
             };
-            self.catch_up();
+            self.drain_events();
             if self.is_same(key, &source) {
                 return false;
             }
@@ -684,7 +684,7 @@ impl ExitSet {
         by_registration: impl FnOnce(&Registration) -> io::Result<()>,
         by_probe: impl FnOnce(&Probe) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.catch_up();
+        self.drain_events();
         let number = pid;
         let pid = NonZeroU32::new(number);
         let key = self.key_of(pid);
@@ -712,9 +712,9 @@ impl ExitSet {
     /// Adds what has the [next key](Slab::next_key).
     fn add(&mut self, pid: Option<NonZeroU32>, slot: Slot) {
         let key = self.slots.insert(Entry { pid, slot });
-        self.crowded = false;
-        self.selector.note_size(self.len());
-        if self.leaving.len() > self.len().max(CLOSE_BATCH) {
+        self.close_eagerly = false;
+        self.selector.grow_fd_table(self.len());
+        if self.close_queue.len() > self.len().max(CLOSE_BATCH) {
             self.close_batch();
         }
         if let Some(pid) = pid {
@@ -822,7 +822,7 @@ impl ExitSet {
 impl ExitSet {
     /// Takes in every event that there is, where that is the only way to know that a member has
     /// exited.
-    fn catch_up(&mut self) {
+    fn drain_events(&mut self) {
         if !Selector::TELLS_ONCE {
             return;
         }
@@ -964,7 +964,7 @@ impl ExitSet {
                     self.fail(key, error);
                 }
             }
-            _ => self.poll_instead(key, &reap_events_unsupported()),
+            _ => self.demote_to_polling(key, &reap_events_unsupported()),
         }
     }
 
@@ -1042,10 +1042,10 @@ impl ExitSet {
     /// Has all processes polled, as the reactor refuses the group.
     #[cold]
     fn fall_back(&mut self, reason: &io::Error) {
-        self.catch_up();
+        self.drain_events();
         let keys: Vec<Key> = self.slots.iter().map(|(key, _)| key).collect();
         keys.into_iter()
-            .for_each(|key| self.poll_instead(key, reason));
+            .for_each(|key| self.demote_to_polling(key, reason));
         // A member may have exited just before it was to be polled by its pid.
         while Selector::TELLS_ONCE {
             let _ = self.selector.try_events(&mut self.events);
@@ -1071,7 +1071,7 @@ impl ExitSet {
     }
 
     /// Has a member of the group polled.
-    fn poll_instead(&mut self, key: Key, reason: &io::Error) {
+    fn demote_to_polling(&mut self, key: Key, reason: &io::Error) {
         let Some(entry) = self.slots.get_mut(key) else {
             return;
         };
@@ -1153,14 +1153,14 @@ impl ExitSet {
     fn leave(&mut self, pid: Option<NonZeroU32>, key: Key, registration: Registration) {
         // To ask takes system calls, so it is not done at each exit of many.
         const EVERY: usize = 32;
-        let is_due = self.leaving.len() % EVERY == 0;
-        self.leaving.push(Leaving {
+        let is_due = self.close_queue.len() % EVERY == 0;
+        self.close_queue.push(Closing {
             pid,
             key,
             registration,
         });
-        self.crowded = self.crowded || (is_due && self.selector.is_crowded());
-        if self.crowded {
+        self.close_eagerly = self.close_eagerly || (is_due && self.selector.fds_are_scarce());
+        if self.close_eagerly {
             self.close_batch();
         }
     }
@@ -1178,7 +1178,7 @@ impl ExitSet {
     /// Closes a batch if nothing is ready, and not only because it is the turn of others.
     fn close_if_idle(&mut self, cx: &mut Context<'_>) {
         if self.events.is_empty() && coop::has_budget_remaining() {
-            self.crowded = false;
+            self.close_eagerly = false;
             self.close_some(cx);
         }
     }
@@ -1187,7 +1187,7 @@ impl ExitSet {
     /// Returns whether there is a rest.
     fn close_some(&mut self, cx: &mut Context<'_>) -> bool {
         self.close_batch();
-        let rest = !self.leaving.is_empty();
+        let rest = !self.close_queue.is_empty();
         if rest {
             cx.waker().wake_by_ref();
         }
@@ -1195,7 +1195,7 @@ impl ExitSet {
     }
 
     fn close_batch(&mut self) {
-        self.close_down_to(self.leaving.len().saturating_sub(CLOSE_BATCH));
+        self.close_down_to(self.close_queue.len().saturating_sub(CLOSE_BATCH));
     }
 
     fn close_all(&mut self) {
@@ -1203,19 +1203,19 @@ impl ExitSet {
     }
 
     fn close_down_to(&mut self, rest: usize) {
-        while self.leaving.len() > rest {
-            if let Some(Leaving {
+        while self.close_queue.len() > rest {
+            if let Some(Closing {
                 pid,
                 key,
                 registration: _closed_here,
-            }) = self.leaving.pop()
+            }) = self.close_queue.pop()
             {
                 self.forget(pid, key);
             }
         }
         if rest == 0 {
             // A set that goes on need not keep the memory of its largest burst.
-            self.leaving = Vec::new();
+            self.close_queue = Vec::new();
         }
     }
 }

@@ -63,9 +63,9 @@
 //!     `Event::told` has what they tell.
 //!   - `TELLS_LATE`: whether an exit may have happened that `try_events` does not tell of yet, but
 //!     `Registration::untold_event` does.
-//!   - `reserve(&mut self, more)` makes room for so many. `note_size(&mut self, size)` is told how
+//!   - `reserve(&mut self, more)` makes room for so many. `grow_fd_table(&mut self, size)` is told how
 //!     many there are, after each that has come in.
-//!   - `is_crowded(&self) -> bool`: a member that has told is better closed at once, as descriptors
+//!   - `fds_are_scarce(&self) -> bool`: a member that has told is better closed at once, as descriptors
 //!     are scarce, or as there is next to nothing to close.
 //! - `Registration`: a process in a group, with `signal` as above. Dropping the group releases everything.
 //!   - `state_after(&self, &event) -> io::Result<State>` looks.

@@ -161,10 +161,10 @@ impl Selector {
         self.keys.reserve(more);
     }
 
-    pub(crate) fn note_size(&mut self, _size: usize) {}
+    pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
 
     /// Its members take no descriptors, and nothing to let go.
-    pub(crate) fn is_crowded(&self) -> bool {
+    pub(crate) fn fds_are_scarce(&self) -> bool {
         true
     }
 

@@ -179,7 +179,7 @@ impl Selector {
 
     /// Makes room ahead when the group has outgrown what there was, in few large steps. The kernel
     /// by itself only ever doubles the table.
-    pub(crate) fn note_size(&mut self, size: usize) {
+    pub(crate) fn grow_fd_table(&mut self, size: usize) {
         const SMALL: usize = 64;
         const STEP: usize = 8;
         if size > self.room.max(SMALL) {
@@ -188,7 +188,7 @@ impl Selector {
     }
 
     /// Whether the process's descriptors are more than half used up.
-    pub(crate) fn is_crowded(&self) -> bool {
+    pub(crate) fn fds_are_scarce(&self) -> bool {
         self.epoll
             .as_ref()
             .is_some_and(|epoll| pidfd::are_scarce(epoll.as_fd()))

@@ -103,9 +103,9 @@ impl Selector {
 
     pub(crate) fn reserve(&mut self, _more: usize) {}
 
-    pub(crate) fn note_size(&mut self, _size: usize) {}
+    pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
 
-    pub(crate) fn is_crowded(&self) -> bool {
+    pub(crate) fn fds_are_scarce(&self) -> bool {
         false
     }
 
