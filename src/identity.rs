@@ -36,7 +36,7 @@ use std::str::FromStr;
 ///
 /// # What makes it certain
 ///
-/// | system | mark | valid |
+/// | system | key | valid |
 /// |---|---|---|
 /// | Linux 6.9 and later | the inode of its pidfds, which no other process gets | until the next boot |
 /// | Linux before that, or where pidfds are refused | its start time, in ticks of 10 ms since boot, in one pid and time namespace | until the next boot |
@@ -49,7 +49,7 @@ use std::str::FromStr;
 /// another process would have to have the pid and start in the same microsecond; and where a start
 /// time has to do on Linux, it would have to have the pid and start in the same 10 ms.
 ///
-/// Two are equal if they tell of the same process by the same mark.
+/// Two are equal if they tell of the same process by the same key.
 ///
 /// # As text
 ///
@@ -69,22 +69,22 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessIdentity {
     pub(crate) pid: NonZeroU32,
-    pub(crate) mark: Mark,
+    pub(crate) key: IdentityKey,
     pub(crate) boot: Option<Boot>,
 }
 
 /// What one owner of a pid has, and the next one has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Mark {
-    pub(crate) kind: MarkKind,
+pub(crate) struct IdentityKey {
+    pub(crate) kind: KeyKind,
     pub(crate) value: u64,
-    /// The pid namespace in which no other process has the pid and this mark, if there are several.
+    /// The pid namespace in which no other process has the pid and this key, if there are several.
     pub(crate) namespace: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(dead_code, reason = "no system has all of them")]
-pub(crate) enum MarkKind {
+pub(crate) enum KeyKind {
     /// Of its pidfds, unique since boot.
     Inode,
     /// When it started, in the system's own unit.
@@ -114,9 +114,9 @@ impl ProcessIdentity {
 /// The stable line that [`ProcessIdentity`] describes.
 impl fmt::Display for ProcessIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ProcessIdentity { pid, mark, boot } = self;
-        write!(f, "{pid} {}={}", mark.kind.name(), mark.value)?;
-        if let Some(namespace) = mark.namespace {
+        let ProcessIdentity { pid, key, boot } = self;
+        write!(f, "{pid} {}={}", key.kind.name(), key.value)?;
+        if let Some(namespace) = key.namespace {
             write!(f, " pidns={namespace}")?;
         }
         match boot {
@@ -159,7 +159,7 @@ impl FromStr for ProcessIdentity {
             .next()
             .and_then(|word| word.split_once('='))
             .ok_or(ParseProcessIdentityError(()))?;
-        let kind = MarkKind::named(kind).ok_or(ParseProcessIdentityError(()))?;
+        let kind = KeyKind::named(kind).ok_or(ParseProcessIdentityError(()))?;
         let value = number(Some(value))?;
         let mut words = words.peekable();
         let mut after = |key| words.next_if(|word| word.starts_with(key));
@@ -171,16 +171,16 @@ impl FromStr for ProcessIdentity {
             .transpose()?;
         let is_pid = i32::try_from(pid.get()).is_ok();
         // Only start times go without.
-        let is_whole = kind == MarkKind::Start || namespace.is_none() && boot.is_some();
+        let is_whole = kind == KeyKind::Start || namespace.is_none() && boot.is_some();
         if !is_pid || !is_whole || words.next().is_some() {
             return Err(ParseProcessIdentityError(()));
         }
-        let mark = Mark {
+        let key = IdentityKey {
             kind,
             value,
             namespace,
         };
-        Ok(ProcessIdentity { pid, mark, boot })
+        Ok(ProcessIdentity { pid, key, boot })
     }
 }
 
@@ -191,28 +191,28 @@ fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdentityError
         .ok_or(ParseProcessIdentityError(()))
 }
 
-impl Mark {
+impl IdentityKey {
     /// Whether both are of one process, where they may be off by `rounding`.
-    pub(crate) fn is(self, other: Mark, rounding: u64) -> bool {
+    pub(crate) fn is(self, other: IdentityKey, rounding: u64) -> bool {
         let same = 0..=rounding;
         (self.kind, self.namespace) == (other.kind, other.namespace)
             && same.contains(&self.value.abs_diff(other.value))
     }
 }
 
-impl MarkKind {
-    const ALL: [MarkKind; 3] = [MarkKind::Inode, MarkKind::Start, MarkKind::Unique];
+impl KeyKind {
+    const ALL: [KeyKind; 3] = [KeyKind::Inode, KeyKind::Start, KeyKind::Unique];
 
     fn name(self) -> &'static str {
         match self {
-            MarkKind::Inode => "inode",
-            MarkKind::Start => "start",
-            MarkKind::Unique => "unique",
+            KeyKind::Inode => "inode",
+            KeyKind::Start => "start",
+            KeyKind::Unique => "unique",
         }
     }
 
-    fn named(name: &str) -> Option<MarkKind> {
-        MarkKind::ALL.into_iter().find(|kind| kind.name() == name)
+    fn named(name: &str) -> Option<KeyKind> {
+        KeyKind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::task::coop;
 
 use crate::error::{OpenError, action_error, wait_error};
 use crate::exit::Exit;
-use crate::identity::{Boot, Mark, MarkKind, ParseProcessIdentityError, ProcessIdentity};
+use crate::identity::{Boot, IdentityKey, KeyKind, ParseProcessIdentityError, ProcessIdentity};
 use crate::mechanism::{self, Mechanism};
 use crate::poller::{Outcome, OutcomeQueue, Watch};
 use crate::sys::{self, EventError, Opened, Probe, State};
@@ -126,10 +126,10 @@ pub(crate) enum Source {
 
 impl Source {
     /// What no other process has, where that is known.
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         match self {
-            Source::Registered(process) => process.identity(),
-            Source::Polled(polled) => polled.probe.identity(),
+            Source::Registered(process) => process.unique_id(),
+            Source::Polled(polled) => polled.probe.unique_id(),
             Source::Failed(_) => None,
         }
     }
@@ -372,11 +372,11 @@ impl ProcessExit {
     }
 
     /// Of this kind, or of the one that is best here.
-    pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
+    pub(crate) fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         match &self.source {
             Source::Failed(error) => Err(error.to_io_error(self.pid)),
-            Source::Registered(process) => process.mark(kind),
-            Source::Polled(polled) => polled.probe.mark(kind),
+            Source::Registered(process) => process.identity_key(kind),
+            Source::Polled(polled) => polled.probe.identity_key(kind),
         }
     }
 
@@ -617,7 +617,7 @@ impl ProcessIdentity {
     fn of(exit: &ProcessExit, pid: NonZeroU32) -> io::Result<ProcessIdentity> {
         Ok(ProcessIdentity {
             pid,
-            mark: exit.mark(None)?,
+            key: exit.identity_key(None)?,
             boot: this_boot()?,
         })
     }
@@ -669,8 +669,8 @@ impl ProcessIdentity {
         }
         // The mark is read of what has been opened, so it does not matter whose the pid is later on.
         let process = ProcessExit::open(self.pid.get())?;
-        match process.mark(Some(self.mark.kind)) {
-            Ok(mark) if mark.is(self.mark, sys::MARK_ROUNDING) => Ok(process),
+        match process.identity_key(Some(self.key.kind)) {
+            Ok(key) if key.is(self.key, sys::KEY_ROUNDING) => Ok(process),
             Ok(_) => failed(OpenError::AnotherProcess),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 failed(OpenError::NoSuchProcess)

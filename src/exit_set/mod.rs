@@ -169,14 +169,14 @@ enum Slot {
 
 impl Slot {
     /// What no other process has, where that is known.
-    fn identity(&self) -> Option<u64> {
+    fn unique_id(&self) -> Option<u64> {
         match self {
             Slot::Registered(registration) | Slot::Exited { registration, .. } => {
-                registration.identity()
+                registration.unique_id()
             }
-            Slot::RegisteredUntilReap(waiting) => waiting.0.identity(),
-            Slot::Polled(polled) => polled.probe.identity(),
-            Slot::ExitedPolled(exited) => exited.0.identity(),
+            Slot::RegisteredUntilReap(waiting) => waiting.0.unique_id(),
+            Slot::Polled(polled) => polled.probe.unique_id(),
+            Slot::ExitedPolled(exited) => exited.0.unique_id(),
             Slot::Failed(_) | Slot::Moving => None,
         }
     }
@@ -798,7 +798,7 @@ impl ExitSet {
             return false;
         };
         // Two that differ prove nothing here: a process that is polled may have several.
-        let (this, other) = (entry.slot.identity(), source.identity());
+        let (this, other) = (entry.slot.unique_id(), source.unique_id());
         if this.is_some() && this == other {
             return true;
         }

@@ -41,14 +41,14 @@
 //!   - `is_reaped(&self) -> bool`: whether its pid may be another's by now.
 //!   - `identity(&self) -> Option<u64>`: what no other process has or will have, if there is such a
 //!     thing.
-//!   - `mark(&self, kind) -> io::Result<Mark>`: what tells it from all others, for
+//!   - `identity_key(&self, kind) -> io::Result<IdentityKey>`: what tells it from all others, for
 //!     [`ProcessIdentity`](crate::ProcessIdentity); of that kind, if the system has several. `NotFound` once that
 //!     cannot be told any more.
 //!   - on Unix `signal(&self, signal) -> io::Result<()>`, `NotFound` if it has exited.
 //!   - `into_probe(self) -> Probe`, when events are refused or there are no more to come.
 //! - `Probe`: what is left to look at a process by when there is no event source. It stands for
 //!   that very process too, as far as the system lets us see.
-//!   - `state(&self)`, `is_reaped(&self)`, `identity(&self)`, `mark(&self, kind)` and
+//!   - `state(&self)`, `is_reaped(&self)`, `identity(&self)`, `identity_key(&self, kind)` and
 //!     `signal(&self, signal)` as above. But two identities that differ may be of one process.
 //!   - `reopen(&self) -> Reopened` tries again for an event source.
 //! - `Selector`: an event source for any number of processes, for [`ExitSet`](crate::ExitSet).
@@ -74,7 +74,7 @@
 //! - `open_child(&std::process::Child) -> Result<Opened, OpenError>`, `Collected` if its pid may be
 //!   another's.
 //! - `boot_id() -> io::Result<Option<String>>`: a UUID that changes with each boot, where there is
-//!   one and marks do not go on through boots. `MARK_ROUNDING`: by how much two marks of one process
+//!   one and marks do not go on through boots. `KEY_ROUNDING`: by how much two marks of one process
 //!   may differ.
 //! - `thread_cpu_time() -> Duration`: the processor time that this thread has taken.
 //!

@@ -14,7 +14,7 @@ use super::posix::{child_status, exists, is_child, pid_unverified, send_signal};
 pub(crate) use super::wait_status::Status;
 use super::{Opened, State};
 use crate::error::OpenError;
-use crate::identity::{Mark, MarkKind};
+use crate::identity::{IdentityKey, KeyKind};
 
 impl Process {
     pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {
@@ -32,7 +32,7 @@ impl Process {
 }
 
 /// Marks of one process differ by no more than this.
-pub(crate) const MARK_ROUNDING: u64 = 0;
+pub(crate) const KEY_ROUNDING: u64 = 0;
 
 pub(crate) fn boot_id() -> io::Result<Option<String>> {
     Ok(None)
@@ -70,7 +70,7 @@ impl Probe {
         }
     }
 
-    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+    pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         let reason = "nothing is known that tells a process from a later one on this system";
         Err(io::Error::new(io::ErrorKind::Unsupported, reason))
     }
@@ -81,7 +81,7 @@ impl Probe {
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::Probe;
 use crate::error::OpenError;
-use crate::identity::{Mark, MarkKind};
+use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
 use crate::sys::{EventError, Opened, Refused, State};
 
@@ -33,7 +33,7 @@ impl Process {
         match self.0 {}
     }
 
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         match self.0 {}
     }
 
@@ -45,7 +45,7 @@ impl Process {
         match self.0 {}
     }
 
-    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+    pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         match self.0 {}
     }
 
@@ -147,7 +147,7 @@ impl Registration {
         match self.0 {}
     }
 
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         match self.0 {}
     }
 

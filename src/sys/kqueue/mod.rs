@@ -24,7 +24,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use self::decide::{Missing, Refusal, is_reaped_after_exit, missing, refusal};
-pub(crate) use self::presence::{MARK_ROUNDING, boot_id};
+pub(crate) use self::presence::{KEY_ROUNDING, boot_id};
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
 pub(crate) use self::selector::{Event, Registration, Selector};
@@ -35,7 +35,7 @@ use super::reactor::Watched;
 pub(crate) use super::wait_status::Status;
 use super::{EventError, Opened, Refused, State};
 use crate::error::OpenError;
-use crate::identity::{Mark, MarkKind};
+use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
 
 /// A process, held by the filter of a kqueue.
@@ -104,12 +104,12 @@ impl Process {
         self.target.signal(self.kqueue.as_fd(), signal)
     }
 
-    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
-        self.target.mark(self.kqueue.as_fd())
+    pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
+        self.target.identity_key(self.kqueue.as_fd())
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
@@ -160,12 +160,12 @@ impl Target {
         }
     }
 
-    fn mark(&self, kqueue: BorrowedFd<'_>) -> io::Result<Mark> {
-        let mark = presence::mark(self.pid);
+    fn identity_key(&self, kqueue: BorrowedFd<'_>) -> io::Result<IdentityKey> {
+        let key = presence::identity_key(self.pid);
         // In this order: the pid was its own if it has not exited.
         self.take_exit(kqueue)?;
         match self.exit_state() {
-            State::Running => mark.ok_or_else(not_shown),
+            State::Running => key.ok_or_else(not_shown),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }

@@ -8,15 +8,15 @@
 use std::io;
 
 use super::decide::{self, Presence};
-use crate::identity::Mark;
+use crate::identity::IdentityKey;
 use crate::sys::posix::signal_0;
 
 /// Marks of one process differ by no more than this.
-pub(crate) const MARK_ROUNDING: u64 = system::ROUNDING as u64;
+pub(crate) const KEY_ROUNDING: u64 = system::ROUNDING as u64;
 
 /// What tells the process that has the pid from all others, if it is shown.
-pub(super) fn mark(pid: libc::pid_t) -> Option<Mark> {
-    system::mark(pid)
+pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
+    system::identity_key(pid)
 }
 
 /// Changes with each boot. The BSDs have no such thing in common.
@@ -68,8 +68,8 @@ mod system {
     use std::ptr;
 
     use super::super::decide;
-    use super::{Identity, Mark, Presence};
-    use crate::identity::MarkKind;
+    use super::{Identity, IdentityKey, Presence};
+    use crate::identity::KeyKind;
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -101,7 +101,7 @@ mod system {
         Some((info.presence, identity))
     }
 
-    pub(super) fn mark(pid: libc::pid_t) -> Option<Mark> {
+    pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
         // See above. This is to hold for longer, so it is the time since boot that counts.
         let time_of_boot = || {
             if cfg!(any(target_os = "freebsd", target_os = "openbsd")) {
@@ -114,9 +114,9 @@ mod system {
         let start = info(pid)?.start?;
         let is_settled = time_of_boot()? == before;
         let value = u64::try_from(start.checked_sub(before)?).ok()?;
-        let kind = MarkKind::Start;
+        let kind = KeyKind::Start;
         let namespace = None;
-        is_settled.then_some(Mark {
+        is_settled.then_some(IdentityKey {
             kind,
             value,
             namespace,
@@ -229,8 +229,8 @@ mod system {
     use std::ptr;
 
     use super::super::decide;
-    use super::{Identity, Mark, Presence};
-    use crate::identity::MarkKind;
+    use super::{Identity, IdentityKey, Presence};
+    use crate::identity::KeyKind;
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -274,9 +274,9 @@ mod system {
         Some(info.unique_id)
     }
 
-    pub(super) fn mark(pid: libc::pid_t) -> Option<Mark> {
-        let kind = MarkKind::Unique;
-        unique(pid).map(|value| Mark {
+    pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
+        let kind = KeyKind::Unique;
+        unique(pid).map(|value| IdentityKey {
             kind,
             value,
             namespace: None,
@@ -327,7 +327,7 @@ mod system {
 mod system {
     use std::io;
 
-    use super::{Identity, Mark, Presence};
+    use super::{Identity, IdentityKey, Presence};
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -345,7 +345,7 @@ mod system {
         None
     }
 
-    pub(super) fn mark(_pid: libc::pid_t) -> Option<Mark> {
+    pub(super) fn identity_key(_pid: libc::pid_t) -> Option<IdentityKey> {
         None
     }
 

@@ -8,7 +8,7 @@ use super::presence::{self, Identity};
 use super::{Process, Refused, State, Status, Target, Watched};
 use super::{child_status, errno_of, kevent, not_shown, state_after_exit};
 use crate::error::OpenError;
-use crate::identity::{Mark, MarkKind};
+use crate::identity::{IdentityKey, KeyKind};
 use crate::sys::posix::{is_child, pid_unverified, send_signal};
 
 /// What is left to look at a process by.
@@ -45,7 +45,7 @@ impl Probe {
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
@@ -57,11 +57,11 @@ impl Probe {
         }
     }
 
-    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
+    pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         match self {
-            Probe::Kqueue(kqueue, target) => target.mark(kqueue.as_fd()),
+            Probe::Kqueue(kqueue, target) => target.identity_key(kqueue.as_fd()),
             Probe::Exited(..) => Err(io::ErrorKind::NotFound.into()),
-            Probe::Pid(probe) => probe.mark(),
+            Probe::Pid(probe) => probe.identity_key(),
         }
     }
 
@@ -138,11 +138,11 @@ impl PidProbe {
         }
     }
 
-    fn mark(&self) -> io::Result<Mark> {
-        let mark = presence::mark(self.pid);
+    fn identity_key(&self) -> io::Result<IdentityKey> {
+        let key = presence::identity_key(self.pid);
         // In this order: the pid was its own if it still is.
         match self.state() {
-            State::Running => mark.ok_or_else(not_shown),
+            State::Running => key.ok_or_else(not_shown),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }

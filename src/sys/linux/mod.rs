@@ -27,7 +27,7 @@ use super::reactor::Watched;
 pub(crate) use super::wait_status::Status;
 use super::{EventError, Opened, Refused, State};
 use crate::error::OpenError;
-use crate::identity::{Mark, MarkKind};
+use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
 
 /// A process, held by a pidfd: whatever becomes of its pid, the pidfd never means another one.
@@ -106,16 +106,16 @@ impl Process {
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
-    pub(crate) fn identity(&self) -> Option<u64> {
-        pidfd::identity(self.as_fd())
+    pub(crate) fn unique_id(&self) -> Option<u64> {
+        pidfd::unique_id(self.as_fd())
     }
 
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         send(self.as_fd(), signal)
     }
 
-    pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
-        mark(self.as_fd(), kind)
+    pub(crate) fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
+        identity_key(self.as_fd(), kind)
     }
 
     /// Whether its pid is free for another process.
@@ -235,13 +235,13 @@ fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 }
 
 /// What tells the process behind a pidfd from all others: of that kind, or the best.
-fn mark(pidfd: BorrowedFd<'_>, kind: Option<MarkKind>) -> io::Result<Mark> {
-    if kind != Some(MarkKind::Start) {
-        let value = pidfd::identity(pidfd);
+fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
+    if kind != Some(KeyKind::Start) {
+        let value = pidfd::unique_id(pidfd);
         match (value, kind) {
-            (Some(value), None | Some(MarkKind::Inode)) => {
-                return Ok(Mark {
-                    kind: MarkKind::Inode,
+            (Some(value), None | Some(KeyKind::Inode)) => {
+                return Ok(IdentityKey {
+                    kind: KeyKind::Inode,
                     value,
                     namespace: None,
                 });
@@ -254,15 +254,15 @@ fn mark(pidfd: BorrowedFd<'_>, kind: Option<MarkKind>) -> io::Result<Mark> {
     // In this order: it is that process's if the pid still is.
     match (is_reaped(pidfd), stat) {
         (true, _) => Err(io::ErrorKind::NotFound.into()),
-        (false, Some(stat)) => start_mark(&stat),
+        (false, Some(stat)) => start_key(&stat),
         (false, None) => Err(proc_unavailable()),
     }
 }
 
 /// Two containers that start at once have processes with the same pids and start times.
-fn start_mark(stat: &Stat) -> io::Result<Mark> {
-    Ok(Mark {
-        kind: MarkKind::Start,
+fn start_key(stat: &Stat) -> io::Result<IdentityKey> {
+    Ok(IdentityKey {
+        kind: KeyKind::Start,
         value: stat.start_time,
         namespace: Some(procfs::our_pid_namespace().ok_or_else(proc_unavailable)?),
     })
@@ -278,7 +278,7 @@ fn proc_unavailable() -> io::Error {
 }
 
 /// Marks of one process differ by no more than this.
-pub(crate) const MARK_ROUNDING: u64 = 0;
+pub(crate) const KEY_ROUNDING: u64 = 0;
 
 /// Changes with each boot.
 ///

@@ -261,7 +261,7 @@ pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
 }
 
 /// What no other process ever has. `None` before Linux 6.9, where all pidfds share one inode.
-pub(super) fn identity(pidfd: BorrowedFd<'_>) -> Option<u64> {
+pub(super) fn unique_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
     if !is_on_pidfs(pidfd) {
         return None;
     }

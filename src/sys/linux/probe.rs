@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
 use super::{
-    Process, State, is_exhaustion, is_reaped, mark, open_unless_denied, pidfd, posix,
-    proc_unavailable, query_state, send, start_mark, task,
+    Process, State, identity_key, is_exhaustion, is_reaped, open_unless_denied, pidfd, posix,
+    proc_unavailable, query_state, send, start_key, task,
 };
-use crate::identity::{Mark, MarkKind};
+use crate::identity::{IdentityKey, KeyKind};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -50,11 +50,11 @@ impl Probe {
 
     /// What no other process has. But two that differ may be of one process, see
     /// [`PidProbe::identity`].
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         // The two kinds of numbers must not meet. Those of /proc have 32 bits.
         const PROC: u64 = 1 << 63;
         match self {
-            Probe::PidFd(pidfd) => pidfd::identity(pidfd.as_fd()),
+            Probe::PidFd(pidfd) => pidfd::unique_id(pidfd.as_fd()),
             Probe::Pid(probe) => probe.inode.map(|inode| inode | PROC),
         }
     }
@@ -66,10 +66,10 @@ impl Probe {
         }
     }
 
-    pub(crate) fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
+    pub(crate) fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         match self {
-            Probe::PidFd(pidfd) => mark(pidfd.as_fd(), kind),
-            Probe::Pid(probe) => probe.mark(kind),
+            Probe::PidFd(pidfd) => identity_key(pidfd.as_fd(), kind),
+            Probe::Pid(probe) => probe.identity_key(kind),
         }
     }
 
@@ -174,8 +174,8 @@ impl PidProbe {
         posix::send_signal(self.pid, signal)
     }
 
-    fn mark(&self, kind: Option<MarkKind>) -> io::Result<Mark> {
-        if kind.is_some_and(|kind| kind != MarkKind::Start) {
+    fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
+        if kind.is_some_and(|kind| kind != KeyKind::Start) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let stat = self.stat();
@@ -183,7 +183,7 @@ impl PidProbe {
             Identity::Other => Err(io::ErrorKind::NotFound.into()),
             Identity::Unknown if !posix::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
             Identity::Certain | Identity::Likely | Identity::Unknown => {
-                start_mark(&stat.ok_or_else(proc_unavailable)?)
+                start_key(&stat.ok_or_else(proc_unavailable)?)
             }
         }
     }

@@ -237,8 +237,8 @@ impl Registration {
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
-    pub(crate) fn identity(&self) -> Option<u64> {
-        pidfd::identity(self.0.as_fd())
+    pub(crate) fn unique_id(&self) -> Option<u64> {
+        pidfd::unique_id(self.0.as_fd())
     }
 
     /// Whether its pid is free for another process.
@@ -249,8 +249,8 @@ impl Registration {
     /// Whether `process` is this very process, given that it has the same pid.
     pub(crate) fn is(&self, process: &Process) -> bool {
         match (
-            pidfd::identity(self.0.as_fd()),
-            pidfd::identity(process.as_fd()),
+            pidfd::unique_id(self.0.as_fd()),
+            pidfd::unique_id(process.as_fd()),
         ) {
             (Some(this), Some(other)) => this == other,
             // No two have the pid at one time.

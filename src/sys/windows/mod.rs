@@ -21,7 +21,7 @@ pub(crate) use self::selector::{Event, Registration, Selector};
 use self::wait::Wait;
 use super::{EventError, Opened, Refused, State};
 use crate::error::OpenError;
-use crate::identity::{Mark, MarkKind};
+use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
 
 /// What `GetExitCodeProcess` tells.
@@ -110,12 +110,12 @@ impl Process {
         self.handle.terminate(exit_code)
     }
 
-    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
-        mark(&self.handle)
+    pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
+        identity_key(&self.handle)
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
@@ -137,16 +137,16 @@ pub(crate) fn open_child(child: &Child) -> Result<Opened, OpenError> {
 }
 
 /// Marks of one process differ by no more than this.
-pub(crate) const MARK_ROUNDING: u64 = 0;
+pub(crate) const KEY_ROUNDING: u64 = 0;
 
 /// Creation times go on through boots.
 pub(crate) fn boot_id() -> io::Result<Option<String>> {
     Ok(None)
 }
 
-fn mark(handle: &Handle) -> io::Result<Mark> {
-    let kind = MarkKind::Start;
-    handle.creation_time().map(|value| Mark {
+fn identity_key(handle: &Handle) -> io::Result<IdentityKey> {
+    let kind = KeyKind::Start;
+    handle.creation_time().map(|value| IdentityKey {
         kind,
         value,
         namespace: None,
@@ -175,7 +175,7 @@ impl Probe {
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
@@ -183,8 +183,8 @@ impl Probe {
         self.0.terminate(exit_code)
     }
 
-    pub(crate) fn mark(&self, _kind: Option<MarkKind>) -> io::Result<Mark> {
-        mark(&self.0)
+    pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
+        identity_key(&self.0)
     }
 
     pub(crate) fn reopen(&self) -> Reopened {

@@ -140,7 +140,7 @@ impl Registration {
     }
 
     /// What no other process ever has, nor will have, where there is such a thing.
-    pub(crate) fn identity(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
