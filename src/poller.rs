@@ -1,7 +1,7 @@
 //! The fallback: looking again and again at the processes that the kernel gives no events for.
 //!
 //! One [`Poller`] per runtime looks at all of them, on a thread of the runtime's blocking pool. It
-//! works in turns: after [`TURN`] at the latest it gives the thread back and queues up again, so
+//! works in turns: after [`MAX_SLICE`] at the latest it gives the thread back and queues up again, so
 //! that it holds up neither other blocking work nor the shutdown of the runtime. It ends when
 //! there is nothing left to look at.
 //!
@@ -25,21 +25,21 @@ use crate::wait_state::WaitState;
 use crate::wake_queue::{self, lock, wake};
 
 /// Between two looks at one process: at first and, doubled after each look, at last.
-const SHORTEST: Duration = Duration::from_micros(100);
-const LONGEST: Duration = Duration::from_millis(40);
+const MIN_INTERVAL: Duration = Duration::from_micros(100);
+const MAX_INTERVAL: Duration = Duration::from_millis(40);
 
 /// How long the poller may hold a thread of the blocking pool.
-const TURN: Duration = Duration::from_millis(40);
+const MAX_SLICE: Duration = Duration::from_millis(40);
 
 /// The poller rests this many times as long as it has worked. So it takes 4 % of one core at most,
 /// and the intervals stretch as far as that needs.
-const REST: u32 = 24;
+const IDLE_FACTOR: u32 = 24;
 
 /// How many processes are looked at before the work is counted.
-const BATCH: usize = 16;
+const BATCH_SIZE: usize = 16;
 
 /// Between two tries whether there are free descriptors again.
-const REOPEN: Duration = Duration::from_millis(100);
+const REOPEN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a poller has to say of a process. It looks at it no longer.
 pub(crate) enum Outcome {
@@ -80,12 +80,12 @@ impl Watch {
             let key = poller.add(Watched {
                 probe: probe.clone(),
                 wait,
-                interval: SHORTEST,
+                interval: MIN_INTERVAL,
                 queue: queue.clone(),
                 token,
             });
             if is_new {
-                Turn {
+                Slice {
                     poller: poller.clone(),
                     handle: handle.clone(),
                 }
@@ -93,7 +93,7 @@ impl Watch {
             }
             match key {
                 Some(key) => return Watch { poller, key },
-                None => poller.unlist(),
+                None => poller.remove_from_list(),
             }
         }
     }
@@ -132,7 +132,7 @@ struct Schedule {
     /// Until when the poller sleeps.
     asleep_until: Option<Instant>,
     /// Not to look before.
-    rested: Option<Instant>,
+    idle_until: Option<Instant>,
     /// Not to try for event sources before.
     reopen: Option<Instant>,
     /// It has ended, and takes nothing more.
@@ -182,9 +182,11 @@ impl Poller {
         schedule.next_key += 1;
         schedule.watched.insert(key, watched);
         // It was looked at just now.
-        let due = Instant::now() + SHORTEST;
+        let due = Instant::now() + MIN_INTERVAL;
         schedule.due.push(Reverse((due, key)));
-        let wake_at = schedule.rested.map_or(due, |rested| rested.max(due));
+        let wake_at = schedule
+            .idle_until
+            .map_or(due, |idle_until| idle_until.max(due));
         if schedule.asleep_until.is_some_and(|until| wake_at < until) {
             self.changed.notify_one();
         }
@@ -199,7 +201,7 @@ impl Poller {
             self.changed.notify_one();
         }
         // What has been dropped since the last look does not pile up.
-        if schedule.due.len() > 2 * watched + BATCH {
+        if schedule.due.len() > 2 * watched + BATCH_SIZE {
             let Schedule { watched, due, .. } = &mut *schedule;
             due.retain(|Reverse((_, key))| watched.contains_key(key));
         }
@@ -207,8 +209,8 @@ impl Poller {
     }
 
     /// Looks at what is due, and sleeps in between. Returns whether another turn is needed.
-    fn turn(&self) -> bool {
-        let end = Instant::now() + TURN;
+    fn run_slice(&self) -> bool {
+        let end = Instant::now() + MAX_SLICE;
         let mut worked = sys::thread_cpu_time();
         let mut schedule = lock(&self.schedule);
         while !schedule.watched.is_empty() {
@@ -217,7 +219,9 @@ impl Poller {
                 return true;
             }
             let due = schedule.due.peek().map_or(now, |Reverse((due, _))| *due);
-            let wake_at = schedule.rested.map_or(due, |rested| rested.max(due));
+            let wake_at = schedule
+                .idle_until
+                .map_or(due, |idle_until| idle_until.max(due));
             if wake_at > now {
                 schedule.asleep_until = Some(wake_at);
                 let nap = wake_at.min(end) - now;
@@ -231,13 +235,13 @@ impl Poller {
             let may_reopen = schedule.reopen.is_none_or(|reopen| reopen <= now);
             // Nobody is to wait for the lock while we look.
             drop(schedule);
-            let (seen, still_may) = look_at(batch, may_reopen);
+            let (seen, still_may) = query_batch(batch, may_reopen);
             schedule = lock(&self.schedule);
 
             let (looked_since, now) = (now, Instant::now());
             // Only a try that was refused puts off the next one.
             if may_reopen && !still_may {
-                schedule.reopen = Some(now + REOPEN);
+                schedule.reopen = Some(now + REOPEN_INTERVAL);
             }
             let wakers = schedule.process_outcome(seen, now);
             let before = mem::replace(&mut worked, sys::thread_cpu_time());
@@ -247,7 +251,7 @@ impl Poller {
                 Duration::ZERO => now - looked_since,
                 work => work.min(now - looked_since),
             };
-            schedule.rested = Some(now + work * REST);
+            schedule.idle_until = Some(now + work * IDLE_FACTOR);
             if !wakers.is_empty() {
                 drop(schedule);
                 wakers.into_iter().for_each(wake);
@@ -272,12 +276,12 @@ impl Poller {
         };
         let wakers: Vec<Waker> = watched.values().filter_map(put).collect();
         drop(schedule);
-        self.unlist();
+        self.remove_from_list();
         wakers.into_iter().for_each(wake);
     }
 
     /// Makes room for the runtime's next poller, once this one has closed.
-    fn unlist(self: &Arc<Self>) {
+    fn remove_from_list(self: &Arc<Self>) {
         let mut pollers = pollers();
         if pollers
             .get(&self.runtime)
@@ -290,8 +294,8 @@ impl Poller {
 
 impl Schedule {
     fn take_due(&mut self, now: Instant) -> Vec<(u64, Arc<Probe>)> {
-        let mut batch = Vec::with_capacity(BATCH);
-        while batch.len() < BATCH {
+        let mut batch = Vec::with_capacity(BATCH_SIZE);
+        while batch.len() < BATCH_SIZE {
             match self.due.peek() {
                 Some(&Reverse((due, key))) if due <= now => {
                     self.due.pop();
@@ -309,23 +313,23 @@ impl Schedule {
     ///
     /// A process leaves `watched` and its outcome arrives under one lock, so that whoever takes it out
     /// finds either there.
-    fn process_outcome(&mut self, seen: Vec<(u64, Seen)>, now: Instant) -> Vec<Waker> {
+    fn process_outcome(&mut self, seen: Vec<(u64, Queried)>, now: Instant) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for (key, seen) in seen {
             let Some(watched) = self.watched.get_mut(&key) else {
                 continue;
             };
             let outcome = match seen {
-                Seen::State(state) => match watched.wait.update(state) {
+                Queried::State(state) => match watched.wait.update(state) {
                     Some(state) => Outcome::Exited(state),
                     None => {
-                        watched.interval = LONGEST.min(watched.interval * 2);
+                        watched.interval = MAX_INTERVAL.min(watched.interval * 2);
                         self.due.push(Reverse((now + watched.interval, key)));
                         continue;
                     }
                 },
-                Seen::Process(process) => Outcome::EventsAvailable(process),
-                Seen::Error(error) => Outcome::Failed(error),
+                Queried::Process(process) => Outcome::EventsAvailable(process),
+                Queried::Error(error) => Outcome::Failed(error),
             };
             wakers.extend(watched.queue.send((watched.token, outcome)));
             self.watched.remove(&key);
@@ -335,7 +339,7 @@ impl Schedule {
 }
 
 /// What a look has shown.
-enum Seen {
+enum Queried {
     State(State),
     Process(sys::Process),
     Error(io::Error),
@@ -343,19 +347,19 @@ enum Seen {
 
 /// Looks at each, and tries for event sources as long as they are granted. Returns also whether
 /// that is still so.
-fn look_at(batch: Vec<(u64, Arc<Probe>)>, mut may_reopen: bool) -> (Vec<(u64, Seen)>, bool) {
+fn query_batch(batch: Vec<(u64, Arc<Probe>)>, mut may_reopen: bool) -> (Vec<(u64, Queried)>, bool) {
     let seen = batch.into_iter().map(|(key, probe)| {
         let seen = match probe.state() {
             Ok(State::Running) if may_reopen => match probe.reopen() {
-                Reopened::Process(process) => Seen::Process(process),
+                Reopened::Process(process) => Queried::Process(process),
                 Reopened::Exhausted => {
                     may_reopen = false;
-                    Seen::State(State::Running)
+                    Queried::State(State::Running)
                 }
-                Reopened::No => Seen::State(State::Running),
+                Reopened::No => Queried::State(State::Running),
             },
-            Ok(state) => Seen::State(state),
-            Err(error) => Seen::Error(error),
+            Ok(state) => Queried::State(state),
+            Err(error) => Queried::Error(error),
         };
         (key, seen)
     });
@@ -364,16 +368,16 @@ fn look_at(batch: Vec<(u64, Arc<Probe>)>, mut may_reopen: bool) -> (Vec<(u64, Se
 
 /// The poller's place on the blocking pool. Dropped there, be it by the shutdown of the runtime,
 /// it ends the poller.
-struct Turn {
+struct Slice {
     poller: Arc<Poller>,
     handle: Handle,
 }
 
-impl Turn {
+impl Slice {
     fn queue(self) {
         let (poller, handle) = (self.poller.clone(), self.handle.clone());
         let run = move || {
-            if self.poller.turn() {
+            if self.poller.run_slice() {
                 self.queue();
             }
         };
@@ -385,7 +389,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Slice {
     fn drop(&mut self) {
         self.poller.close();
     }
@@ -417,7 +421,7 @@ mod loom_tests {
         let watched = Watched {
             probe: PROBE.clone(),
             wait: WaitState::new(Until::Exit),
-            interval: SHORTEST,
+            interval: MIN_INTERVAL,
             queue: queue.clone(),
             token: 0,
         };
@@ -427,13 +431,13 @@ mod loom_tests {
     }
 
     /// What a turn does with an exit that it has seen.
-    fn tell(poller: &Poller, key: u64) {
+    fn report(poller: &Poller, key: u64) {
         let exited = State::Exited {
             status: None,
             reaped: true,
         };
         let mut schedule = lock(&poller.schedule);
-        let wakers = schedule.process_outcome(vec![(key, Seen::State(exited))], Instant::now());
+        let wakers = schedule.process_outcome(vec![(key, Queried::State(exited))], Instant::now());
         drop(schedule);
         wakers.into_iter().for_each(wake);
     }
@@ -443,9 +447,9 @@ mod loom_tests {
         loom::model(|| {
             let (poller, queue) = (poller(), Arc::<OutcomeQueue>::default());
             let watch = watch(&poller, &queue).unwrap();
-            let teller = loom::thread::spawn({
+            let reporter = loom::thread::spawn({
                 let (poller, key) = (poller.clone(), watch.key);
-                move || tell(&poller, key)
+                move || report(&poller, key)
             });
             let closer = loom::thread::spawn({
                 let poller = poller.clone();
@@ -456,7 +460,7 @@ mod loom_tests {
                 (None, Some((0, Outcome::Exited(_) | Outcome::PollerClosed(_)))) => {}
                 (wait, outcome) => panic!("{:?} {}", wait, outcome.is_some()),
             }
-            teller.join().unwrap();
+            reporter.join().unwrap();
             closer.join().unwrap();
             assert!(queue.try_recv().is_none());
         });
@@ -485,13 +489,13 @@ mod loom_tests {
         loom::model(|| {
             let (poller, queue) = (poller(), Arc::<OutcomeQueue>::default());
             let watch = watch(&poller, &queue).unwrap();
-            let tellers = [(); 2].map(|()| {
+            let reporters = [(); 2].map(|()| {
                 let (poller, key) = (poller.clone(), watch.key);
-                loom::thread::spawn(move || tell(&poller, key))
+                loom::thread::spawn(move || report(&poller, key))
             });
             let outcome = loom::future::block_on(std::future::poll_fn(|cx| queue.poll_recv(cx)));
             assert!(matches!(outcome, (0, Outcome::Exited(_))));
-            tellers.map(|teller| teller.join().unwrap());
+            reporters.map(|reporter| reporter.join().unwrap());
             assert!(queue.try_recv().is_none());
             drop(watch);
         });
