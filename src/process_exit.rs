@@ -260,7 +260,7 @@ impl ProcessExit {
     }
 
     pub(crate) fn into_parts(mut self) -> Parts {
-        self.disarm();
+        self.stop_waiting();
         Parts {
             pid: self.pid,
             wait: self.wait,
@@ -493,7 +493,7 @@ impl ProcessExit {
         self.wait.until = Until::Reap;
         self.wait.resolved = false;
         self.wait.terminated = false;
-        self.disarm();
+        self.stop_waiting();
         self
     }
 
@@ -507,7 +507,7 @@ impl ProcessExit {
         self.wait.update(state);
         match &self.source {
             // An event source is left when this is dropped: whoever waits is to run first.
-            Source::Polled(_) if self.wait.resolved => self.disarm(),
+            Source::Polled(_) if self.wait.resolved => self.stop_waiting(),
             // A zombie that we wait for to be reaped.
             Source::Registered(process)
                 if !self.wait.resolved && state != State::Running && !process.has_reap_event() =>
@@ -538,10 +538,10 @@ impl ProcessExit {
     }
 
     /// Stops listening for what is not waited for any more.
-    fn disarm(&mut self) {
+    fn stop_waiting(&mut self) {
         match &mut self.source {
             Source::Failed(_) => {}
-            Source::Registered(process) => process.disarm(),
+            Source::Registered(process) => process.deregister(),
             Source::Polled(polled) => {
                 self.wait.record_status(polled.take_back());
             }

@@ -36,7 +36,7 @@
 //!     something to look at, and has looked. It registers with the system (on Unix, with the reactor
 //!     of the current runtime) at the first call. A wake-up is a hint: the state may still be
 //!     [`State::Running`], and the caller polls again. An error leaves the process open.
-//!   - `disarm(&mut self)` takes that back; a later `poll_event` does it again.
+//!   - `deregister(&mut self)` takes that back; a later `poll_event` does it again.
 //!   - `has_reap_event(&self) -> bool`: whether there will be an event for the reap too.
 //!   - `is_reaped(&self) -> bool`: whether its pid may be another's by now.
 //!   - `identity(&self) -> Option<u64>`: what no other process has or will have, if there is such a
@@ -99,19 +99,25 @@ use std::io;
     path = "kqueue/mod.rs"
 )]
 #[cfg_attr(windows, path = "windows/mod.rs")]
+#[cfg_attr(
+    not(any(
+        target_os = "linux",
+        target_os = "android",
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+        windows
+    )),
+    path = "other_unix/mod.rs"
+)]
 mod backend;
 pub(crate) use backend::*;
 
 // What backends have in common.
 #[cfg(unix)]
-mod child;
-#[cfg(unix)]
-mod posix;
-#[cfg(unix)]
-#[allow(dead_code, reason = "not every system has a descriptor to watch")]
-mod reactor;
-#[cfg(unix)]
-mod wait_status;
+mod unix;
 
 // What follows from the answers of kqueue is tested everywhere.
 #[cfg(test)]

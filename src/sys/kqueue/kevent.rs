@@ -124,7 +124,7 @@ fn telling() -> Telling {
     #[cfg(target_os = "netbsd")]
     {
         use super::decide::telling_of_netbsd;
-        use crate::sys::posix::kernel_release;
+        use crate::sys::unix::syscalls::kernel_release;
         use std::sync::LazyLock;
 
         static TELLING: LazyLock<Telling> = LazyLock::new(|| telling_of_netbsd(&kernel_release()));

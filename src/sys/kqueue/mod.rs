@@ -28,11 +28,11 @@ pub(crate) use self::presence::{KEY_ROUNDING, boot_id};
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
 pub(crate) use self::selector::{Event, Registration, Selector};
-pub(crate) use super::child::open_child;
-pub(crate) use super::posix::thread_cpu_time;
-use super::posix::{child_status, send_signal};
-use super::reactor::Watched;
-pub(crate) use super::wait_status::Status;
+use super::unix::async_fd::LazyAsyncFd;
+pub(crate) use super::unix::child::open_child;
+pub(crate) use super::unix::syscalls::thread_cpu_time;
+use super::unix::syscalls::{child_status, send_signal};
+pub(crate) use super::unix::wait_status::Status;
 use super::{EventError, Opened, Refused, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
@@ -40,7 +40,7 @@ use crate::mechanism::Mechanism;
 
 /// A process, held by the filter of a kqueue.
 pub(crate) struct Process {
-    kqueue: Watched,
+    kqueue: LazyAsyncFd,
     target: Target,
 }
 
@@ -65,7 +65,7 @@ impl Process {
         };
         Ok(match register(kqueue.as_fd(), pid)? {
             None => Opened::Process(Process {
-                kqueue: Watched::new(kqueue),
+                kqueue: LazyAsyncFd::new(kqueue),
                 target: Target::new(pid),
             }),
             Some(refused) => Opened::Refused(refused),
@@ -86,8 +86,8 @@ impl Process {
         Poll::Ready(Ok(self.target.exit_state()))
     }
 
-    pub(crate) fn disarm(&mut self) {
-        self.kqueue.disarm();
+    pub(crate) fn deregister(&mut self) {
+        self.kqueue.deregister();
     }
 
     /// Whether an event will tell of the reap too. XNU has `NOTE_REAP`, but deprecates it.

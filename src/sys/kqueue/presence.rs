@@ -9,7 +9,7 @@ use std::io;
 
 use super::decide::{self, Presence};
 use crate::identity::IdentityKey;
-use crate::sys::posix::signal_0;
+use crate::sys::unix::syscalls::signal_0;
 
 /// Marks of one process differ by no more than this.
 pub(crate) const KEY_ROUNDING: u64 = system::ROUNDING as u64;

@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::decide::{Polled, Presence, is_exhaustion, polled};
 use super::presence::{self, Identity};
-use super::{Process, Refused, State, Status, Target, Watched};
+use super::{LazyAsyncFd, Process, Refused, State, Status, Target};
 use super::{child_status, errno_of, kevent, not_shown, state_after_exit};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
-use crate::sys::posix::{is_child, pid_unverified, send_signal};
+use crate::sys::unix::syscalls::{is_child, pid_unverified, send_signal};
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -166,7 +166,7 @@ impl PidProbe {
         }
         let (_, identity) = presence::read(self.pid);
         let process = Process {
-            kqueue: Watched::new(kqueue),
+            kqueue: LazyAsyncFd::new(kqueue),
             target: Target::new(self.pid),
         };
         // The one that has been registered still had the pid at the look, as it has not exited.

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use super::probe::PidProbe;
 use super::{
-    EventError, Probe, Process, Refused, State, Status, Watched, has_exited, kevent, pid_in_range,
-    register, send_signal, state_after_exit,
+    EventError, LazyAsyncFd, Probe, Process, Refused, State, Status, has_exited, kevent,
+    pid_in_range, register, send_signal, state_after_exit,
 };
 use crate::error::OpenError;
 
@@ -17,7 +17,7 @@ use crate::error::OpenError;
 #[derive(Default)]
 pub(crate) struct Selector {
     /// Made for the first process.
-    kqueue: Option<Watched>,
+    kqueue: Option<LazyAsyncFd>,
     /// The keys of the members that have not told of their exit. (The kernel could keep them, but
     /// `udata` is not wide enough for a key everywhere.)
     keys: HashMap<libc::pid_t, u64>,
@@ -77,7 +77,7 @@ impl Selector {
         }
         let Some(kqueue) = &self.kqueue else {
             // Its own will do, with the filter that is in it.
-            self.kqueue = Some(Watched::new(process.kqueue.into_inner()));
+            self.kqueue = Some(LazyAsyncFd::new(process.kqueue.into_inner()));
             return Ok(self.registration(pid, key));
         };
         if let Err(reason) = kevent::add(kqueue.as_fd(), pid) {
@@ -128,7 +128,7 @@ impl Selector {
             return Poll::Pending;
         };
         let keys = &mut self.keys;
-        if !kqueue.is_armed() {
+        if !kqueue.is_registered() {
             // Those that have exited already need not wait for the reactor.
             take_events(kqueue.as_fd(), keys, events).map_err(EventError::Other)?;
             if !events.is_empty() {
@@ -170,11 +170,11 @@ impl Selector {
 
     fn kqueue(&mut self) -> io::Result<BorrowedFd<'_>> {
         if self.kqueue.is_none() {
-            self.kqueue = Some(Watched::new(kevent::create()?));
+            self.kqueue = Some(LazyAsyncFd::new(kevent::create()?));
         }
         self.kqueue
             .as_ref()
-            .map(Watched::as_fd)
+            .map(LazyAsyncFd::as_fd)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

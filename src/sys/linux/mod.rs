@@ -20,11 +20,10 @@ pub(crate) use self::probe::{Probe, Reopened};
 use self::procfs::Stat;
 pub(crate) use self::selector::{Event, Registration, Selector};
 use self::task::Kind;
-pub(crate) use super::child::open_child;
-pub(crate) use super::posix::thread_cpu_time;
-use super::posix::{self, errno};
-use super::reactor::Watched;
-pub(crate) use super::wait_status::Status;
+use super::unix::async_fd::LazyAsyncFd;
+pub(crate) use super::unix::child::open_child;
+pub(crate) use super::unix::syscalls::thread_cpu_time;
+pub(crate) use super::unix::wait_status::Status;
 use super::{EventError, Opened, Refused, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
@@ -32,7 +31,7 @@ use crate::mechanism::Mechanism;
 
 /// A process, held by a pidfd: whatever becomes of its pid, the pidfd never means another one.
 pub(crate) struct Process {
-    pidfd: Watched,
+    pidfd: LazyAsyncFd,
 }
 
 impl Process {
@@ -83,7 +82,7 @@ impl Process {
 
     fn new(pidfd: OwnedFd) -> Process {
         Process {
-            pidfd: Watched::new(pidfd),
+            pidfd: LazyAsyncFd::new(pidfd),
         }
     }
 
@@ -96,8 +95,8 @@ impl Process {
             .poll_readable(cx, |pidfd| Ok((query_state(pidfd)?, true)))
     }
 
-    pub(crate) fn disarm(&mut self) {
-        self.pidfd.disarm();
+    pub(crate) fn deregister(&mut self) {
+        self.pidfd.deregister();
     }
 
     /// Whether an event will tell of the reap too.

@@ -12,7 +12,8 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::{Status, errno, posix, procfs};
+use super::{Status, procfs};
+use crate::sys::unix::syscalls::{self, errno};
 
 #[cfg(not(target_os = "android"))]
 use libc as uapi;
@@ -206,9 +207,9 @@ pub(super) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), i32>
     if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
-/// As [`posix::child_status`], of the process behind a pidfd.
+/// As [`unix::syscalls::child_status`], of the process behind a pidfd.
 pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
-    posix::child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)
+    syscalls::child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)
 }
 
 /// The exit status of a process that has been reaped, whosever it was.
@@ -276,7 +277,7 @@ pub(super) fn unique_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
 pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     // `waitid` tells a pidfd by the file's own operations. `pidfd_send_signal` would not do: it
     // takes a /proc/<pid> directory too.
-    let is_pidfd = match posix::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t) {
+    let is_pidfd = match syscalls::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t) {
         Ok(_) | Err(libc::ECHILD) => true,
         Err(libc::EBADF) => false,
         // It has not looked: Linux 5.3 does not know P_PIDFD (EINVAL), and sandboxes deny calls.

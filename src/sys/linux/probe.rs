@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
 use super::{
-    Process, State, identity_key, is_exhaustion, is_reaped, open_unless_denied, pidfd, posix,
+    Process, State, identity_key, is_exhaustion, is_reaped, open_unless_denied, pidfd,
     proc_unavailable, query_state, send, start_key, task,
 };
 use crate::identity::{IdentityKey, KeyKind};
+use crate::sys::unix::syscalls;
 
 /// What is left to look at a process by.
 pub(crate) enum Probe {
@@ -136,13 +137,13 @@ impl PidProbe {
         };
         // The identity is checked after each look, so that the look was at the process itself:
         // a pid that has gone to another process does not come back.
-        let child = posix::child_status(libc::P_PID, self.pid.unsigned_abs());
+        let child = syscalls::child_status(libc::P_PID, self.pid.unsigned_abs());
         let stat = self.stat();
         let identity = self.identity(stat.as_ref());
         let exited = child.is_some() || stat.as_ref().is_some_and(Stat::exited);
         match identity {
             Identity::Other => gone,
-            Identity::Unknown if !exited && !posix::exists(self.pid) => gone,
+            Identity::Unknown if !exited && !syscalls::exists(self.pid) => gone,
             _ if !exited => State::Running,
             Identity::Certain => {
                 let status = child.or_else(|| {
@@ -169,9 +170,9 @@ impl PidProbe {
             return Err(io::ErrorKind::NotFound.into());
         }
         if self.identity(self.stat().as_ref()) != Identity::Certain {
-            return Err(posix::pid_unverified());
+            return Err(syscalls::pid_unverified());
         }
-        posix::send_signal(self.pid, signal)
+        syscalls::send_signal(self.pid, signal)
     }
 
     fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
@@ -181,7 +182,7 @@ impl PidProbe {
         let stat = self.stat();
         match self.identity(stat.as_ref()) {
             Identity::Other => Err(io::ErrorKind::NotFound.into()),
-            Identity::Unknown if !posix::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
+            Identity::Unknown if !syscalls::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
             Identity::Certain | Identity::Likely | Identity::Unknown => {
                 start_key(&stat.ok_or_else(proc_unavailable)?)
             }

@@ -11,7 +11,8 @@ use std::str;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{Status, posix};
+use super::Status;
+use crate::sys::unix::syscalls;
 
 /// The process that a thread belongs to.
 pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
@@ -105,7 +106,7 @@ pub(super) fn ticks(since_boot: Duration) -> u64 {
 ///
 /// Read in the source of Linux 6.1 (`do_task_stat` takes `group_exit_code`), run on 6.18.
 static STAT_HAS_THE_GROUP_STATUS: LazyLock<bool> =
-    LazyLock::new(|| release_is_at_least(&posix::kernel_release(), (6, 1)));
+    LazyLock::new(|| release_is_at_least(&syscalls::kernel_release(), (6, 1)));
 
 fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release

@@ -15,7 +15,7 @@ use std::ptr;
 use std::task::{Context, Poll, ready};
 
 use super::{
-    EventError, Opened, Probe, Process, Refused, State, Watched, is_reaped, pidfd, query_state,
+    EventError, LazyAsyncFd, Opened, Probe, Process, Refused, State, is_reaped, pidfd, query_state,
     reaped, send,
 };
 use crate::error::OpenError;
@@ -24,7 +24,7 @@ use crate::error::OpenError;
 #[derive(Default)]
 pub(crate) struct Selector {
     /// Made for the first process.
-    epoll: Option<Watched>,
+    epoll: Option<LazyAsyncFd>,
     /// For so many descriptors room has been made in the process's table.
     room: usize,
 }
@@ -132,7 +132,7 @@ impl Selector {
         let Some(epoll) = &mut self.epoll else {
             return Poll::Pending;
         };
-        if !epoll.is_armed() {
+        if !epoll.is_registered() {
             // Those that have exited already need not wait for the reactor.
             take_events(epoll.as_fd(), events).map_err(EventError::Other)?;
             if !events.is_empty() {
@@ -202,11 +202,11 @@ impl Selector {
             let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
             // SAFETY: what the system call has just returned.
             let fd = unsafe { pidfd::own_unless_last(fd) }?;
-            self.epoll = Some(Watched::new(fd));
+            self.epoll = Some(LazyAsyncFd::new(fd));
         }
         self.epoll
             .as_ref()
-            .map(Watched::as_fd)
+            .map(LazyAsyncFd::as_fd)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::procfs;
-use crate::sys::posix::{clock, errno, exists};
+use crate::sys::unix::syscalls::{clock, errno, exists};
 
 /// What a number means to the kernel.
 pub(super) enum Kind {

@@ -92,7 +92,7 @@ impl Process {
         Poll::Ready(self.handle.state().map_err(EventError::Other))
     }
 
-    pub(crate) fn disarm(&mut self) {
+    pub(crate) fn deregister(&mut self) {
         self.wait = None;
     }
 
@@ -120,7 +120,7 @@ impl Process {
     }
 
     pub(crate) fn into_probe(mut self) -> Probe {
-        self.disarm();
+        self.deregister();
         Probe(self.handle)
     }
 }

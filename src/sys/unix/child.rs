@@ -2,9 +2,9 @@
 
 use std::process::Child;
 
-use super::posix::waitid;
-use super::{Opened, Process};
+use super::syscalls::waitid;
 use crate::error::OpenError;
+use crate::sys::{Opened, Process};
 
 /// Opens a child that has not been waited for.
 pub(crate) fn open_child(child: &Child) -> Result<Opened, OpenError> {

@@ -15,7 +15,7 @@ use super::wait_status::Status;
 ///
 /// `pid` must be positive: others mean groups.
 #[allow(dead_code, reason = "some systems look closer")]
-pub(super) fn exists(pid: libc::pid_t) -> bool {
+pub(crate) fn exists(pid: libc::pid_t) -> bool {
     match signal_0(pid) {
         Ok(()) => true,
         Err(libc::ESRCH) => false,
@@ -29,12 +29,12 @@ pub(super) fn exists(pid: libc::pid_t) -> bool {
 }
 
 /// Asks whether a signal could be sent. The error is the errno. `pid` must be positive too.
-pub(super) fn signal_0(pid: libc::pid_t) -> Result<(), i32> {
+pub(crate) fn signal_0(pid: libc::pid_t) -> Result<(), i32> {
     kill(pid, 0)
 }
 
 /// Sends a signal to the process that has the pid now, which must be positive.
-pub(super) fn send_signal(pid: libc::pid_t, signal: i32) -> io::Result<()> {
+pub(crate) fn send_signal(pid: libc::pid_t, signal: i32) -> io::Result<()> {
     kill(pid, signal).map_err(|errno| match errno {
         libc::ESRCH => io::ErrorKind::NotFound.into(),
         errno => io::Error::from_raw_os_error(errno),
@@ -50,7 +50,7 @@ fn kill(pid: libc::pid_t, signal: i32) -> Result<(), i32> {
 /// The exit status of our own child (or of one that we trace), left in place for its owner.
 ///
 /// `None`: not ours, or not waitable yet (it is running, or another tracer has first claim).
-pub(super) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Status> {
+pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Status> {
     let info = waitid(kind, id).ok()?;
     // Success with no child's pid: `waitid` has no news, and wrote nothing.
     // SAFETY: the siginfo is a child's, or the zeroes that `waitid` was given.
@@ -64,14 +64,14 @@ pub(super) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Statu
 }
 
 /// Why a process is not signalled by its pid.
-pub(super) fn pid_unverified() -> io::Error {
+pub(crate) fn pid_unverified() -> io::Error {
     let reason = "it cannot be told whether it still has its pid";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
 
 /// Whether the process that has this pid is a child of ours, running or not.
 #[allow(dead_code, reason = "some systems look closer")]
-pub(super) fn is_child(pid: libc::pid_t) -> bool {
+pub(crate) fn is_child(pid: libc::pid_t) -> bool {
     waitid(libc::P_PID, pid as libc::id_t).is_ok()
 }
 
@@ -83,7 +83,7 @@ const ALL_CHILDREN: libc::c_int = 0;
 
 /// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html) without blocking (`WNOHANG`)
 /// or reaping (`WNOWAIT`). The error is the errno.
-pub(super) fn waitid(kind: libc::idtype_t, id: libc::id_t) -> Result<libc::siginfo_t, i32> {
+pub(crate) fn waitid(kind: libc::idtype_t, id: libc::id_t) -> Result<libc::siginfo_t, i32> {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | ALL_CHILDREN;
     // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
@@ -95,7 +95,7 @@ pub(super) fn waitid(kind: libc::idtype_t, id: libc::id_t) -> Result<libc::sigin
 
 /// The kernel's release, as `uname -r` prints it.
 #[allow(dead_code, reason = "not every system differs between releases")]
-pub(super) fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     // SAFETY: a `utsname` is arrays of characters, for which all zeroes is a valid value.
     let mut name: libc::utsname = unsafe { mem::zeroed() };
     // SAFETY: `name` is writable.
@@ -112,7 +112,7 @@ pub(crate) fn thread_cpu_time() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
-pub(super) fn clock(clock: libc::clockid_t) -> Duration {
+pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
     // SAFETY: a `timespec` is all integers, for which all zeroes is a valid value.
     let mut time: libc::timespec = unsafe { mem::zeroed() };
     // The clocks that are asked for exist on every system that asks, so there is no error to
@@ -123,6 +123,6 @@ pub(super) fn clock(clock: libc::clockid_t) -> Duration {
 }
 
 /// Of the system call that has just failed.
-pub(super) fn errno() -> i32 {
+pub(crate) fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }

@@ -8,10 +8,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 
-use super::EventError;
+use crate::sys::EventError;
 
 /// A descriptor that can be registered for reading with the current runtime's reactor, at need.
-pub(crate) struct Watched {
+pub(crate) struct LazyAsyncFd {
     // Declared first, dropped first: deregistered before the descriptor closes. A descriptor that
     // was duplicated elsewhere would otherwise stay in the reactor's epoll after its close here.
     registration: Option<Registered>,
@@ -23,9 +23,9 @@ struct Registered {
     runtime: runtime::Id,
 }
 
-impl Watched {
+impl LazyAsyncFd {
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Watched {
+        LazyAsyncFd {
             registration: None,
             fd,
         }
@@ -76,22 +76,22 @@ impl Watched {
         }
     }
 
-    pub(crate) fn is_armed(&self) -> bool {
+    pub(crate) fn is_registered(&self) -> bool {
         self.registration.is_some()
     }
 
     /// Takes the descriptor out of the reactor.
-    pub(crate) fn disarm(&mut self) {
+    pub(crate) fn deregister(&mut self) {
         self.registration = None;
     }
 
     pub(crate) fn into_inner(mut self) -> OwnedFd {
-        self.disarm();
+        self.deregister();
         self.fd
     }
 }
 
-impl AsFd for Watched {
+impl AsFd for LazyAsyncFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -104,7 +104,7 @@ impl Registered {
             return Err(EventError::Refused(io::ErrorKind::Unsupported.into()));
         }
         // READABLE only: kqueue descriptors cannot be polled for writing, and pidfds never are.
-        // SAFETY: the descriptor is owned by the `Watched` that holds this registration, which
+        // SAFETY: the descriptor is owned by the `LazyAsyncFd` that holds this registration, which
         // never replaces it and drops the registration first.
         let fd = unsafe { AsyncFd::register_with_interest(fd.as_raw_fd(), Interest::READABLE) };
         match fd.map_err(io::Error::from) {

@@ -8,10 +8,10 @@ mod no_events;
 use std::io;
 
 pub(crate) use self::no_events::*;
-pub(crate) use super::child::open_child;
-pub(crate) use super::posix::thread_cpu_time;
-use super::posix::{child_status, exists, is_child, pid_unverified, send_signal};
-pub(crate) use super::wait_status::Status;
+pub(crate) use super::unix::child::open_child;
+pub(crate) use super::unix::syscalls::thread_cpu_time;
+use super::unix::syscalls::{child_status, exists, is_child, pid_unverified, send_signal};
+pub(crate) use super::unix::wait_status::Status;
 use super::{Opened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};

@@ -25,7 +25,7 @@ impl Process {
         match self.0 {}
     }
 
-    pub(crate) fn disarm(&mut self) {
+    pub(crate) fn deregister(&mut self) {
         match self.0 {}
     }
 
