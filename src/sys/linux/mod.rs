@@ -19,7 +19,7 @@ use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
 use self::procfs::Stat;
 pub(crate) use self::selector::{Event, Registration, Selector};
-use self::task::Kind;
+use self::task::TaskKind;
 use super::unix::async_fd::LazyAsyncFd;
 pub(crate) use super::unix::child::open_child;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
@@ -50,16 +50,17 @@ impl Process {
         const ROUNDS: u32 = 16;
         let mut refusal = libc::EINVAL;
         for _ in 0..ROUNDS {
-            refusal = match open_unless_denied(pid) {
+            refusal = match open_pidfd(pid) {
                 Ok(pidfd) => return Ok(Opened::Process(Process::new(pidfd))),
                 Err(libc::ESRCH) => return Err(OpenError::NoSuchProcess),
                 Err(errno) => errno,
             };
-            match task::kind(pid) {
-                Kind::Nothing => return Err(OpenError::NoSuchProcess),
-                Kind::Thread { process } => return Err(OpenError::Thread { process }),
-                Kind::Process if matches!(refusal, libc::EINVAL | libc::ENOENT | libc::EINTR) => {}
-                Kind::Process => break,
+            match task::task_kind(pid) {
+                TaskKind::Nothing => return Err(OpenError::NoSuchProcess),
+                TaskKind::Thread { process } => return Err(OpenError::Thread { process }),
+                TaskKind::Process
+                    if matches!(refusal, libc::EINVAL | libc::ENOENT | libc::EINTR) => {}
+                TaskKind::Process => break,
             }
         }
         let reason = io::Error::from_raw_os_error(refusal);
@@ -75,8 +76,9 @@ impl Process {
     /// `InvalidInput` for any other descriptor.
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Process, Option<NonZeroU32>)> {
         pidfd::check_kind(fd.as_fd())?;
-        let pid = pidfd::pid(fd.as_fd())
-            .or_else(|| procfs::pid_of_pidfd(fd.as_fd()).filter(|_| procfs::numbers_as_we_do()));
+        let pid = pidfd::pid(fd.as_fd()).or_else(|| {
+            procfs::pid_of_pidfd(fd.as_fd()).filter(|_| procfs::proc_matches_our_pid_ns())
+        });
         Ok((Process::new(fd), pid.and_then(NonZeroU32::new)))
     }
 
@@ -134,7 +136,7 @@ impl AsFd for Process {
 }
 
 /// Opens a pidfd, unless the system has said before that it will not have it.
-fn open_unless_denied(pid: libc::pid_t) -> Result<OwnedFd, i32> {
+fn open_pidfd(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     // A kernel without pidfds stays so, and the seccomp filter of a thread is never lifted. What is
     // exhausted now may not be next time.
     thread_local! {

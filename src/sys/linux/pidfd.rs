@@ -57,7 +57,7 @@ pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     // SAFETY: takes two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
     // SAFETY: what the system call has just returned.
-    let fd = unsafe { own_unless_last(fd as RawFd) };
+    let fd = unsafe { from_raw_sparing_last(fd as RawFd) };
     fd.map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))
 }
 
@@ -69,7 +69,7 @@ pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
 /// # Safety
 ///
 /// A descriptor must be new, so that nobody else owns it.
-pub(super) unsafe fn own_unless_last(fd: RawFd) -> io::Result<OwnedFd> {
+pub(super) unsafe fn from_raw_sparing_last(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         let error = io::Error::last_os_error();
         if error.raw_os_error() == Some(libc::EMFILE) {
@@ -79,7 +79,7 @@ pub(super) unsafe fn own_unless_last(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: nobody else owns it, by the contract of this function.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    if is_the_last(fd.as_fd()) {
+    if is_last_fd(fd.as_fd()) {
         RAN_OUT.store(true, Ordering::Relaxed);
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
@@ -87,7 +87,7 @@ pub(super) unsafe fn own_unless_last(fd: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Whether no descriptor is left but this new one.
-fn is_the_last(fd: BorrowedFd<'_>) -> bool {
+fn is_last_fd(fd: BorrowedFd<'_>) -> bool {
     // The lowest number that was free is given out, so it is the last if it is the highest. It may
     // also be a hole in a table that is full, but asking costs two system calls, so that is only
     // done once descriptors have run out. The limit is read when it seems to be reached.
@@ -99,7 +99,7 @@ fn is_the_last(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Whether more than half of the descriptors are in use. Takes any that is open.
-pub(super) fn are_scarce(any: BorrowedFd<'_>) -> bool {
+pub(super) fn fds_are_scarce(any: BorrowedFd<'_>) -> bool {
     // The lowest number that is free is given out, so all below it are in use.
     any.try_clone_to_owned()
         .map_or(true, |lowest| lowest.as_raw_fd() > descriptor_limit() / 2)

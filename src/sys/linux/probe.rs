@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
 use super::{
-    Process, State, identity_key, is_exhaustion, is_reaped, open_unless_denied, pidfd,
-    proc_unavailable, query_state, send, start_key, task,
+    Process, State, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd, proc_unavailable,
+    query_state, send, start_key, task,
 };
 use crate::identity::{IdentityKey, KeyKind};
 use crate::sys::unix::syscalls;
@@ -101,7 +101,7 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// Whether the process that has the pid now is the one that was opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Identity {
+enum PidOwner {
     Certain,
     /// Unless the pid has gone to another process that started in the same tick as this one, and as
     /// the last look that was certain.
@@ -116,7 +116,7 @@ impl PidProbe {
         let mut probe = PidProbe {
             pid,
             may_reopen,
-            proc: procfs::numbers_as_we_do(),
+            proc: procfs::proc_matches_our_pid_ns(),
             inode: None,
             start_time: UNKNOWN.into(),
             certain: 0.into(),
@@ -139,24 +139,24 @@ impl PidProbe {
         // a pid that has gone to another process does not come back.
         let child = syscalls::child_status(libc::P_PID, self.pid.unsigned_abs());
         let stat = self.stat();
-        let identity = self.identity(stat.as_ref());
+        let owner = self.pid_owner(stat.as_ref());
         let exited = child.is_some() || stat.as_ref().is_some_and(Stat::exited);
-        match identity {
-            Identity::Other => gone,
-            Identity::Unknown if !exited && !syscalls::exists(self.pid) => gone,
+        match owner {
+            PidOwner::Other => gone,
+            PidOwner::Unknown if !exited && !syscalls::exists(self.pid) => gone,
             _ if !exited => State::Running,
-            Identity::Certain => {
+            PidOwner::Certain => {
                 let status = child.or_else(|| {
                     let status = procfs::zombie_status(self.pid.unsigned_abs())?;
-                    let identity = self.identity(self.stat().as_ref());
-                    (identity == Identity::Certain).then_some(status)
+                    let owner = self.pid_owner(self.stat().as_ref());
+                    (owner == PidOwner::Certain).then_some(status)
                 });
                 State::Exited {
                     status,
                     reaped: false,
                 }
             }
-            Identity::Likely | Identity::Unknown => State::Exited {
+            PidOwner::Likely | PidOwner::Unknown => State::Exited {
                 status: None,
                 reaped: false,
             },
@@ -169,7 +169,7 @@ impl PidProbe {
         if !matches!(self.state(), State::Running) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        if self.identity(self.stat().as_ref()) != Identity::Certain {
+        if self.pid_owner(self.stat().as_ref()) != PidOwner::Certain {
             return Err(syscalls::pid_unverified());
         }
         syscalls::send_signal(self.pid, signal)
@@ -180,25 +180,25 @@ impl PidProbe {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let stat = self.stat();
-        match self.identity(stat.as_ref()) {
-            Identity::Other => Err(io::ErrorKind::NotFound.into()),
-            Identity::Unknown if !syscalls::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
-            Identity::Certain | Identity::Likely | Identity::Unknown => {
+        match self.pid_owner(stat.as_ref()) {
+            PidOwner::Other => Err(io::ErrorKind::NotFound.into()),
+            PidOwner::Unknown if !syscalls::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
+            PidOwner::Certain | PidOwner::Likely | PidOwner::Unknown => {
                 start_key(&stat.ok_or_else(proc_unavailable)?)
             }
         }
     }
 
-    fn identity(&self, stat: Option<&Stat>) -> Identity {
+    fn pid_owner(&self, stat: Option<&Stat>) -> PidOwner {
         // The directory's inode belongs to the process, and never to another one. But under memory
         // pressure the kernel drops it, and makes a new one.
         let now = procfs::ticks(task::time_since_boot());
         if self.inode.is_some() && self.inode_now() == self.inode {
             self.certain.fetch_max(now, Ordering::Relaxed);
-            return Identity::Certain;
+            return PidOwner::Certain;
         }
         let Some(&Stat { start_time, .. }) = stat else {
-            return Identity::Unknown;
+            return PidOwner::Unknown;
         };
         let certain = self.certain.load(Ordering::Relaxed);
         match self.start_time.load(Ordering::Relaxed) {
@@ -208,13 +208,13 @@ impl PidProbe {
                 self.start_time.store(start_time, Ordering::Relaxed);
             }
             known if start_time == known => {}
-            _ => return Identity::Other,
+            _ => return PidOwner::Other,
         }
         // A later owner of the pid has started no earlier than in that tick.
         if start_time < certain {
-            Identity::Certain
+            PidOwner::Certain
         } else {
-            Identity::Likely
+            PidOwner::Likely
         }
     }
 
@@ -235,12 +235,12 @@ impl PidProbe {
     }
 
     fn reopen(&self) -> Reopened {
-        let is_certain = || self.identity(self.stat().as_ref()) == Identity::Certain;
+        let is_certain = || self.pid_owner(self.stat().as_ref()) == PidOwner::Certain;
         // The pidfd is that process's if the pid was its own before and after.
         if !is_certain() {
             return Reopened::No;
         }
-        match open_unless_denied(self.pid) {
+        match open_pidfd(self.pid) {
             Ok(fd) if !is_reaped(fd.as_fd()) && is_certain() => Reopened::Process(Process::new(fd)),
             Err(errno) if is_exhaustion(errno) => Reopened::Exhausted,
             // If it is being reaped, the next look will tell.

@@ -16,7 +16,7 @@ use crate::sys::unix::syscalls;
 
 /// The process that a thread belongs to.
 pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
-    if !numbers_as_we_do() {
+    if !proc_matches_our_pid_ns() {
         return None;
     }
     let mut buffer: Buffer = [0; 4096];
@@ -30,7 +30,7 @@ pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
 
 /// Whether this `/proc` belongs to our pid namespace. One of an outer namespace (`unshare --pid`
 /// without `--mount-proc`) shows other processes under the numbers that we know.
-pub(super) fn numbers_as_we_do() -> bool {
+pub(super) fn proc_matches_our_pid_ns() -> bool {
     let me = std::process::id();
     if !fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == me.to_string().as_str()) {
         return false;
@@ -68,7 +68,7 @@ fn pid_in_fdinfo(fd: BorrowedFd<'_>) -> Option<i64> {
 ///
 /// It is the status of the process that is meant if that turns out to be unreaped after this call.
 pub(super) fn zombie_status(pid: u32) -> Option<Status> {
-    if !*STAT_HAS_THE_GROUP_STATUS {
+    if !*STAT_HAS_GROUP_EXIT_CODE {
         return None;
     }
     let stat = Stat::read(pid).filter(Stat::exited)?;
@@ -105,7 +105,7 @@ pub(super) fn ticks(since_boot: Duration) -> u64 {
 /// thread, which is another one if that thread has exited by itself before the rest.
 ///
 /// Read in the source of Linux 6.1 (`do_task_stat` takes `group_exit_code`), run on 6.18.
-static STAT_HAS_THE_GROUP_STATUS: LazyLock<bool> =
+static STAT_HAS_GROUP_EXIT_CODE: LazyLock<bool> =
     LazyLock::new(|| release_is_at_least(&syscalls::kernel_release(), (6, 1)));
 
 fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_live_process_reads_as_it_is() {
-        assert!(numbers_as_we_do());
+        assert!(proc_matches_our_pid_ns());
         // Not ourselves: an emulator makes up what is read of that.
         let mut child = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())

@@ -191,7 +191,7 @@ impl Selector {
     pub(crate) fn fds_are_scarce(&self) -> bool {
         self.epoll
             .as_ref()
-            .is_some_and(|epoll| pidfd::are_scarce(epoll.as_fd()))
+            .is_some_and(|epoll| pidfd::fds_are_scarce(epoll.as_fd()))
     }
 
     fn epoll(&mut self) -> io::Result<BorrowedFd<'_>> {
@@ -201,7 +201,7 @@ impl Selector {
             // SAFETY: takes an integer.
             let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
             // SAFETY: what the system call has just returned.
-            let fd = unsafe { pidfd::own_unless_last(fd) }?;
+            let fd = unsafe { pidfd::from_raw_sparing_last(fd) }?;
             self.epoll = Some(LazyAsyncFd::new(fd));
         }
         self.epoll

@@ -11,7 +11,7 @@ use super::procfs;
 use crate::sys::unix::syscalls::{clock, errno, exists};
 
 /// What a number means to the kernel.
-pub(super) enum Kind {
+pub(super) enum TaskKind {
     Nothing,
     /// A process: the thread that leads a thread group.
     Process,
@@ -22,18 +22,18 @@ pub(super) enum Kind {
 }
 
 /// Finds out what the number `pid` means.
-pub(super) fn kind(pid: libc::pid_t) -> Kind {
+pub(super) fn task_kind(pid: libc::pid_t) -> TaskKind {
     // In this order: what leads nothing because it has just been reaped does not exist later on.
     let leads = leads(pid);
     if !exists(pid) {
-        return Kind::Nothing;
+        return TaskKind::Nothing;
     }
     if leads {
-        return Kind::Process;
+        return TaskKind::Process;
     }
     match procfs::process_of_thread(pid) {
-        Some(process) if process == pid.unsigned_abs() => Kind::Process,
-        process => Kind::Thread { process },
+        Some(process) if process == pid.unsigned_abs() => TaskKind::Process,
+        process => TaskKind::Thread { process },
     }
 }
 
