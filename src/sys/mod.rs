@@ -16,7 +16,7 @@
 //!    each: `None` for a status, `false` for `has_reap_event`, `Unsupported` for a mark, and a
 //!    `Probe` where events are refused. `no_events` is a backend without any.
 //! 4. What follows from the system's answers belongs into pure functions of plain values, as
-//!    `kqueue/decide.rs`, with a table of answers that is tested on every system.
+//!    `kqueue/semantics.rs`, with a table of answers that is tested on every system.
 //! 5. Add the target to `.ci/cross-check`, and a [`Mechanism`](crate::Mechanism) if it is a new one.
 //!    The tests that are not about one system should pass as they are; `tests/support` may need to
 //!    know how the system shows zombies. Then the tables of the README and of the crate's page.
@@ -125,8 +125,8 @@ mod unix;
     clippy::duplicate_mod,
     reason = "where it is the backend's, it is tested twice"
 )]
-#[path = "kqueue/decide.rs"]
-mod kqueue_decide;
+#[path = "kqueue/semantics.rs"]
+mod kqueue_semantics;
 
 // And so is every order of a callback of Windows and the end of a wait.
 #[cfg(all(test, tokio_process_exit_loom))]

@@ -11,8 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use super::Status;
-use super::decide::{Refusal, Telling, refusal, status};
 use super::errno_of;
+use super::semantics::{Refusal, StatusDelivery, refusal, status};
 
 /// Of different width on NetBSD.
 #[cfg(target_os = "netbsd")]
@@ -21,7 +21,7 @@ type Flags = u32;
 type Flags = u16;
 
 /// A process has exited.
-pub(super) struct Told {
+pub(super) struct ExitEvent {
     pub(super) pid: libc::pid_t,
     pub(super) status: Option<Status>,
 }
@@ -45,11 +45,11 @@ pub(super) fn create() -> io::Result<OwnedFd> {
 ///
 /// The kqueue must have none for this pid, read or unread: the kernel would change that, whosever it
 /// is, instead of looking for the process.
-pub(super) fn add(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<()> {
+pub(super) fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<()> {
     // EV_ONESHOT: what has exited has no second event, and the filter goes when its event is read.
     // That is what the kernels do with NOTE_EXIT anyway, whatever flags were given.
     let add = |fflags: u32| change(kqueue, pid, libc::EV_ADD | libc::EV_ONESHOT, fflags);
-    let Telling::IfFlagged(flag) = telling() else {
+    let StatusDelivery::IfFlagged(flag) = delivery() else {
         return add(libc::NOTE_EXIT);
     };
     match add(libc::NOTE_EXIT | flag) {
@@ -61,14 +61,14 @@ pub(super) fn add(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<()> {
 }
 
 /// Takes the filter of a process away, and its event if that was not read.
-pub(super) fn remove(kqueue: BorrowedFd<'_>, pid: libc::pid_t) {
+pub(super) fn deregister(kqueue: BorrowedFd<'_>, pid: libc::pid_t) {
     // There may be none any more.
     let _ = change(kqueue, pid, libc::EV_DELETE, 0);
 }
 
 /// Reads some of the events that there are, without waiting. Returns how many: 0 means that there
 /// are no more.
-pub(super) fn take(kqueue: BorrowedFd<'_>, mut tell: impl FnMut(Told)) -> io::Result<usize> {
+pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) -> io::Result<usize> {
     const BATCH: usize = 64;
     let mut batch = [MaybeUninit::<libc::kevent>::uninit(); BATCH];
     let now = libc::timespec {
@@ -92,9 +92,9 @@ pub(super) fn take(kqueue: BorrowedFd<'_>, mut tell: impl FnMut(Told)) -> io::Re
     for event in &batch[..count] {
         // SAFETY: the kernel has written the first `count`.
         let event = unsafe { event.assume_init() };
-        tell(Told {
+        report(ExitEvent {
             pid: event.ident as libc::pid_t,
-            status: status(telling(), event.fflags, event.data as _).map(Status),
+            status: status(delivery(), event.fflags, event.data as _).map(Status),
         });
     }
     Ok(count)
@@ -118,18 +118,19 @@ fn change(kqueue: BorrowedFd<'_>, pid: libc::pid_t, flags: Flags, fflags: u32) -
 }
 
 /// How this system tells the exit status.
-fn telling() -> Telling {
+fn delivery() -> StatusDelivery {
     #[cfg(target_vendor = "apple")]
-    return Telling::IfFlagged(libc::NOTE_EXITSTATUS);
+    return StatusDelivery::IfFlagged(libc::NOTE_EXITSTATUS);
     #[cfg(target_os = "netbsd")]
     {
-        use super::decide::telling_of_netbsd;
+        use super::semantics::delivery_on_netbsd;
         use crate::sys::unix::syscalls::kernel_release;
         use std::sync::LazyLock;
 
-        static TELLING: LazyLock<Telling> = LazyLock::new(|| telling_of_netbsd(&kernel_release()));
+        static TELLING: LazyLock<StatusDelivery> =
+            LazyLock::new(|| delivery_on_netbsd(&kernel_release()));
         *TELLING
     }
     #[cfg(not(any(target_vendor = "apple", target_os = "netbsd")))]
-    Telling::Always
+    StatusDelivery::Always
 }

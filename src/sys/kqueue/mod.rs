@@ -12,22 +12,22 @@
 //! | OpenBSD | refused with ESRCH | anybody (`pledge "proc"`) | yes |
 //! | DragonFly | at once | anybody in the jail | yes |
 
-mod decide;
 mod kevent;
-mod presence;
 mod probe;
+mod proc_info;
 mod selector;
+mod semantics;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
-use self::decide::{Missing, Refusal, is_reaped_after_exit, missing, refusal};
-pub(crate) use self::presence::{KEY_ROUNDING, boot_id};
 use self::probe::PidProbe;
 pub(crate) use self::probe::{Probe, Reopened};
+pub(crate) use self::proc_info::{KEY_ROUNDING, boot_id};
 pub(crate) use self::selector::{Event, Registration, Selector};
+use self::semantics::{Missing, Refusal, is_reaped_after_exit, missing, refusal};
 use super::unix::async_fd::LazyAsyncFd;
 pub(crate) use super::unix::child::open_child;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
@@ -44,7 +44,7 @@ pub(crate) struct Process {
     target: Target,
 }
 
-/// A process that a kqueue tells of, and what it has told.
+/// A process that a kqueue tells of, and what it has event.
 ///
 /// (On macOS a process that is traced tells only its tracer of its exit. The others are told when the
 /// tracer has reaped it.)
@@ -80,7 +80,7 @@ impl Process {
         if self.target.exit.get().is_none() {
             let target = &self.target;
             // Nothing more comes after the one event, so that is all there is to see.
-            let read = |kqueue: BorrowedFd<'_>| Ok((target.take_exit(kqueue)?, true));
+            let read = |kqueue: BorrowedFd<'_>| Ok((target.read_exit(kqueue)?, true));
             ready!(self.kqueue.poll_readable(cx, read))?;
         }
         Poll::Ready(Ok(self.target.exit_state()))
@@ -130,10 +130,10 @@ impl Target {
     }
 
     /// Takes the event in, if it has come.
-    fn take_exit(&self, kqueue: BorrowedFd<'_>) -> io::Result<()> {
+    fn read_exit(&self, kqueue: BorrowedFd<'_>) -> io::Result<()> {
         if self.exit.get().is_none() {
-            kevent::take(kqueue, |told| {
-                let _ = self.exit.set(told.status);
+            kevent::read(kqueue, |event| {
+                let _ = self.exit.set(event.status);
             })?;
         }
         Ok(())
@@ -153,7 +153,7 @@ impl Target {
     /// The pid may go to another process after the look, but not for long: it would have to exit and
     /// be reaped, and the pid be given out again, before the next system call.
     fn signal(&self, kqueue: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
-        self.take_exit(kqueue)?;
+        self.read_exit(kqueue)?;
         match self.exit_state() {
             State::Running => send_signal(self.pid, signal),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
@@ -161,17 +161,17 @@ impl Target {
     }
 
     fn identity_key(&self, kqueue: BorrowedFd<'_>) -> io::Result<IdentityKey> {
-        let key = presence::identity_key(self.pid);
+        let key = proc_info::identity_key(self.pid);
         // In this order: the pid was its own if it has not exited.
-        self.take_exit(kqueue)?;
+        self.read_exit(kqueue)?;
         match self.exit_state() {
-            State::Running => key.ok_or_else(not_shown),
+            State::Running => key.ok_or_else(key_unavailable),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
     fn state(&self, kqueue: BorrowedFd<'_>) -> io::Result<State> {
-        self.take_exit(kqueue)?;
+        self.read_exit(kqueue)?;
         Ok(match self.exit.get() {
             None => State::Running,
             Some(&status) => state_after_exit(self.pid, status),
@@ -183,7 +183,7 @@ impl Target {
 fn state_after_exit(pid: libc::pid_t, status: Option<Status>) -> State {
     State::Exited {
         status,
-        reaped: is_reaped_after_exit(presence::of(pid)),
+        reaped: is_reaped_after_exit(proc_info::of(pid)),
     }
 }
 
@@ -192,7 +192,7 @@ fn has_exited() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
 
-fn not_shown() -> io::Error {
+fn key_unavailable() -> io::Error {
     let reason = "the system does not show what tells it from others";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
@@ -213,7 +213,7 @@ fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Option<Refused>,
     // Each round but the first needs the pid to have got a new owner just then.
     const ROUNDS: u32 = 16;
     for _ in 0..ROUNDS {
-        let Err(error) = kevent::add(kqueue, pid) else {
+        let Err(error) = kevent::register(kqueue, pid) else {
             return Ok(None);
         };
         if refusal(errno_of(&error), false) != Refusal::NotRunning {
@@ -224,7 +224,7 @@ fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Option<Refused>,
         if let status @ Some(_) = child_status(libc::P_PID, pid as libc::id_t) {
             return Ok(Some((Probe::Exited(pid, status), reason)));
         }
-        match missing(presence::of(pid)) {
+        match missing(proc_info::of(pid)) {
             Missing::NoSuchProcess => return Err(OpenError::NoSuchProcess),
             Missing::Exited => return Ok(Some((Probe::Exited(pid, None), reason))),
             Missing::Exiting => return PidProbe::open(pid, reason).map(Some),

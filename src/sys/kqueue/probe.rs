@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::decide::{Polled, Presence, is_exhaustion, polled};
-use super::presence::{self, Identity};
+use super::proc_info::{self, StartId};
+use super::semantics::{PolledState, Presence, is_exhaustion, polled_state};
 use super::{LazyAsyncFd, Process, Refused, State, Status, Target};
-use super::{child_status, errno_of, kevent, not_shown, state_after_exit};
+use super::{child_status, errno_of, kevent, key_unavailable, state_after_exit};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::sys::unix::syscalls::{is_child, pid_unverified, send_signal};
@@ -78,14 +78,14 @@ impl Probe {
 pub(crate) struct PidProbe {
     pid: libc::pid_t,
     may_reopen: bool,
-    identity: Option<Identity>,
+    start_id: Option<StartId>,
 }
 
 impl PidProbe {
     /// For want of a kqueue, for this reason.
     pub(super) fn open(pid: libc::pid_t, reason: io::Error) -> Result<Refused, OpenError> {
-        // One look, so that the identity is that of the process that is there.
-        let (presence, identity) = presence::read(pid);
+        // One look, so that the start_id is that of the process that is there.
+        let (presence, start_id) = proc_info::read(pid);
         if presence == Presence::Gone {
             return Err(OpenError::NoSuchProcess);
         }
@@ -93,18 +93,18 @@ impl PidProbe {
         let probe = PidProbe {
             pid,
             may_reopen,
-            identity,
+            start_id,
         };
         Ok((Probe::Pid(probe), reason))
     }
 
     /// For a process that has not told of its exit, when it is not listened to any more.
     pub(super) fn of_running(pid: libc::pid_t) -> PidProbe {
-        let (_, identity) = presence::read(pid);
+        let (_, start_id) = proc_info::read(pid);
         PidProbe {
             pid,
             may_reopen: false,
-            identity,
+            start_id,
         }
     }
 
@@ -112,14 +112,14 @@ impl PidProbe {
         // In this order: a pid that has gone to another process does not come back, so what
         // `waitid` told is the process's own if the pid still is.
         let child = child_status(libc::P_PID, self.pid as libc::id_t);
-        let (presence, identity) = presence::read(self.pid);
-        match polled(presence, self.is(identity), child.is_some()) {
-            Polled::Running => State::Running,
-            Polled::Exited { certain } => State::Exited {
+        let (presence, start_id) = proc_info::read(self.pid);
+        match polled_state(presence, self.is(start_id), child.is_some()) {
+            PolledState::Running => State::Running,
+            PolledState::Exited { certain } => State::Exited {
                 status: child.filter(|_| certain),
                 reaped: false,
             },
-            Polled::Reaped => State::Exited {
+            PolledState::Reaped => State::Exited {
                 status: None,
                 reaped: true,
             },
@@ -128,10 +128,10 @@ impl PidProbe {
 
     /// As [`Target::signal`].
     fn signal(&self, signal: i32) -> io::Result<()> {
-        let (_, identity) = presence::read(self.pid);
+        let (_, start_id) = proc_info::read(self.pid);
         match self.state() {
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
-            State::Running if self.is(identity) == Some(true) || is_child(self.pid) => {
+            State::Running if self.is(start_id) == Some(true) || is_child(self.pid) => {
                 send_signal(self.pid, signal)
             }
             State::Running => Err(pid_unverified()),
@@ -139,17 +139,17 @@ impl PidProbe {
     }
 
     fn identity_key(&self) -> io::Result<IdentityKey> {
-        let key = presence::identity_key(self.pid);
+        let key = proc_info::identity_key(self.pid);
         // In this order: the pid was its own if it still is.
         match self.state() {
-            State::Running => key.ok_or_else(not_shown),
+            State::Running => key.ok_or_else(key_unavailable),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
-    /// Whether this is the identity that it had at the opening, where both are told.
-    fn is(&self, identity: Option<Identity>) -> Option<bool> {
-        Some(self.identity?.is(identity?))
+    /// Whether this is the start_id that it had at the opening, where both are event.
+    fn is(&self, start_id: Option<StartId>) -> Option<bool> {
+        Some(self.start_id?.is(start_id?))
     }
 
     fn reopen(&self) -> Reopened {
@@ -158,19 +158,19 @@ impl PidProbe {
             Err(error) if is_exhaustion(errno_of(&error)) => return Reopened::Exhausted,
             Err(_) => return Reopened::No,
         };
-        match kevent::add(kqueue.as_fd(), self.pid) {
+        match kevent::register(kqueue.as_fd(), self.pid) {
             Ok(()) => {}
             Err(error) if is_exhaustion(errno_of(&error)) => return Reopened::Exhausted,
             // If it has exited, the next look will tell.
             Err(_) => return Reopened::No,
         }
-        let (_, identity) = presence::read(self.pid);
+        let (_, start_id) = proc_info::read(self.pid);
         let process = Process {
             kqueue: LazyAsyncFd::new(kqueue),
             target: Target::new(self.pid),
         };
         // The one that has been registered still had the pid at the look, as it has not exited.
-        match (self.is(identity), process.state()) {
+        match (self.is(start_id), process.state()) {
             (Some(true), Ok(State::Running)) => Reopened::Process(process),
             _ => Reopened::No,
         }

@@ -26,7 +26,7 @@ pub(crate) struct Selector {
 /// A process in a [`Selector`].
 pub(crate) struct Registration {
     pid: libc::pid_t,
-    /// What its event has told.
+    /// What its event has event.
     exit: OnceLock<Option<Status>>,
 }
 
@@ -80,12 +80,12 @@ impl Selector {
             self.kqueue = Some(LazyAsyncFd::new(process.kqueue.into_inner()));
             return Ok(self.registration(pid, key));
         };
-        if let Err(reason) = kevent::add(kqueue.as_fd(), pid) {
+        if let Err(reason) = kevent::register(kqueue.as_fd(), pid) {
             return Err((process.into_probe(), reason));
         }
         // As long as the process has not exited, the pid is its own.
         if !is_running(&process) {
-            kevent::remove(kqueue.as_fd(), pid);
+            kevent::deregister(kqueue.as_fd(), pid);
             return Err((process.into_probe(), has_exited()));
         }
         Ok(self.registration(pid, key))
@@ -113,7 +113,7 @@ impl Selector {
     pub(crate) fn deregister(&mut self, registration: Registration) {
         if let Some(kqueue) = &self.kqueue {
             if self.keys.remove(&registration.pid).is_some() {
-                kevent::remove(kqueue.as_fd(), registration.pid);
+                kevent::deregister(kqueue.as_fd(), registration.pid);
             }
         }
     }
@@ -130,7 +130,7 @@ impl Selector {
         let keys = &mut self.keys;
         if !kqueue.is_registered() {
             // Those that have exited already need not wait for the reactor.
-            take_events(kqueue.as_fd(), keys, events).map_err(EventError::Other)?;
+            read_events(kqueue.as_fd(), keys, events).map_err(EventError::Other)?;
             if !events.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -139,7 +139,7 @@ impl Selector {
             // The reactor tells of the next event only once all that were there have been read, so
             // it takes an empty look to be sure of that.
             ready!(kqueue.poll_readable(cx, |kqueue| {
-                let count = take_events(kqueue, keys, events)?;
+                let count = read_events(kqueue, keys, events)?;
                 Ok(((), count == 0))
             }))?;
             if !events.is_empty() {
@@ -151,7 +151,7 @@ impl Selector {
     /// Appends some of the events that there are, without waiting.
     pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         match &self.kqueue {
-            Some(kqueue) => take_events(kqueue.as_fd(), &mut self.keys, events).map(drop),
+            Some(kqueue) => read_events(kqueue.as_fd(), &mut self.keys, events).map(drop),
             None => Ok(()),
         }
     }
@@ -190,14 +190,14 @@ impl Event {
 }
 
 /// Appends the events that there are, up to a number. Returns how many.
-fn take_events(
+fn read_events(
     kqueue: BorrowedFd<'_>,
     keys: &mut HashMap<libc::pid_t, u64>,
     events: &mut VecDeque<Event>,
 ) -> io::Result<usize> {
-    kevent::take(kqueue, |told| {
-        if let Some(key) = keys.remove(&told.pid) {
-            let status = told.status;
+    kevent::read(kqueue, |event| {
+        if let Some(key) = keys.remove(&event.pid) {
+            let status = event.status;
             events.push_back(Event { key, status });
         }
     })

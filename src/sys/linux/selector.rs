@@ -134,13 +134,13 @@ impl Selector {
         };
         if !epoll.is_registered() {
             // Those that have exited already need not wait for the reactor.
-            take_events(epoll.as_fd(), events).map_err(EventError::Other)?;
+            read_events(epoll.as_fd(), events).map_err(EventError::Other)?;
             if !events.is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
         loop {
-            ready!(epoll.poll_readable(cx, |epoll| Ok(((), take_events(epoll, events)?))))?;
+            ready!(epoll.poll_readable(cx, |epoll| Ok(((), read_events(epoll, events)?))))?;
             if !events.is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -150,7 +150,7 @@ impl Selector {
     /// Appends some of the events that there are, without waiting.
     pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         match &self.epoll {
-            Some(epoll) => take_events(epoll.as_fd(), events).map(drop),
+            Some(epoll) => read_events(epoll.as_fd(), events).map(drop),
             None => Ok(()),
         }
     }
@@ -289,7 +289,7 @@ fn control(
 }
 
 /// Appends the events that there are, up to a number. Returns whether those were all.
-fn take_events(epoll: BorrowedFd<'_>, events: &mut VecDeque<Event>) -> io::Result<bool> {
+fn read_events(epoll: BorrowedFd<'_>, events: &mut VecDeque<Event>) -> io::Result<bool> {
     const BATCH: usize = 128;
     let mut batch = [MaybeUninit::<libc::epoll_event>::uninit(); BATCH];
     let count = loop {

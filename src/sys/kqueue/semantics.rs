@@ -14,7 +14,7 @@ const EMFILE: i32 = 24;
 /// How a system tells the exit status along with `NOTE_EXIT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each system has one way")]
-pub(super) enum Telling {
+pub(super) enum StatusDelivery {
     /// In `data`: FreeBSD, OpenBSD, DragonFly, and NetBSD from 10 on.
     Always,
     /// In `data`, which was 0 for every process at some time: NetBSD before 10.
@@ -25,11 +25,11 @@ pub(super) enum Telling {
 }
 
 /// The wait status that an event tells, if it does.
-pub(super) fn status(telling: Telling, fflags: u32, data: i64) -> Option<i32> {
-    let told = match telling {
-        Telling::Always => true,
-        Telling::IfNotZero => data != 0,
-        Telling::IfFlagged(flag) => fflags & flag != 0,
+pub(super) fn status(delivery: StatusDelivery, fflags: u32, data: i64) -> Option<i32> {
+    let told = match delivery {
+        StatusDelivery::Always => true,
+        StatusDelivery::IfNotZero => data != 0,
+        StatusDelivery::IfFlagged(flag) => fflags & flag != 0,
     };
     // 16 bits in all, on all of them. Anything more is no wait status.
     let status = i32::try_from(data).ok().filter(|&data| data & !0xffff == 0);
@@ -38,14 +38,14 @@ pub(super) fn status(telling: Telling, fflags: u32, data: i64) -> Option<i32> {
 
 /// How NetBSD of this release (`uname -r`) tells the exit status.
 #[cfg_attr(not(target_os = "netbsd"), allow(dead_code))]
-pub(super) fn telling_of_netbsd(release: &str) -> Telling {
+pub(super) fn delivery_on_netbsd(release: &str) -> StatusDelivery {
     let major = release
         .split('.')
         .next()
         .and_then(|major| major.parse().ok());
     match major {
-        Some(10_u32..) => Telling::Always,
-        _ => Telling::IfNotZero,
+        Some(10_u32..) => StatusDelivery::Always,
+        _ => StatusDelivery::IfNotZero,
     }
 }
 
@@ -60,7 +60,7 @@ pub(super) enum Refusal {
     Other,
 }
 
-/// `for_status`: whether the exit status was asked for, by [`Telling::IfFlagged`].
+/// `for_status`: whether the exit status was asked for, by [`StatusDelivery::IfFlagged`].
 pub(super) fn refusal(errno: i32, for_status: bool) -> Refusal {
     match errno {
         ESRCH => Refusal::NotRunning,
@@ -126,7 +126,7 @@ pub(super) fn is_reaped_after_exit(presence: Presence) -> bool {
 
 /// What a look at a pid that is polled tells of the process that had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Polled {
+pub(super) enum PolledState {
     Running,
     /// And not reaped yet. Whether it is certainly the process.
     Exited {
@@ -135,16 +135,20 @@ pub(super) enum Polled {
     Reaped,
 }
 
-/// `same`: whether the pid still has the owner that it had at the opening, where that can be told.
+/// `same`: whether the pid still has the owner that it had at the opening, where that can be event.
 /// `child_exited`: whether `waitid` says that our own child with this pid has exited.
-pub(super) fn polled(presence: Presence, same: Option<bool>, child_exited: bool) -> Polled {
+pub(super) fn polled_state(
+    presence: Presence,
+    same: Option<bool>,
+    child_exited: bool,
+) -> PolledState {
     let certain = same == Some(true);
     match presence {
-        Presence::Gone => Polled::Reaped,
-        _ if same == Some(false) => Polled::Reaped,
-        Presence::Exited => Polled::Exited { certain },
-        _ if child_exited => Polled::Exited { certain },
-        Presence::Running | Presence::Exiting | Presence::Hidden => Polled::Running,
+        Presence::Gone => PolledState::Reaped,
+        _ if same == Some(false) => PolledState::Reaped,
+        Presence::Exited => PolledState::Exited { certain },
+        _ if child_exited => PolledState::Exited { certain },
+        Presence::Running | Presence::Exiting | Presence::Hidden => PolledState::Running,
     }
 }
 
@@ -204,48 +208,48 @@ mod tests {
 
     #[test]
     fn a_status_is_what_the_kernel_told_and_never_a_guess() {
-        let xnu = Telling::IfFlagged(NOTE_EXITSTATUS);
-        for (telling, fflags, data, told) in [
+        let xnu = StatusDelivery::IfFlagged(NOTE_EXITSTATUS);
+        for (delivery, fflags, data, told) in [
             // Exit codes 0 and 7, SIGKILL, and SIGABRT with a core dump.
-            (Telling::Always, NOTE_EXIT, 0, Some(0)),
-            (Telling::Always, NOTE_EXIT, 0x700, Some(0x700)),
-            (Telling::Always, NOTE_EXIT, 0x9, Some(0x9)),
-            (Telling::Always, NOTE_EXIT, 0x86, Some(0x86)),
-            (Telling::Always, NOTE_EXIT, 0xff00, Some(0xff00)),
+            (StatusDelivery::Always, NOTE_EXIT, 0, Some(0)),
+            (StatusDelivery::Always, NOTE_EXIT, 0x700, Some(0x700)),
+            (StatusDelivery::Always, NOTE_EXIT, 0x9, Some(0x9)),
+            (StatusDelivery::Always, NOTE_EXIT, 0x86, Some(0x86)),
+            (StatusDelivery::Always, NOTE_EXIT, 0xff00, Some(0xff00)),
             // Zero may stand for nothing.
-            (Telling::IfNotZero, NOTE_EXIT, 0, None),
-            (Telling::IfNotZero, NOTE_EXIT, 0x700, Some(0x700)),
+            (StatusDelivery::IfNotZero, NOTE_EXIT, 0, None),
+            (StatusDelivery::IfNotZero, NOTE_EXIT, 0x700, Some(0x700)),
             // Zero stands for nothing, unless the flag came back.
             (xnu, NOTE_EXIT, 0, None),
             (xnu, NOTE_EXIT, 0x700, None),
             (xnu, NOTE_EXIT | NOTE_EXITSTATUS, 0, Some(0)),
             (xnu, NOTE_EXIT | NOTE_EXITSTATUS, 0x700, Some(0x700)),
             // Not a wait status.
-            (Telling::Always, NOTE_EXIT, -1, None),
-            (Telling::Always, NOTE_EXIT, 0x1_0000, None),
-            (Telling::Always, NOTE_EXIT, 0x1_0000_0700, None),
-            (Telling::Always, NOTE_EXIT, i64::MAX, None),
+            (StatusDelivery::Always, NOTE_EXIT, -1, None),
+            (StatusDelivery::Always, NOTE_EXIT, 0x1_0000, None),
+            (StatusDelivery::Always, NOTE_EXIT, 0x1_0000_0700, None),
+            (StatusDelivery::Always, NOTE_EXIT, i64::MAX, None),
         ] {
             assert_eq!(
-                status(telling, fflags, data),
+                status(delivery, fflags, data),
                 told,
-                "{telling:?} {fflags:#x} {data:#x}"
+                "{delivery:?} {fflags:#x} {data:#x}"
             );
         }
     }
 
     #[test]
     fn netbsd_is_believed_zero_from_10_on() {
-        for (release, telling) in [
-            ("9.4", Telling::IfNotZero),
-            ("9.99.108", Telling::IfNotZero),
-            ("10.0", Telling::Always),
-            ("10.1_STABLE", Telling::Always),
-            ("11.99.1", Telling::Always),
-            ("", Telling::IfNotZero),
-            ("next", Telling::IfNotZero),
+        for (release, delivery) in [
+            ("9.4", StatusDelivery::IfNotZero),
+            ("9.99.108", StatusDelivery::IfNotZero),
+            ("10.0", StatusDelivery::Always),
+            ("10.1_STABLE", StatusDelivery::Always),
+            ("11.99.1", StatusDelivery::Always),
+            ("", StatusDelivery::IfNotZero),
+            ("next", StatusDelivery::IfNotZero),
         ] {
-            assert_eq!(telling_of_netbsd(release), telling, "{release}");
+            assert_eq!(delivery_on_netbsd(release), delivery, "{release}");
         }
     }
 
@@ -346,15 +350,15 @@ mod tests {
     fn a_polled_process_has_exited_when_it_is_a_zombie_or_gone_or_replaced() {
         use Presence::{Exited, Exiting, Gone, Hidden, Running};
         let (certain, uncertain) = (
-            Polled::Exited { certain: true },
-            Polled::Exited { certain: false },
+            PolledState::Exited { certain: true },
+            PolledState::Exited { certain: false },
         );
         for (presence, same, child_exited, expected) in [
-            (Gone, None, false, Polled::Reaped),
-            (Running, Some(true), false, Polled::Running),
-            (Running, None, false, Polled::Running),
-            (Exiting, Some(true), false, Polled::Running),
-            (Hidden, None, false, Polled::Running),
+            (Gone, None, false, PolledState::Reaped),
+            (Running, Some(true), false, PolledState::Running),
+            (Running, None, false, PolledState::Running),
+            (Exiting, Some(true), false, PolledState::Running),
+            (Hidden, None, false, PolledState::Running),
             (Exited, Some(true), false, certain),
             (Exited, None, false, uncertain),
             // `waitid` looked first, when the process was a zombie already.
@@ -362,14 +366,14 @@ mod tests {
             (Hidden, None, true, uncertain),
             (Running, None, true, uncertain),
             // Whatever the pid's next owner does.
-            (Exiting, Some(false), false, Polled::Reaped),
-            (Hidden, Some(false), false, Polled::Reaped),
-            (Running, Some(false), false, Polled::Reaped),
-            (Exited, Some(false), false, Polled::Reaped),
-            (Exited, Some(false), true, Polled::Reaped),
+            (Exiting, Some(false), false, PolledState::Reaped),
+            (Hidden, Some(false), false, PolledState::Reaped),
+            (Running, Some(false), false, PolledState::Reaped),
+            (Exited, Some(false), false, PolledState::Reaped),
+            (Exited, Some(false), true, PolledState::Reaped),
         ] {
             assert_eq!(
-                polled(presence, same, child_exited),
+                polled_state(presence, same, child_exited),
                 expected,
                 "{presence:?} {same:?} {child_exited}"
             );

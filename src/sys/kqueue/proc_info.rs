@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::decide::{self, Presence};
+use super::semantics::{self, Presence};
 use crate::identity::IdentityKey;
 use crate::sys::unix::syscalls::signal_0;
 
@@ -26,11 +26,11 @@ pub(crate) fn boot_id() -> io::Result<Option<String>> {
 
 /// What one owner of a pid has and the next one has not.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Identity(i64);
+pub(super) struct StartId(i64);
 
-impl Identity {
-    pub(super) fn is(self, other: Identity) -> bool {
-        decide::is_same_start(self.0, other.0, system::ROUNDING)
+impl StartId {
+    pub(super) fn is(self, other: StartId) -> bool {
+        semantics::is_same_start(self.0, other.0, system::ROUNDING)
     }
 }
 
@@ -38,15 +38,15 @@ pub(super) fn of(pid: libc::pid_t) -> Presence {
     presence(pid, || system::info(pid).map(|info| info.presence))
 }
 
-/// The presence, and the identity of the same process where that can be told.
-pub(super) fn read(pid: libc::pid_t) -> (Presence, Option<Identity>) {
-    let mut identity = None;
+/// The presence, and the start_id of the same process where that can be event.
+pub(super) fn read(pid: libc::pid_t) -> (Presence, Option<StartId>) {
+    let mut start_id = None;
     let presence = presence(pid, || {
         let (presence, of_it) = system::read(pid)?;
-        identity = of_it;
+        start_id = of_it;
         Some(presence)
     });
-    (presence, identity)
+    (presence, start_id)
 }
 
 fn presence(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presence {
@@ -55,7 +55,7 @@ fn presence(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presen
     match signal_0(pid) {
         Err(libc::ESRCH) => Presence::Gone,
         signal_0 => {
-            info().unwrap_or_else(|| decide::not_shown(system::HIDES_ZOMBIES, signal_0.is_ok()))
+            info().unwrap_or_else(|| semantics::not_shown(system::HIDES_ZOMBIES, signal_0.is_ok()))
         }
     }
 }
@@ -67,8 +67,8 @@ mod system {
     use std::mem::MaybeUninit;
     use std::ptr;
 
-    use super::super::decide;
-    use super::{Identity, IdentityKey, Presence};
+    use super::super::semantics;
+    use super::{IdentityKey, Presence, StartId};
     use crate::identity::KeyKind;
 
     pub(super) struct Info {
@@ -84,7 +84,7 @@ mod system {
     /// OpenBSD adds up nanoseconds, and shows microseconds.
     pub(super) const ROUNDING: i64 = if cfg!(target_os = "openbsd") { 1 } else { 0 };
 
-    pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+    pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
         // FreeBSD and OpenBSD keep the time since boot, and add the time of the boot when asked,
         // which changes whenever the clock is set. The difference between two processes does not,
         // if the clock is not set at this very moment.
@@ -92,13 +92,13 @@ mod system {
         let start_of_me = || info(me).and_then(|info| info.start);
         let before = start_of_me();
         let info = info(pid)?;
-        let identity = match (before, info.start, start_of_me()) {
+        let start_id = match (before, info.start, start_of_me()) {
             (Some(before), Some(start), Some(after)) if before == after => {
-                Some(Identity(start.wrapping_sub(before)))
+                Some(StartId(start.wrapping_sub(before)))
             }
             _ => None,
         };
-        Some((info.presence, identity))
+        Some((info.presence, start_id))
     }
 
     pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
@@ -143,7 +143,7 @@ mod system {
         let info = unsafe { info.assume_init() };
         let is_exiting = info.ki_flag & libc::c_long::from(libc::P_WEXIT) != 0;
         Some(Info {
-            presence: decide::presence(info.ki_stat == libc::SZOMB, is_exiting),
+            presence: semantics::presence(info.ki_stat == libc::SZOMB, is_exiting),
             start: micros(info.ki_start.tv_sec as _, info.ki_start.tv_usec as _),
         })
     }
@@ -158,7 +158,7 @@ mod system {
         // SAFETY: all integers and arrays of them, and the kernel has filled all of it.
         let info = unsafe { info.assume_init() };
         Some(Info {
-            presence: decide::presence_on_netbsd(info.p_realstat, info.p_realflag),
+            presence: semantics::presence_on_netbsd(info.p_realstat, info.p_realflag),
             // Not shown of zombies, nor during an exec.
             start: match info.p_uvalid {
                 0 => None,
@@ -177,7 +177,7 @@ mod system {
         // SAFETY: all integers and arrays of them, and the kernel has filled all of it.
         let info = unsafe { info.assume_init() };
         Some(Info {
-            presence: decide::presence_on_openbsd(info.p_psflags),
+            presence: semantics::presence_on_openbsd(info.p_psflags),
             // Not shown of zombies.
             start: match info.p_uvalid {
                 0 => None,
@@ -199,7 +199,7 @@ mod system {
         // SAFETY: as above.
         let start = unsafe { (*info).kp_start };
         Some(Info {
-            presence: decide::presence(false, flags & P_WEXIT != 0),
+            presence: semantics::presence(false, flags & P_WEXIT != 0),
             start: micros(start.tv_sec as _, start.tv_usec as _),
         })
     }
@@ -228,8 +228,8 @@ mod system {
     use std::mem::MaybeUninit;
     use std::ptr;
 
-    use super::super::decide;
-    use super::{Identity, IdentityKey, Presence};
+    use super::super::semantics;
+    use super::{IdentityKey, Presence, StartId};
     use crate::identity::KeyKind;
 
     pub(super) struct Info {
@@ -262,10 +262,10 @@ mod system {
         rest: [u64; 3],
     }
 
-    pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+    pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
         let presence = info(pid)?.presence;
         // After the presence: if this is the process's, that was too.
-        Some((presence, unique(pid).map(|id| Identity(id as i64))))
+        Some((presence, unique(pid).map(|id| StartId(id as i64))))
     }
 
     fn unique(pid: libc::pid_t) -> Option<u64> {
@@ -305,7 +305,7 @@ mod system {
         const PROC_FLAG_INEXIT: u32 = 4;
         let info = pidinfo::<ShortInfo>(pid, PROC_PIDT_SHORTBSDINFO)?;
         Some(Info {
-            presence: decide::presence(info.status == SZOMB, info.flags & PROC_FLAG_INEXIT != 0),
+            presence: semantics::presence(info.status == SZOMB, info.flags & PROC_FLAG_INEXIT != 0),
         })
     }
 
@@ -327,7 +327,7 @@ mod system {
 mod system {
     use std::io;
 
-    use super::{Identity, IdentityKey, Presence};
+    use super::{IdentityKey, Presence, StartId};
 
     pub(super) struct Info {
         pub(super) presence: Presence,
@@ -337,7 +337,7 @@ mod system {
 
     pub(super) const ROUNDING: i64 = 0;
 
-    pub(super) fn read(_pid: libc::pid_t) -> Option<(Presence, Option<Identity>)> {
+    pub(super) fn read(_pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
         None
     }
 
