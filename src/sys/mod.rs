@@ -130,8 +130,8 @@ mod kqueue_semantics;
 
 // And so is every order of a callback of Windows and the end of a wait.
 #[cfg(all(test, tokio_process_exit_loom))]
-#[path = "windows/share.rs"]
-mod windows_share;
+#[path = "windows/callback_context.rs"]
+mod windows_callback_context;
 
 /// How far a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

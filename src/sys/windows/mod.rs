@@ -1,9 +1,9 @@
 //! Windows: a process handle, and the thread pool waiting for it.
 
+mod callback_context;
 mod handle;
+mod registered_wait;
 mod selector;
-mod share;
-mod wait;
 
 use std::io;
 use std::num::NonZeroU32;
@@ -17,8 +17,8 @@ use tokio::task::coop;
 
 use self::handle::Handle;
 pub(crate) use self::handle::thread_cpu_time;
+use self::registered_wait::RegisteredWait;
 pub(crate) use self::selector::{Event, Registration, Selector};
-use self::wait::Wait;
 use super::{EventError, Opened, Refused, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
@@ -37,7 +37,7 @@ impl Status {
 /// A process, held by a handle: its pid is not another's for as long as that is open.
 pub(crate) struct Process {
     // Declared first, dropped first.
-    wait: Option<Wait>,
+    wait: Option<RegisteredWait>,
     handle: Arc<Handle>,
 }
 
@@ -81,7 +81,7 @@ impl Process {
             Some(wait) => wait,
             // With an queue of its own, so that nothing arrives from an earlier wait.
             none => {
-                let wait = Wait::new(&self.handle, &Arc::default(), 0);
+                let wait = RegisteredWait::new(&self.handle, &Arc::default(), 0);
                 none.insert(wait.map_err(EventError::Refused)?)
             }
         };

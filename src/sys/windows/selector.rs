@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{EventError, Handle, Opened, Probe, Process, Refused, State, Wait};
+use super::{EventError, Handle, Opened, Probe, Process, Refused, RegisteredWait, State};
 use crate::error::OpenError;
 use crate::wake_queue::{WakeQueue, wake};
 
@@ -18,7 +18,7 @@ pub(crate) struct Selector {
 /// A process in a [`Selector`]. It leaves when this is dropped.
 pub(crate) struct Registration {
     // Declared first, dropped first.
-    wait: Option<Wait>,
+    wait: Option<RegisteredWait>,
     handle: Arc<Handle>,
 }
 
@@ -56,9 +56,9 @@ impl Selector {
         }
     }
 
-    fn watch(&self, handle: &Arc<Handle>, key: u64) -> io::Result<Option<Wait>> {
+    fn watch(&self, handle: &Arc<Handle>, key: u64) -> io::Result<Option<RegisteredWait>> {
         if let Ok(State::Running) = handle.state() {
-            return Wait::new(handle, &self.fired, key).map(Some);
+            return RegisteredWait::new(handle, &self.fired, key).map(Some);
         }
         // Those that have exited already need not wait for the thread pool.
         if let Some(waker) = self.fired.send(key) {
@@ -86,7 +86,7 @@ impl Selector {
         cx: &mut Context<'_>,
         events: &mut VecDeque<Event>,
     ) -> Poll<Result<(), EventError>> {
-        self.take_events(events);
+        self.read_events(events);
         if events.is_empty() {
             let Poll::Ready(key) = self.fired.poll_recv(cx) else {
                 return Poll::Pending;
@@ -97,7 +97,7 @@ impl Selector {
     }
 
     pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
-        self.take_events(events);
+        self.read_events(events);
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl Selector {
     }
 
     /// Takes some of the events that there are.
-    fn take_events(&self, events: &mut VecDeque<Event>) {
+    fn read_events(&self, events: &mut VecDeque<Event>) {
         const BATCH: usize = 128;
         let fired = std::iter::from_fn(|| self.fired.try_recv());
         events.extend(fired.take(BATCH).map(|key| Event { key }));

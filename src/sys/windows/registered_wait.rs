@@ -7,7 +7,7 @@
 //! closed, and its context must stay for as long as the callback may run. `UnregisterWaitEx` can see
 //! to that by waiting for the callback. But callbacks wake tasks, which is foreign code: it may drop
 //! this very wait, or another one, or need a lock that is held where a wait is dropped. So nothing is
-//! ever waited for. The callback and the [`Wait`] each have a [`Share`] of the context, which keeps the
+//! ever waited for. The callback and the [`RegisteredWait`] each have a [`CallbackContext`] of the context, which keeps the
 //! handle open. Once the callback has been called the system is done with that, as it waits only
 //! once.
 
@@ -24,21 +24,21 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::Handle;
-use super::share::Share;
+use super::callback_context::CallbackContext;
 use crate::wake_queue::{WakeQueue, wake};
 
 /// A wait for a process, until this is dropped.
-pub(super) struct Wait {
+pub(super) struct RegisteredWait {
     wait: HANDLE,
-    share: Arc<Share<Context>>,
+    share: Arc<CallbackContext<Context>>,
 }
 
 // SAFETY: any thread may unregister a wait.
-unsafe impl Send for Wait {}
+unsafe impl Send for RegisteredWait {}
 // SAFETY: nothing is done with the wait by reference.
-unsafe impl Sync for Wait {}
+unsafe impl Sync for RegisteredWait {}
 
-/// What the callback and the [`Wait`] share.
+/// What the callback and the [`RegisteredWait`] share.
 struct Context {
     /// Stays open until the system is done with it.
     handle: Arc<Handle>,
@@ -46,17 +46,17 @@ struct Context {
     key: u64,
 }
 
-impl Wait {
+impl RegisteredWait {
     /// Has `key` put into the queue, once, when the process has exited.
     pub(super) fn new(
         handle: &Arc<Handle>,
         queue: &Arc<WakeQueue<u64>>,
         key: u64,
-    ) -> io::Result<Wait> {
+    ) -> io::Result<RegisteredWait> {
         if cfg!(tokio_process_exit_force_poll) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let (share, callbacks) = Share::pair(Context {
+        let (share, callbacks) = CallbackContext::pair(Context {
             handle: handle.clone(),
             queue: queue.clone(),
             key,
@@ -81,10 +81,10 @@ impl Wait {
         if result == 0 {
             let error = io::Error::last_os_error();
             // SAFETY: there will be no callback.
-            unsafe { Share::give_up(callbacks) };
+            unsafe { CallbackContext::release(callbacks) };
             return Err(error);
         }
-        Ok(Wait { wait, share })
+        Ok(RegisteredWait { wait, share })
     }
 
     pub(super) fn queue(&self) -> &WakeQueue<u64> {
@@ -95,7 +95,8 @@ impl Wait {
 unsafe extern "system" fn call_back(context: *mut c_void, _timed_out: bool) {
     // SAFETY: the share that was made for this call. There is one call at most, and the share is
     // only given up when there will be none.
-    let (share, first) = unsafe { Share::call(context.cast_const().cast::<Share<Context>>()) };
+    let (share, first) =
+        unsafe { CallbackContext::enter(context.cast_const().cast::<CallbackContext<Context>>()) };
     if first {
         if let Some(waker) = share.context.queue.send(share.context.key) {
             wake(waker);
@@ -103,7 +104,7 @@ unsafe extern "system" fn call_back(context: *mut c_void, _timed_out: bool) {
     }
 }
 
-impl Drop for Wait {
+impl Drop for RegisteredWait {
     fn drop(&mut self) {
         let unregister = || {
             // No event: it does not wait.
@@ -114,6 +115,6 @@ impl Drop for Wait {
             result != 0
         };
         // SAFETY: as the system says; dropped once.
-        unsafe { Share::end(&self.share, unregister) };
+        unsafe { CallbackContext::cancel(&self.share, unregister) };
     }
 }

@@ -9,7 +9,7 @@
 
 use crate::sync::{Arc, AtomicU8, Ordering};
 
-pub(crate) struct Share<T> {
+pub(crate) struct CallbackContext<T> {
     progress: AtomicU8,
     pub(crate) context: T,
 }
@@ -21,10 +21,10 @@ const CANCELLED: u8 = 1;
 /// The callback has been called, and has taken its share.
 const CALLED: u8 = 2;
 
-impl<T> Share<T> {
+impl<T> CallbackContext<T> {
     /// The share of whoever waits, and the callback's.
-    pub(crate) fn pair(context: T) -> (Arc<Share<T>>, *const Share<T>) {
-        let share = Arc::new(Share {
+    pub(crate) fn pair(context: T) -> (Arc<CallbackContext<T>>, *const CallbackContext<T>) {
+        let share = Arc::new(CallbackContext {
             progress: AtomicU8::new(WAITING),
             context,
         });
@@ -36,8 +36,10 @@ impl<T> Share<T> {
     /// # Safety
     ///
     /// `share` is the callback's, and this is the only call with it. It has not been given up by
-    /// [`give_up`](Share::give_up) nor [`end`](Share::end).
-    pub(crate) unsafe fn call(share: *const Share<T>) -> (Arc<Share<T>>, bool) {
+    /// [`give_up`](CallbackContext::release) nor [`end`](CallbackContext::cancel).
+    pub(crate) unsafe fn enter(
+        share: *const CallbackContext<T>,
+    ) -> (Arc<CallbackContext<T>>, bool) {
         // SAFETY: made by `pair`, and by the contract nobody else takes it.
         let share = unsafe { Arc::from_raw(share) };
         let first = share.progress.swap(CALLED, Ordering::AcqRel) == WAITING;
@@ -49,7 +51,7 @@ impl<T> Share<T> {
     /// # Safety
     ///
     /// The callback has not been called, nor will it be.
-    pub(crate) unsafe fn give_up(share: *const Share<T>) {
+    pub(crate) unsafe fn release(share: *const CallbackContext<T>) {
         // SAFETY: made by `pair`, and by the contract nobody else takes it.
         drop(unsafe { Arc::from_raw(share) });
     }
@@ -60,7 +62,7 @@ impl<T> Share<T> {
     /// # Safety
     ///
     /// That is true, and this is the only call.
-    pub(crate) unsafe fn end(share: &Arc<Self>, unregister: impl FnOnce() -> bool) {
+    pub(crate) unsafe fn cancel(share: &Arc<Self>, unregister: impl FnOnce() -> bool) {
         let (from, to) = (WAITING, CANCELLED);
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         let cancelled = share.progress.compare_exchange(from, to, success, failure);
@@ -68,7 +70,7 @@ impl<T> Share<T> {
         // It may have been called between the two.
         if cancelled.is_ok() && is_over && share.progress.load(Ordering::Acquire) == CANCELLED {
             // SAFETY: it has not been called, and will not be.
-            unsafe { Share::give_up(Arc::as_ptr(share)) };
+            unsafe { CallbackContext::release(Arc::as_ptr(share)) };
         }
     }
 }
@@ -92,12 +94,12 @@ mod loom_tests {
     /// used by nobody afterwards, and does not leak.
     #[test]
     fn whoever_comes_first_nothing_leaks_and_nothing_is_used_afterwards() {
-        struct Raw(*const Share<Mutex<u32>>);
+        struct Raw(*const CallbackContext<Mutex<u32>>);
         // SAFETY: what it points to may be used and dropped on any thread.
         unsafe impl Send for Raw {}
 
         loom::model(|| {
-            let (share, raw) = Share::pair(Mutex::new(0));
+            let (share, raw) = CallbackContext::pair(Mutex::new(0));
             let system = Arc::new(Mutex::new(System::Registered));
             let raw = Raw(raw);
             let pool = loom::thread::spawn({
@@ -112,7 +114,7 @@ mod loom_tests {
                         *system = System::Calling;
                     }
                     // SAFETY: called once, as it is still registered.
-                    let (share, first) = unsafe { Share::call(raw) };
+                    let (share, first) = unsafe { CallbackContext::enter(raw) };
                     if first {
                         *share.context.lock().unwrap() += 1;
                     }
@@ -122,7 +124,7 @@ mod loom_tests {
             });
             // SAFETY: the answer is the system's, under its lock.
             unsafe {
-                Share::end(&share, || {
+                CallbackContext::cancel(&share, || {
                     let mut system = system.lock().unwrap();
                     let is_over = *system != System::Calling;
                     *system = match *system {
