@@ -1,13 +1,30 @@
-//! Stops processes: asks them to terminate, waits 3 seconds, kills those that are left.
+//! A command that stops processes: it sends SIGTERM, waits three seconds, and kills the rest.
+//!
+//! Use this to shut down workers that may ignore SIGTERM. The command opens all processes first.
+//! Its signals go to these processes, never to a later process with the same pid. Windows has no
+//! SIGTERM, so there the command waits three seconds and then terminates the processes.
+//!
+//! You can try the command with:
 //!
 //! ```console
 //! $ cargo run --example stop_all -- 1234 5678
 //! process 1234 exited with signal: 15 (SIGTERM)
-//! process 5678 exited with signal: 9 (SIGKILL), as it did not obey
+//! process 5678 exited with signal: 9 (SIGKILL), as it was still running after 3s
 //! ```
 //!
-//! Without pids it starts a few shells of its own, some of which do not obey. The exit code is 1 if
-//! some process could not be stopped.
+//! Without pids, the command starts three shells and stops them. One of the shells ignores SIGTERM.
+//! The exit code is 1 if some process could not be stopped.
+//!
+//! To copy this example, add to your `Cargo.toml`:
+//!
+//! ```toml
+//! [dependencies]
+//! tokio = { version = "1", features = ["macros", "rt", "time"] }
+//! tokio-process-exit = "0.1"
+//!
+//! [target.'cfg(unix)'.dependencies]
+//! libc = "0.2"
+//! ```
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -16,7 +33,8 @@ use std::time::Duration;
 
 use tokio_process_exit::ExitSet;
 
-const GRACE: Duration = Duration::from_secs(3);
+/// How long the processes have to exit after SIGTERM, and once more after SIGKILL.
+const GRACE_PERIOD: Duration = Duration::from_secs(3);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -25,33 +43,38 @@ async fn main() -> ExitCode {
     for argument in std::env::args().skip(1) {
         match argument.parse() {
             Ok(pid) => pids.push(pid),
-            Err(error) => stopper.problem(format_args!("{argument}: {error}")),
+            Err(error) => {
+                stopper.error(format_args!("{argument} is not a process id: {error}"));
+            }
         }
     }
-    // Ours to reap, also when something goes wrong.
+    // Kills and reaps the shells when `main` returns.
     let mut shells = Shells(Vec::new());
     if pids.is_empty() && !stopper.failed {
         if let Err(error) = shells.start() {
-            stopper.problem(error);
+            stopper.error(error);
         }
         pids.extend(shells.0.iter().map(Child::id));
-        // Time to set their traps.
+        // Give the last shell time to set its trap.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+    // Open all processes before the first signal: otherwise an exit could be missed.
     for pid in pids {
-        // Opened before anything is asked of it, so its exit cannot be missed.
         if let Err(error) = stopper.set.insert(pid) {
-            stopper.problem(error);
+            stopper.error(error);
         }
     }
 
     stopper.send(Signal::Term);
     stopper.wait("").await;
     stopper.send(Signal::Kill);
-    stopper.wait(", as it did not obey").await;
-    let left: Vec<u32> = stopper.set.pids().collect();
-    for pid in left {
-        stopper.problem(format_args!("process {pid} cannot be stopped"));
+    let remark = format!(", as it was still running after {GRACE_PERIOD:?}");
+    stopper.wait(&remark).await;
+    let remaining: Vec<u32> = stopper.set.pids().collect();
+    for pid in remaining {
+        stopper.error(format_args!(
+            "process {pid} was killed {GRACE_PERIOD:?} ago and is still running"
+        ));
     }
     ExitCode::from(u8::from(stopper.failed))
 }
@@ -63,12 +86,14 @@ enum Signal {
 
 #[derive(Default)]
 struct Stopper {
+    /// The processes that have not exited yet.
     set: ExitSet,
+    /// Whether an error has been printed.
     failed: bool,
 }
 
 impl Stopper {
-    /// To all that are still there.
+    /// Sends the signal to all processes that have not exited yet.
     fn send(&mut self, signal: Signal) {
         let pids: Vec<u32> = self.set.pids().collect();
         for pid in pids {
@@ -77,16 +102,15 @@ impl Stopper {
                 Signal::Term => self.set.signal(pid, libc::SIGTERM),
                 Signal::Kill => self.set.signal(pid, libc::SIGKILL),
             };
-            // There is no way to ask here.
             #[cfg(not(unix))]
             let sent = match signal {
                 Signal::Term => Ok(()),
                 Signal::Kill => self.set.terminate(pid, 1),
             };
             match sent {
-                // If it has exited meanwhile, so much the better.
+                // `NotFound` is not an error here: the process has just exited.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    self.problem(error);
+                    self.error(error);
                     self.set.remove(pid);
                 }
                 _ => {}
@@ -94,27 +118,31 @@ impl Stopper {
         }
     }
 
+    /// Waits for the exits, at most for the grace period, and prints each with the remark.
     async fn wait(&mut self, remark: &str) {
-        match self.set.exits_within(GRACE).await {
+        match self.set.exits_within(GRACE_PERIOD).await {
             Ok(exits) => {
                 for exit in exits {
-                    // Not `println!`, which panics if nobody listens: there is more to be done.
+                    // `println!` would panic if stdout is closed, and leave processes running.
                     let _ = writeln!(io::stdout(), "{exit}{remark}");
                 }
             }
-            Err(error) => self.problem(error),
+            Err(error) => self.error(error),
         }
     }
 
-    fn problem(&mut self, text: impl Display) {
+    /// Prints a line on stderr and makes the exit code 1.
+    fn error(&mut self, text: impl Display) {
         self.failed = true;
         let _ = writeln!(io::stderr(), "stop_all: {text}");
     }
 }
 
+/// Shells to stop when no pid is given. They are killed and reaped when dropped.
 struct Shells(Vec<Child>);
 
 impl Shells {
+    /// Starts two shells that SIGTERM stops, and one that ignores SIGTERM.
     fn start(&mut self) -> io::Result<()> {
         for trap in ["", "", "trap '' TERM;"] {
             let script = format!("{trap} echo ready; while :; do sleep 0.1; done");
