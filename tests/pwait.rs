@@ -1,4 +1,4 @@
-//! What `examples/pwait.rs` promises, tried on the built program with real processes.
+//! Tests of the example `pwait`, run as a built program with real processes.
 
 mod support;
 
@@ -11,175 +11,189 @@ use std::time::Duration;
 
 use support::at_most;
 
-/// Nothing below takes long. This only makes a hang a failure.
+/// The longest wait for output of `pwait`. Only a test that hangs reaches this.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// No process ever has these pids: Linux gives out none above 2^22.
+/// Pids that no process has: the largest pid on Linux is 2^22.
 const NO_PID: &str = "2147483647";
-const NO_PID_EITHER: &str = "2147483646";
+const OTHER_NO_PID: &str = "2147483646";
 
 #[test]
-fn waits_for_all() {
+fn waits_for_all_processes() {
     let (mut a, mut b) = (Target::new(0), Target::new(0));
     let mut pwait = Pwait::start(&["-v", &a.pid(), &b.pid()]);
     a.exit();
-    pwait.stdout.read_until(&a.exited(0));
+    pwait.stdout.read_until(&a.exit_line(0));
     b.exit();
-    let end = pwait.end();
-    assert_eq!(end.code, 0, "{end:?}");
-    assert_eq!(end.stdout, a.exited(0) + &b.exited(0));
+    let output = pwait.output();
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(output.stdout, a.exit_line(0) + &b.exit_line(0));
 }
 
 #[test]
-fn any_ends_at_the_first() {
+fn any_ends_at_the_first_exit() {
     let (mut a, mut b) = (Target::new(0), Target::new(0));
     let pwait = Pwait::start(&["-o", "-v", &a.pid(), &b.pid()]);
     b.exit();
-    let end = pwait.end();
-    assert_eq!(end.code, 0, "{end:?}");
-    assert_eq!(end.stdout, b.exited(0));
+    let output = pwait.output();
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(output.stdout, b.exit_line(0));
     assert!(a.is_running());
 }
 
 #[test]
-fn count_ends_at_the_nth() {
+fn count_ends_at_the_nth_exit() {
     let (mut a, mut b, mut c) = (Target::new(0), Target::new(0), Target::new(0));
     let mut pwait = Pwait::start(&["-c", "2", "-v", &a.pid(), &b.pid(), &c.pid()]);
     c.exit();
-    pwait.stdout.read_until(&c.exited(0));
+    pwait.stdout.read_until(&c.exit_line(0));
     a.exit();
-    let end = pwait.end();
-    assert_eq!(end.code, 0, "{end:?}");
-    assert_eq!(end.stdout, c.exited(0) + &a.exited(0));
+    let output = pwait.output();
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(output.stdout, c.exit_line(0) + &a.exit_line(0));
     assert!(b.is_running());
 }
 
 #[test]
-fn prints_each_status() {
+fn prints_each_exit_status() {
     let (mut fine, mut failing, mut killed) = (Target::new(0), Target::new(7), Target::new(0));
     let mut pwait = Pwait::start(&["-v", &fine.pid(), &failing.pid(), &killed.pid()]);
     fine.exit();
-    pwait.stdout.read_until(&fine.exited(0));
+    pwait.stdout.read_until(&fine.exit_line(0));
     failing.exit();
-    pwait.stdout.read_until(&failing.exited(7));
+    pwait.stdout.read_until(&failing.exit_line(7));
     killed.kill();
     let killed = if cfg!(unix) {
         format!("{}: killed by signal 9 (SIGKILL).\n", killed.pid())
     } else {
-        killed.exited(1)
+        killed.exit_line(1)
     };
-    let end = pwait.end();
-    assert_eq!(end.code, 0, "their status is not pwait's: {end:?}");
-    assert_eq!(end.stdout, fine.exited(0) + &failing.exited(7) + &killed);
+    let output = pwait.output();
+    assert_eq!(
+        output.code, 0,
+        "pwait must not exit with their status: {output:?}"
+    );
+    assert_eq!(
+        output.stdout,
+        fine.exit_line(0) + &failing.exit_line(7) + &killed
+    );
 }
 
 #[test]
-fn is_silent_unless_asked() {
+fn prints_nothing_without_verbose() {
     let mut target = Target::new(7);
     let pwait = Pwait::start(&[&target.pid()]);
     target.exit();
-    pwait.end().is(0, "", "");
+    pwait.output().assert_is(0, "", "");
 }
 
 #[test]
 fn times_out_with_124() {
     let mut target = Target::new(0);
     let pid = target.pid();
-    Pwait::run(&["-t", "0.05", &pid]).is(124, "", "");
-    Pwait::run(&["-v", "-t", "0.05", &pid]).is(124, "timeout\n", "");
-    Pwait::run(&["-t", "0", &pid]).is(124, "", "");
+    Pwait::run(&["-t", "0.05", &pid]).assert_is(124, "", "");
+    Pwait::run(&["-v", "-t", "0.05", &pid]).assert_is(124, "timeout\n", "");
+    Pwait::run(&["-t", "0", &pid]).assert_is(124, "", "");
     assert!(target.is_running());
 }
 
 #[test]
-fn a_long_timeout_does_not_delay() {
+fn long_timeout_does_not_delay_the_end() {
     for timeout in ["1000", "1e19"] {
         let mut target = Target::new(0);
         let pwait = Pwait::start(&["-t", timeout, &target.pid()]);
         target.exit();
-        pwait.end().is(0, "", "");
+        pwait.output().assert_is(0, "", "");
     }
 }
 
 #[test]
-fn a_timeout_of_0_sees_all_that_have_exited() {
-    // Far more than tokio lets a task handle in one go.
+fn zero_timeout_reports_all_exited_processes() {
+    // Use more processes than tokio's cooperative budget (128) lets a task handle in one poll.
     let mut targets: Vec<Target> = (0..at_most(300)).map(|_| Target::new(0)).collect();
     targets.iter_mut().for_each(Target::exit);
     let pids: Vec<String> = targets.iter().map(Target::pid).collect();
     let pids: Vec<&str> = pids.iter().map(String::as_str).collect();
 
-    Pwait::run(&pids).is(0, "", "");
-    // All of them are zombies by now.
-    let end = Pwait::run(&[&["-t", "0", "-v"], &pids[..]].concat());
-    assert_eq!(end.code, 0, "{end:?}");
-    assert_eq!(end.stdout.lines().count(), pids.len(), "{end:?}");
+    // Wait until all targets are zombies.
+    Pwait::run(&pids).assert_is(0, "", "");
+    let output = Pwait::run(&[&["-t", "0", "-v"], &pids[..]].concat());
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(output.stdout.lines().count(), pids.len(), "{output:?}");
 }
 
 #[test]
 fn reports_a_missing_pid() {
-    Pwait::run(&[NO_PID, NO_PID_EITHER]).is(1, "", &(missing(NO_PID) + &missing(NO_PID_EITHER)));
+    Pwait::run(&[NO_PID, OTHER_NO_PID]).assert_is(
+        1,
+        "",
+        &(missing(NO_PID) + &missing(OTHER_NO_PID)),
+    );
 }
 
 #[test]
-fn a_missing_pid_does_not_keep_it_from_the_others() {
+fn missing_pid_does_not_stop_the_other_waits() {
     for options in [["-v", "-t1000"], ["-v", "-o"], ["-v", "-c2"]] {
         let mut target = Target::new(0);
         let mut pwait = Pwait::start(&[&options[..], &[NO_PID, &target.pid()]].concat());
         pwait.stderr.read_until(&missing(NO_PID));
         target.exit();
-        pwait.end().is(1, &target.exited(0), &missing(NO_PID));
+        pwait
+            .output()
+            .assert_is(1, &target.exit_line(0), &missing(NO_PID));
     }
 }
 
 #[test]
-fn a_missing_pid_counts_as_exited_if_asked_to() {
+fn exited_option_counts_missing_pids_as_exited() {
     let mut target = Target::new(0);
-    let gone = format!("{NO_PID}: not running.\n");
+    let not_running = format!("{NO_PID}: not running.\n");
 
-    Pwait::run(&["-e", NO_PID, NO_PID_EITHER]).is(0, "", "");
-    Pwait::run(&["-e", "-v", NO_PID]).is(0, &gone, "");
-    Pwait::run(&["-e", "-o", &target.pid(), NO_PID]).is(0, "", "");
-    Pwait::run(&["-e", "-c", "2", &target.pid(), NO_PID, NO_PID_EITHER]).is(0, "", "");
+    Pwait::run(&["-e", NO_PID, OTHER_NO_PID]).assert_is(0, "", "");
+    Pwait::run(&["-e", "-v", NO_PID]).assert_is(0, &not_running, "");
+    Pwait::run(&["-e", "-o", &target.pid(), NO_PID]).assert_is(0, "", "");
+    Pwait::run(&["-e", "-c", "2", &target.pid(), NO_PID, OTHER_NO_PID]).assert_is(0, "", "");
     assert!(target.is_running());
 
     let pwait = Pwait::start(&["-e", "-v", &target.pid(), NO_PID]);
     target.exit();
-    pwait.end().is(0, &(gone + &target.exited(0)), "");
+    pwait
+        .output()
+        .assert_is(0, &(not_running + &target.exit_line(0)), "");
 }
 
 #[test]
-fn reports_what_is_no_process() {
-    let end = Pwait::run(&["-e", "0"]);
-    assert_eq!(end.code, 1, "{end:?}");
-    assert!(end.stderr.starts_with("pwait: pid 0 "), "{end:?}");
+fn reports_pid_0_and_thread_ids_as_errors() {
+    let output = Pwait::run(&["-e", "0"]);
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stderr.starts_with("pwait: pid 0 "), "{output:?}");
 
     #[cfg(any(target_os = "linux", windows))]
     thread::scope(|scope| {
-        let (tell, told) = mpsc::channel();
-        let (_end, ended) = mpsc::channel::<()>();
+        let (id_sender, id_receiver) = mpsc::channel();
+        let (_stop_sender, stop_receiver) = mpsc::channel::<()>();
         scope.spawn(move || {
-            tell.send(support::thread_id().to_string()).unwrap();
-            let _ = ended.recv();
+            id_sender.send(support::thread_id().to_string()).unwrap();
+            let _ = stop_receiver.recv();
         });
-        let thread = told.recv().unwrap();
-        let end = Pwait::run(&["-e", &thread]);
-        assert_eq!(end.code, 1, "{end:?}");
-        assert!(end.stderr.contains("thread"), "{end:?}");
-        assert!(end.stderr.contains(&thread), "{end:?}");
+        let thread = id_receiver.recv().unwrap();
+        let output = Pwait::run(&["-e", &thread]);
+        assert_eq!(output.code, 1, "{output:?}");
+        assert!(output.stderr.contains("thread"), "{output:?}");
+        assert!(output.stderr.contains(&thread), "{output:?}");
     });
 }
 
 #[cfg(unix)]
 #[test]
-fn does_not_wait_for_itself() {
+fn refuses_to_wait_for_itself() {
     let mut command = Command::new("sh");
     command
         .args(["-c", "exec \"$@\" $$", "sh"])
         .args(support::runnable(support::example("pwait")));
-    let end = Pwait::spawn(command.stdin(Stdio::null())).end();
-    assert_eq!(end.code, 1, "{end:?}");
-    assert!(end.stderr.contains("is pwait itself"), "{end:?}");
+    let output = Pwait::spawn(command.stdin(Stdio::null())).output();
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(output.stderr.contains("is pwait itself"), "{output:?}");
 }
 
 #[test]
@@ -189,45 +203,49 @@ fn duplicates_count_once() {
 
     let mut pwait = Pwait::start(&["-v", "-c2", &pid_a, &pid_a, &pid_b]);
     a.exit();
-    pwait.stdout.read_until(&a.exited(0));
+    pwait.stdout.read_until(&a.exit_line(0));
     b.exit();
-    pwait.end().is(0, &(a.exited(0) + &b.exited(0)), "");
+    pwait
+        .output()
+        .assert_is(0, &(a.exit_line(0) + &b.exit_line(0)), "");
 
-    Pwait::run(&[NO_PID, NO_PID]).is(1, "", &missing(NO_PID));
-    let end = Pwait::run(&["-c2", &pid_a, &pid_a]);
-    assert_eq!(end.code, 2, "{end:?}");
+    Pwait::run(&[NO_PID, NO_PID]).assert_is(1, "", &missing(NO_PID));
+    let output = Pwait::run(&["-c2", &pid_a, &pid_a]);
+    assert_eq!(output.code, 2, "{output:?}");
 }
 
 #[test]
-fn no_progress_when_piped() {
+fn shows_no_progress_when_piped() {
     let (mut a, mut b) = (Target::new(0), Target::new(0));
     let mut pwait = Pwait::start(&["-v", &a.pid(), &b.pid()]);
     a.exit();
-    pwait.stdout.read_until(&a.exited(0));
+    pwait.stdout.read_until(&a.exit_line(0));
     b.exit();
-    pwait.end().is(0, &(a.exited(0) + &b.exited(0)), "");
+    pwait
+        .output()
+        .assert_is(0, &(a.exit_line(0) + &b.exit_line(0)), "");
 }
 
 #[test]
-fn a_reader_that_leaves_does_not_stop_the_wait() {
+fn closed_stdout_does_not_stop_the_wait() {
     let (mut a, mut b) = (Target::new(0), Target::new(0));
     let mut pwait = {
         let mut command = pwait_command(&["-v", NO_PID, &a.pid(), &b.pid()]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         drop(child.stdout.take());
-        Pwait::of(child)
+        Pwait::new(child)
     };
     pwait.stderr.read_until(&missing(NO_PID));
     a.exit();
     b.exit();
-    pwait.end().is(1, "", &missing(NO_PID));
+    pwait.output().assert_is(1, "", &missing(NO_PID));
 }
 
 #[test]
 fn help_explains_every_option() {
-    let end = Pwait::run(&["--help"]);
-    assert_eq!(end.code, 0, "{end:?}");
+    let output = Pwait::run(&["--help"]);
+    assert_eq!(output.code, 0, "{output:?}");
     for word in [
         "Wait for processes to exit",
         &format!("Usage: pwait{EXE_SUFFIX} [OPTIONS] <PID>..."),
@@ -239,7 +257,11 @@ fn help_explains_every_option() {
         "124",
         "Examples:",
     ] {
-        assert!(end.stdout.contains(word), "no {word:?} in {}", end.stdout);
+        assert!(
+            output.stdout.contains(word),
+            "no {word:?} in {}",
+            output.stdout
+        );
     }
 }
 
@@ -247,7 +269,7 @@ fn help_explains_every_option() {
 fn refuses_invalid_arguments() {
     let target = Target::new(0);
     let pid = target.pid();
-    for (arguments, complaint) in [
+    for (arguments, expected) in [
         (&[][..], "<PID>..."),
         (&["12ab"], "12ab"),
         (&["-1"], "-1"),
@@ -256,30 +278,34 @@ fn refuses_invalid_arguments() {
         (&["-t", "-1", &pid], "0 or more"),
         (&["-t", "nan", &pid], "0 or more"),
         (&["-t", "soon", &pid], "0 or more"),
-        (&["-t", "1e300", &pid], "longer than"),
-        (&["-t", "inf", &pid], "longer than"),
+        (&["-t", "1e300", &pid], "too long"),
+        (&["-t", "inf", &pid], "too long"),
         (&["-o", "-c", "1", &pid], "cannot be used with"),
         (&["-c", "0", &pid], "'--count <N>'"),
-        (&["-c", "2", &pid], "-c 2 asks for more"),
+        (&["-c", "2", &pid], "-c 2 exceeds the number"),
     ] {
-        let end = Pwait::run(arguments);
-        assert_eq!(end.code, 2, "{arguments:?}: {end:?}");
-        assert!(end.stderr.contains(complaint), "{arguments:?}: {end:?}");
-        assert_eq!(end.stdout, "", "{arguments:?}");
+        let output = Pwait::run(arguments);
+        assert_eq!(output.code, 2, "{arguments:?}: {output:?}");
+        assert!(
+            output.stderr.contains(expected),
+            "{arguments:?}: {output:?}"
+        );
+        assert_eq!(output.stdout, "", "{arguments:?}");
     }
 }
 
-/// How `pwait` reports a pid that no process has.
+/// Returns the line that `pwait` prints for a pid that no process has.
 fn missing(pid: &str) -> String {
     format!("pwait: no process with pid {pid}\n")
 }
 
-/// A process to wait for, which exits when it is told to. It stays a zombie until dropped.
+/// A process to wait for. After its exit, the process is a zombie until this value is dropped.
 struct Target {
     child: support::Child,
 }
 
 impl Target {
+    /// Starts a process that exits with this status after a call of [`exit`](Target::exit).
     fn new(status: u8) -> Target {
         Target {
             child: support::Child::spawn(status),
@@ -290,19 +316,22 @@ impl Target {
         self.child.id().to_string()
     }
 
-    /// How `pwait -v` prints its exit.
-    fn exited(&self, status: u8) -> String {
+    /// Returns the line that `pwait -v` prints for the exit of this process.
+    fn exit_line(&self, status: u8) -> String {
         format!("{}: exited with status {status}.\n", self.pid())
     }
 
+    /// Makes the process exit. Does not wait for the exit.
     fn exit(&mut self) {
         self.child.end();
     }
 
+    /// Kills the process and waits until it is a zombie.
     fn kill(&mut self) {
         self.child.kill();
     }
 
+    /// Returns whether the process is still running. If not, this reaps the process.
     fn is_running(&mut self) -> bool {
         self.child.0.try_wait().unwrap().is_none()
     }
@@ -311,21 +340,22 @@ impl Target {
 /// A running `pwait`.
 struct Pwait {
     child: Child,
-    stdout: Output,
-    stderr: Output,
+    stdout: OutputReader,
+    stderr: OutputReader,
 }
 
-/// A `pwait` that has ended.
+/// The exit code and the complete output of `pwait`.
 #[derive(Debug)]
-struct End {
+struct Output {
     code: i32,
     stdout: String,
     stderr: String,
 }
 
 impl Pwait {
-    fn run(arguments: &[&str]) -> End {
-        Pwait::start(arguments).end()
+    /// Runs `pwait` until it exits.
+    fn run(arguments: &[&str]) -> Output {
+        Pwait::start(arguments).output()
     }
 
     fn start(arguments: &[&str]) -> Pwait {
@@ -334,12 +364,18 @@ impl Pwait {
 
     fn spawn(command: &mut Command) -> Pwait {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Pwait::of(command.spawn().unwrap())
+        Pwait::new(command.spawn().unwrap())
     }
 
-    fn of(mut child: Child) -> Pwait {
-        let stdout = child.stdout.take().map_or_else(Output::none, Output::of);
-        let stderr = child.stderr.take().map_or_else(Output::none, Output::of);
+    fn new(mut child: Child) -> Pwait {
+        let stdout = child
+            .stdout
+            .take()
+            .map_or_else(OutputReader::empty, OutputReader::new);
+        let stderr = child
+            .stderr
+            .take()
+            .map_or_else(OutputReader::empty, OutputReader::new);
         Pwait {
             child,
             stdout,
@@ -347,11 +383,12 @@ impl Pwait {
         }
     }
 
-    fn end(mut self) -> End {
-        // Both end with the process, so the deadline for them is one for it.
+    /// Waits for `pwait` to exit.
+    fn output(mut self) -> Output {
+        // Both streams end when `pwait` exits, so their deadline also limits the wait below.
         let (stdout, stderr) = (self.stdout.read_all(), self.stderr.read_all());
         let status = self.child.wait().unwrap();
-        End {
+        Output {
             code: status.code().unwrap_or_else(|| panic!("pwait: {status}")),
             stdout,
             stderr,
@@ -366,10 +403,10 @@ impl Drop for Pwait {
     }
 }
 
-impl End {
+impl Output {
     #[track_caller]
-    fn is(&self, code: i32, stdout: &str, stderr: &str) {
-        let End {
+    fn assert_is(&self, code: i32, stdout: &str, stderr: &str) {
+        let Output {
             code: c,
             stdout: o,
             stderr: e,
@@ -384,39 +421,41 @@ fn pwait_command(arguments: &[&str]) -> Command {
     command
 }
 
-/// What a process prints, read in the background so that waiting for it can have a deadline.
-struct Output {
+/// A reader of a process's output, with a deadline. The blocking reads are on a thread.
+struct OutputReader {
+    /// The output that has been read so far.
     read: Vec<u8>,
+    /// The chunks that the thread has read.
     chunks: Receiver<Vec<u8>>,
 }
 
-impl Output {
-    fn of(mut source: impl Read + Send + 'static) -> Output {
+impl OutputReader {
+    fn new(mut source: impl Read + Send + 'static) -> OutputReader {
         let (sender, chunks) = mpsc::channel();
         thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // A terminal that everybody else has closed ends with an error.
+            // A pseudoterminal ends with an error when its other end is closed.
             while let Ok(count @ 1..) = source.read(&mut buffer) {
                 if sender.send(buffer[..count].to_vec()).is_err() {
                     break;
                 }
             }
         });
-        Output {
+        OutputReader {
             read: Vec::new(),
             chunks,
         }
     }
 
-    fn none() -> Output {
-        Output::of(io::empty())
+    fn empty() -> OutputReader {
+        OutputReader::new(io::empty())
     }
 
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.read).into_owned()
     }
 
-    /// Reads until `wanted` has come.
+    /// Reads until the output contains `wanted`.
     #[track_caller]
     fn read_until(&mut self, wanted: &str) {
         while !self.text().contains(wanted) {
@@ -427,20 +466,20 @@ impl Output {
         }
     }
 
-    /// Reads to the end, and returns everything that has been read from the start.
+    /// Reads to the end, and returns the complete output.
     #[track_caller]
     fn read_all(&mut self) -> String {
         loop {
             match self.chunks.recv_timeout(DEADLINE) {
                 Ok(chunk) => self.read.extend(chunk),
                 Err(RecvTimeoutError::Disconnected) => return self.text(),
-                Err(RecvTimeoutError::Timeout) => panic!("pwait goes on: {:?}", self.text()),
+                Err(RecvTimeoutError::Timeout) => panic!("still running: {:?}", self.text()),
             }
         }
     }
 }
 
-/// With what only Linux has.
+/// Tests that need a pseudoterminal or `/dev/full`.
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs::{File, OpenOptions};
@@ -456,57 +495,58 @@ mod linux {
         let mut pwait = {
             let mut command = pwait_command(&["-v", &a.pid(), &b.pid()]);
             command.env("TERM", "xterm").stdout(Stdio::piped());
-            Pwait::of(command.stderr(stderr).spawn().unwrap())
+            Pwait::new(command.stderr(stderr).spawn().unwrap())
         };
-        pwait.stderr = Output::of(terminal);
+        pwait.stderr = OutputReader::new(terminal);
 
         pwait.stderr.read_until("waiting for 2 processes (00:00:0");
         a.exit();
         pwait.stderr.read_until("waiting for 1 process (00:00:0");
         b.exit();
-        let end = pwait.end();
-        assert_eq!(end.code, 0, "{end:?}");
-        assert_eq!(end.stdout, a.exited(0) + &b.exited(0));
+        let output = pwait.output();
+        assert_eq!(output.code, 0, "{output:?}");
+        assert_eq!(output.stdout, a.exit_line(0) + &b.exit_line(0));
         let clear_line = "\r\u{1b}[2K";
-        assert!(end.stderr.ends_with(clear_line), "{end:?}");
+        assert!(output.stderr.ends_with(clear_line), "{output:?}");
     }
 
     #[test]
-    fn reports_once_that_it_cannot_print() {
+    fn reports_a_stdout_error_only_once() {
         let (mut a, mut b) = (Target::new(0), Target::new(0));
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut pwait = {
             let mut command = pwait_command(&["-v", &a.pid(), &b.pid()]);
             command.stdout(full).stderr(Stdio::piped());
-            Pwait::of(command.spawn().unwrap())
+            Pwait::new(command.spawn().unwrap())
         };
         a.exit();
         pwait.stderr.read_until("cannot write to stdout");
         b.exit();
-        let end = pwait.end();
-        assert_eq!(end.code, 1, "{end:?}");
-        assert_eq!(end.stderr.lines().count(), 1, "{end:?}");
+        let output = pwait.output();
+        assert_eq!(output.code, 1, "{output:?}");
+        assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
     }
 
-    /// A new terminal: the end that a person would sit at, and the end for programs. Both are closed
-    /// on exec, so that no other test's processes keep it open.
+    /// Opens a pseudoterminal. Returns the end for a terminal emulator and the end for programs.
+    ///
+    /// Both are closed on exec: otherwise the processes of other tests would keep them open.
     fn open_terminal() -> io::Result<(File, OwnedFd)> {
-        let person = OpenOptions::new()
+        let emulator = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NOCTTY)
             .open("/dev/ptmx")?;
-        // SAFETY: takes an open descriptor.
-        if unsafe { libc::unlockpt(person.as_raw_fd()) } < 0 {
+        // SAFETY: `unlockpt` takes an open descriptor.
+        if unsafe { libc::unlockpt(emulator.as_raw_fd()) } < 0 {
             return Err(io::Error::last_os_error());
         }
         let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-        // SAFETY: takes an open descriptor, and an integer for this request.
-        let program = unsafe { libc::ioctl(person.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+        // SAFETY: `TIOCGPTPEER` takes an open descriptor and an integer.
+        let program = unsafe { libc::ioctl(emulator.as_raw_fd(), libc::TIOCGPTPEER, flags) };
         if program < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-        Ok((person, unsafe { OwnedFd::from_raw_fd(program) }))
+        // SAFETY: the kernel has just created this descriptor, so it has no other owner.
+        Ok((emulator, unsafe { OwnedFd::from_raw_fd(program) }))
     }
 }
