@@ -1,15 +1,29 @@
-//! A server that ends when its editor does, as a language server must.
+//! A server that exits when its editor exits.
+//!
+//! Use this for a program that an editor starts, such as a language server. Such a program cannot
+//! rely on the end of its input: when the editor crashes, another process may still hold the pipe
+//! open. Therefore, an editor passes its pid to a language server (`InitializeParams.processId`).
+//!
+//! This server answers each line of its input in upper case. It exits at the end of its input or
+//! when its editor exits, whichever comes first. The editor is the process whose pid is the first
+//! argument. Without an argument, on Unix, it is the parent process.
+//!
+//! You can try the server with:
 //!
 //! ```console
-//! $ cargo run --example exit_with_parent -- 1234
+//! $ sleep 60 & cargo run --example exit_with_parent -- $!
 //! hello
 //! HELLO
-//! process 1234 exited with unknown status: so do I
+//! process 1234 exited with exit status: 0, shutting down
 //! ```
 //!
-//! The end of the input does not do. An editor that crashes may leave other processes behind that
-//! hold the pipe open. The language server protocol has the client pass its pid for this
-//! (`InitializeParams.processId`). Without an argument it is the parent process.
+//! To copy this example, add to your `Cargo.toml`:
+//!
+//! ```toml
+//! [dependencies]
+//! tokio = { version = "1", features = ["io-std", "io-util", "macros", "rt"] }
+//! tokio-process-exit = "0.1"
+//! ```
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -20,75 +34,89 @@ use tokio_process_exit::{Exit, ProcessExit};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let editor = match editor() {
+    // Opening fails if the editor has already exited, or if the argument is not a pid.
+    let editor = match open_editor() {
         Ok(editor) => editor,
-        // It has gone already, or has passed something that is not its pid.
         Err(error) => {
-            say(format_args!("no editor to serve: {error}"));
+            log(format_args!(
+                "exit_with_parent: cannot wait for the editor: {error}"
+            ));
             return ExitCode::FAILURE;
         }
     };
-    let served = tokio::select! {
+    let result = tokio::select! {
         result = serve() => result,
-        result = gone(editor) => result.map(|exit| say(format_args!("{exit}: so do I"))),
+        result = exit_of_editor(editor) => {
+            result.map(|exit| log(format_args!("{exit}, shutting down")))
+        }
     };
-    // Not by returning: a thread still reads the input, and the runtime would wait for it.
-    std::process::exit(match served {
+    let exit_code = match result {
         Ok(()) => 0,
         Err(error) => {
-            say(error);
+            log(format_args!("exit_with_parent: {error}"));
             1
         }
-    })
+    };
+    // Do not return from `main`: the runtime would wait for its thread that still reads stdin.
+    std::process::exit(exit_code)
 }
 
-/// Not `eprintln!`, which panics if nobody listens: the editor that did is gone.
-fn say(text: impl Display) {
+/// Prints a line on stderr.
+///
+/// Unlike `eprintln!`, this does not panic if stderr is closed, for example by the editor's exit.
+fn log(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// The editor's process. `None`: there is none to end with.
-fn editor() -> io::Result<Option<ProcessExit>> {
+/// Opens the editor's process. Returns `None` if the server should only exit with its input.
+fn open_editor() -> io::Result<Option<ProcessExit>> {
     let argument = std::env::args().nth(1);
     let pid = match &argument {
-        Some(pid) => pid.parse().map_err(io::Error::other)?,
-        None => match parent() {
+        Some(argument) => argument.parse().map_err(|error| {
+            io::Error::other(format!("{argument:?} is not a process id: {error}"))
+        })?,
+        None => match parent_pid() {
             Some(pid) => pid,
             None => return Ok(None),
         },
     };
-    // Some editors pass the server's own pid, and one waits for oneself for ever. Who has been
-    // started by init (1), or in another pid namespace (0), has been meant to stay.
+    // Process 1 is init, and the parent's pid is 0 if the parent lives in another pid namespace.
+    // Both mean that no editor has started this server.
+    //
+    // Some editors pass the server's own pid. A wait for the server itself would never end.
     if pid <= 1 || pid == std::process::id() {
         return Ok(None);
     }
     let editor = ProcessExit::open(pid)?;
-    // If the parent has exited before it was opened, its pid may be another's. But then we have got
-    // another parent.
-    if argument.is_none() && parent() != Some(pid) {
+    // Check the parent after it has been opened: if it exited before, its pid may now belong to
+    // another process. The exit of a parent is visible, because the child then gets a new parent.
+    if argument.is_none() && parent_pid() != Some(pid) {
         return Err(io::Error::other("the parent process has exited"));
     }
     Ok(Some(editor))
 }
 
 #[cfg(unix)]
-fn parent() -> Option<u32> {
+fn parent_pid() -> Option<u32> {
     Some(std::os::unix::process::parent_id())
 }
 
 #[cfg(not(unix))]
-fn parent() -> Option<u32> {
+fn parent_pid() -> Option<u32> {
     None
 }
 
-async fn gone(editor: Option<ProcessExit>) -> io::Result<Exit> {
+/// Waits for the editor to exit. Never resolves if there is no editor.
+async fn exit_of_editor(editor: Option<ProcessExit>) -> io::Result<Exit> {
     match editor {
         Some(editor) => editor.await,
         None => std::future::pending().await,
     }
 }
 
-/// Stands for all that a server does: answers each line in capitals, until the input ends.
+/// Answers each line of the input in upper case, until the input ends.
+///
+/// A real server would handle its requests here.
 async fn serve() -> io::Result<()> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut output = tokio::io::stdout();

@@ -1,15 +1,39 @@
-//! A server on a Unix socket that notices when a client dies.
+//! A server on a Unix socket that notices the exit of its clients.
+//!
+//! Use this if a server must clean up after a client process, for example if it grants locks. The
+//! end of the connection is not enough. A child of the client may have inherited the connection
+//! and hold it open, and a client may also close its connection and continue to run.
+//!
+//! Therefore, the server gets a pidfd of the client from the socket (`SO_PEERPIDFD`, Linux 6.5) and
+//! waits for the exit of this process. Unlike a pid, a pidfd never refers to a later process.
+//!
+//! You can start the server with:
 //!
 //! ```console
-//! $ cargo run --example peer_exit -- /tmp/socket &
-//! $ sleep 60 | nc -U /tmp/socket & kill -9 $!
+//! $ cargo run --example peer_exit -- /tmp/socket
+//! listening on /tmp/socket
 //! process 1234 has connected
 //! process 1234 exited with signal: 9 (SIGKILL)
 //! ```
 //!
-//! The end of the connection does not tell: a client may have left it to its children, or close it
-//! and live on. So the server asks the socket for a pidfd of the process that has connected
-//! (`SO_PEERPIDFD`, Linux 6.5), which cannot be that of a process that has got its pid since.
+//! Connect and kill a client in another terminal:
+//!
+//! ```console
+//! $ sleep 60 | nc -U /tmp/socket &
+//! $ kill -9 $!
+//! ```
+//!
+//! To copy this example, add to your `Cargo.toml`:
+//!
+//! ```toml
+//! [dependencies]
+//! libc = "0.2"
+//! tokio = { version = "1", features = ["macros", "net", "rt"] }
+//! tokio-process-exit = "0.1"
+//! ```
+
+#[cfg(target_os = "linux")]
+use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
 mod server {
@@ -19,6 +43,7 @@ mod server {
     use tokio::net::{UnixListener, UnixStream};
     use tokio_process_exit::ProcessExit;
 
+    /// Accepts clients until an error occurs.
     pub(super) async fn run(path: &str) -> io::Result<()> {
         let listener = UnixListener::bind(path)
             .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
@@ -26,19 +51,21 @@ mod server {
         loop {
             let (connection, _) = listener.accept().await?;
             tokio::spawn(async move {
-                if let Err(error) = attend(&connection).await {
-                    eprintln!("{error}");
+                if let Err(error) = watch_client(&connection).await {
+                    eprintln!("peer_exit: {error}");
                 }
             });
         }
     }
 
-    async fn attend(connection: &UnixStream) -> io::Result<()> {
+    /// Waits for the process that has connected, and prints its exit status.
+    async fn watch_client(connection: &UnixStream) -> io::Result<()> {
         let client = ProcessExit::try_from(peer_pidfd(connection.as_fd())?)?;
-        // The pid that it had then. It may be gone already.
+        // Get the pid from the socket: a pidfd has no pid if the client has already been reaped.
         let pid = connection.peer_cred()?.pid().unwrap_or_default();
         println!("process {pid} has connected");
-        // Its status is told to everybody once its parent has collected it.
+        // Wait until the client has been reaped: from then on, Linux (6.15) returns its status to
+        // every user. Await `client` itself if the status is not needed: its parent may never reap.
         match client.until_reaped().await?.status() {
             Some(status) => println!("process {pid} exited with {status}"),
             None => println!("process {pid} exited with unknown status"),
@@ -46,7 +73,9 @@ mod server {
         Ok(())
     }
 
-    /// [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)
+    /// Returns a pidfd of the process at the other end of the socket.
+    ///
+    /// See [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html).
     fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let mut pidfd: RawFd = -1;
         let mut size = size_of_val(&pidfd) as libc::socklen_t;
@@ -61,21 +90,28 @@ mod server {
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+        // SAFETY: the kernel has just created this descriptor, so it has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> std::io::Result<()> {
-    match std::env::args().nth(1) {
-        Some(path) => server::run(&path).await,
-        None => Err(std::io::Error::other("usage: peer_exit SOCKET")),
+async fn main() -> ExitCode {
+    let Some(path) = std::env::args().nth(1) else {
+        eprintln!("usage: peer_exit SOCKET");
+        return ExitCode::FAILURE;
+    };
+    match server::run(&path).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peer_exit: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    eprintln!("only Linux tells who is at the other end of a socket by a pidfd");
+    eprintln!("peer_exit needs SO_PEERPIDFD, which only Linux has");
 }

@@ -1,4 +1,13 @@
-//! A supervisor of one daemon, which it finds again when it is restarted itself.
+//! A supervisor that finds its daemon again after its own restart.
+//!
+//! Use this if a daemon must survive a restart of its supervisor. The supervisor starts a command
+//! and waits for its exit. If the supervisor is killed, the daemon continues to run. The next
+//! supervisor then waits for the running daemon instead of starting a second one.
+//!
+//! For this, the supervisor writes the daemon's `ProcessIdentity` to a file. A pid alone would not
+//! be enough: after a crash or a reboot, another process may have the same pid.
+//!
+//! You can try the supervisor with:
 //!
 //! ```console
 //! $ cargo run --example readopt -- /tmp/daemon.id sleep 60
@@ -9,8 +18,16 @@
 //! process 1234 exited with exit status: 0
 //! ```
 //!
-//! The file has the daemon's [`ProcessIdentity`], so that after a crash or a reboot no stranger is taken
-//! for the daemon because it has got its pid.
+//! To copy this example, add to your `Cargo.toml`:
+//!
+//! ```toml
+//! [dependencies]
+//! tokio = { version = "1", features = ["macros", "rt"] }
+//! tokio-process-exit = "0.1"
+//!
+//! [target.'cfg(unix)'.dependencies]
+//! libc = "0.2"
+//! ```
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -25,7 +42,7 @@ use tokio_process_exit::{ProcessExit, ProcessIdentity};
 async fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let (Some(file), Some(program)) = (arguments.next(), arguments.next()) else {
-        complain("usage: readopt FILE COMMAND [ARGUMENT...]");
+        print_error("usage: readopt FILE COMMAND [ARGUMENT...]");
         return ExitCode::from(2);
     };
     let mut command = Command::new(program);
@@ -33,109 +50,124 @@ async fn main() -> ExitCode {
     match supervise(&PathBuf::from(file), command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(format_args!("readopt: {error}"));
+            print_error(format_args!("readopt: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Sees to it that the daemon runs, and waits for its exit.
+/// Finds the running daemon or starts one, and waits for its exit.
 async fn supervise(file: &Path, command: Command) -> io::Result<()> {
-    let _lock = lock(&beside(file, ".lock"))?;
-    let daemon = match adopt(file).map_err(|error| about(file, &error))? {
+    let _lock = lock(&with_suffix(file, ".lock"))?;
+    let daemon = match find(file).map_err(|error| with_path(file, &error))? {
         Some(daemon) => daemon,
         None => start(file, command)?,
     };
-    say(daemon.await?);
-    fs::remove_file(file).map_err(|error| about(file, &error))
+    print(daemon.await?);
+    fs::remove_file(file).map_err(|error| with_path(file, &error))
 }
 
-/// The daemon that the file tells of, if it still runs.
-fn adopt(file: &Path) -> io::Result<Option<ProcessExit>> {
+/// Opens the daemon whose identity is in the file. Returns `None` if it has exited.
+fn find(file: &Path) -> io::Result<Option<ProcessExit>> {
     let line = match fs::read_to_string(file) {
         Ok(line) => line,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let id: ProcessIdentity = line.parse().map_err(io::Error::other)?;
-    match id.open() {
+    let identity: ProcessIdentity = line.parse().map_err(io::Error::other)?;
+    match identity.open() {
         Ok(daemon) => {
-            say(format_args!("found process {} again", id.pid()));
+            print(format_args!("found process {} again", identity.pid()));
             Ok(Some(daemon))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        // Better none than two: it may run.
+        // After any other error the daemon may still be running, so do not start a second one.
         Err(error) => Err(error),
     }
 }
 
+/// Starts the daemon and writes its identity to the file.
 fn start(file: &Path, mut command: Command) -> io::Result<ProcessExit> {
-    // What ends the supervisor from the terminal is not for the daemon.
+    // Use a new process group, so that Ctrl-C in the terminal does not stop the daemon too.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let program = PathBuf::from(command.get_program());
-    let mut child = command.spawn().map_err(|error| about(&program, &error))?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| with_path(&program, &error))?;
     let (pid, daemon) = (child.id(), ProcessExit::from(&child));
-    let written = daemon.identity().and_then(|id| write(file, id));
+    let written = daemon
+        .identity()
+        .and_then(|identity| write_identity(file, identity));
     if let Err(error) = written {
-        // Nobody would find it again.
+        // Stop the daemon: without the file, the next supervisor would start a second one.
         child.kill()?;
         child.wait()?;
-        return Err(about(file, &error));
+        return Err(with_path(file, &error));
     }
-    say(format_args!("started process {pid}"));
-    // It is ours to reap.
+    print(format_args!("started process {pid}"));
+    // Reap the daemon on a thread, because awaiting a `ProcessExit` does not reap the process.
     std::thread::spawn(move || child.wait());
     Ok(daemon)
 }
 
-/// All of it or nothing, whenever we are killed.
-fn write(file: &Path, id: ProcessIdentity) -> io::Result<()> {
-    let new = beside(file, ".new");
-    fs::write(&new, format!("{id}\n"))?;
+/// Writes the identity to the file atomically, so that the file never holds a part of a line.
+fn write_identity(file: &Path, identity: ProcessIdentity) -> io::Result<()> {
+    let new = with_suffix(file, ".new");
+    fs::write(&new, format!("{identity}\n"))?;
     fs::rename(&new, file)
 }
 
-/// As long as the result lives, no other supervisor has the daemon. The system ends that with us.
+/// Locks a file against other supervisors.
+///
+/// The lock is held until the returned file is closed, which the system does if this process dies.
 fn lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.create(true).truncate(false).write(true);
+    // On Windows, the lock is to open the file without sharing.
     #[cfg(windows)]
     std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0);
-    let file = options.open(path).map_err(|error| about(path, &error))?;
+    let file = options
+        .open(path)
+        .map_err(|error| with_path(path, &error))?;
     #[cfg(unix)]
     {
         let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
-        // SAFETY: takes integers.
+        // SAFETY: `flock` takes two integers, and accesses no memory of this process.
         if unsafe { libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB) } < 0 {
             let error = io::Error::last_os_error();
             let error = match error.kind() {
-                io::ErrorKind::WouldBlock => io::Error::other("another supervisor is at work"),
+                io::ErrorKind::WouldBlock => io::Error::other("another supervisor is running"),
                 _ => error,
             };
-            return Err(about(path, &error));
+            return Err(with_path(path, &error));
         }
     }
     Ok(file)
 }
 
-/// The file of that name with something appended.
-fn beside(file: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(file);
+/// Returns the path with a suffix appended to the file name.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
 }
 
-fn about(path: &Path, error: &io::Error) -> io::Error {
+/// Returns the error with the path in front of its message.
+fn with_path(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-// Not `println!`, which panics if nobody listens any more.
-
-fn say(text: impl Display) {
+/// Prints a line on stdout.
+///
+/// Unlike `println!`, this does not panic if stdout is closed.
+fn print(text: impl Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-fn complain(text: impl Display) {
+/// Prints a line on stderr.
+///
+/// Unlike `eprintln!`, this does not panic if stderr is closed.
+fn print_error(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }

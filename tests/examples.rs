@@ -1,4 +1,4 @@
-//! What the smaller examples promise, tried on the built programs.
+//! Tests of the examples `exit_with_parent`, `readopt` and `peer_exit`, run as built programs.
 
 #![cfg(unix)]
 
@@ -13,12 +13,13 @@ use std::time::Duration;
 use support::unix::Grandchild;
 use support::{Child, example};
 
-/// Nothing below takes long. This only makes a hang a failure.
+/// The longest wait for a line of output. Only a test that hangs reaches this.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A program that runs, and its output.
+/// A running program.
 struct Running {
     child: Child,
+    /// The lines that the program has printed on stdout.
     lines: Receiver<String>,
 }
 
@@ -40,9 +41,9 @@ impl Running {
         Running::start(support::command(example(name)).args(arguments))
     }
 
-    /// The next line. `None`: it has ended.
+    /// Returns the next line of the program's stdout, or `None` at the end of stdout.
     #[track_caller]
-    fn line(&mut self) -> Option<String> {
+    fn next_line(&mut self) -> Option<String> {
         match self.lines.recv_timeout(DEADLINE) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
@@ -50,20 +51,21 @@ impl Running {
         }
     }
 
-    fn say(&mut self, line: &str) {
+    /// Writes a line to the program's stdin.
+    fn write(&mut self, line: &str) {
         let stdin = self.child.0.stdin.as_mut().unwrap();
         stdin.write_all(line.as_bytes()).unwrap();
     }
 
-    /// The exit code, once it has ended by itself.
-    fn end(&mut self) -> Option<i32> {
+    /// Waits for the program to exit, and returns its exit code.
+    fn wait(&mut self) -> Option<i32> {
         self.child.until_exited();
         self.child.reap().code()
     }
 }
 
-/// A name that is free.
-fn file(name: &str) -> PathBuf {
+/// Returns the path of a file that does not exist.
+fn unused_path(name: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let file = directory.join(format!("{name}-{}", std::process::id()));
     let _ = std::fs::remove_file(&file);
@@ -73,7 +75,7 @@ fn file(name: &str) -> PathBuf {
 mod exit_with_parent {
     use super::*;
 
-    /// A shell that does something with the server.
+    /// Runs a shell script in which `SERVER` stands for the command that starts the server.
     fn shell(script: &str) -> Running {
         let words = support::runnable(example("exit_with_parent"));
         let words = words
@@ -84,65 +86,65 @@ mod exit_with_parent {
     }
 
     #[test]
-    fn it_ends_with_its_editor_although_its_input_stays_open() {
+    fn exits_with_its_editor_while_stdin_stays_open() {
         let mut editor = Grandchild::spawn();
         let mut server = Running::example("exit_with_parent", &[&editor.id().to_string()]);
-        server.say("hello\n");
-        assert_eq!(server.line().as_deref(), Some("HELLO"));
+        server.write("hello\n");
+        assert_eq!(server.next_line().as_deref(), Some("HELLO"));
         editor.end(0);
-        assert_eq!(server.end(), Some(0));
+        assert_eq!(server.wait(), Some(0));
     }
 
     #[test]
-    fn it_ends_with_its_parent_if_nothing_else_is_said() {
+    fn without_an_argument_exits_with_its_parent() {
         let mut parent = shell("exec 3<&0; SERVER <&3 & wait");
-        parent.say("hello\n");
-        assert_eq!(parent.line().as_deref(), Some("HELLO"));
+        parent.write("hello\n");
+        assert_eq!(parent.next_line().as_deref(), Some("HELLO"));
         parent.child.0.kill().unwrap();
-        // The output ends when both have, and the input is still ours to write.
-        assert_eq!(parent.line(), None);
+        // The parent and the server share stdout, so its end means that both have exited.
+        assert_eq!(parent.next_line(), None);
+        // Keep the server's stdin open until here.
         let _input = parent.child.0.stdin.take().unwrap();
     }
 
     #[test]
-    fn it_ends_although_nobody_reads_what_it_says() {
+    fn exits_with_its_editor_after_stderr_is_closed() {
         let mut editor = Grandchild::spawn();
         let mut command = support::command(example("exit_with_parent"));
         let (read, write) = support::unix::pipe();
         command.arg(editor.id().to_string()).stderr(write);
         let mut server = Running::start(&mut command);
-        server.say("hello\n");
-        assert_eq!(server.line().as_deref(), Some("HELLO"));
+        server.write("hello\n");
+        assert_eq!(server.next_line().as_deref(), Some("HELLO"));
         drop((read, command));
         editor.end(0);
-        assert_eq!(server.end(), Some(0));
+        assert_eq!(server.wait(), Some(0));
     }
 
     #[test]
-    fn it_serves_on_if_the_editor_is_said_to_be_itself() {
+    fn keeps_serving_if_given_its_own_pid() {
         let mut server = shell("exec SERVER $$");
-        server.say("hello\n");
-        assert_eq!(server.line().as_deref(), Some("HELLO"));
+        server.write("hello\n");
+        assert_eq!(server.next_line().as_deref(), Some("HELLO"));
         drop(server.child.0.stdin.take());
-        assert_eq!(server.end(), Some(0));
+        assert_eq!(server.wait(), Some(0));
     }
 
     #[test]
-    fn it_serves_on_if_there_is_no_editor() {
-        // No process, and the one that outlives all.
+    fn keeps_serving_if_given_pid_0_or_1() {
         for pid in ["0", "1"] {
             let mut server = Running::example("exit_with_parent", &[pid]);
-            server.say("hello\n");
-            assert_eq!(server.line().as_deref(), Some("HELLO"));
+            server.write("hello\n");
+            assert_eq!(server.next_line().as_deref(), Some("HELLO"));
             drop(server.child.0.stdin.take());
-            assert_eq!(server.end(), Some(0));
+            assert_eq!(server.wait(), Some(0));
         }
     }
 
     #[test]
-    fn it_does_not_start_for_an_editor_that_is_gone() {
+    fn fails_if_its_editor_does_not_exist() {
         let mut server = Running::example("exit_with_parent", &["2147483647"]);
-        assert_eq!(server.end(), Some(1));
+        assert_eq!(server.wait(), Some(1));
     }
 }
 
@@ -150,68 +152,72 @@ mod readopt {
     use super::*;
 
     #[test]
-    fn a_daemon_outlives_its_supervisor_and_is_found_again_but_no_stranger() {
+    fn finds_its_daemon_again_but_no_other_process() {
         if let Err(error) = tokio_process_exit::exit_of(std::process::id()).identity() {
             return support::skip(&error.to_string());
         }
-        let (id, end) = (file("daemon"), file("end"));
-        let daemon = format!("until [ -e '{}' ]; do sleep 0.05; done", end.display());
-        let arguments = [id.to_str().unwrap(), "sh", "-c", &daemon];
+        let (id_file, stop_file) = (unused_path("daemon"), unused_path("end"));
+        let daemon = format!(
+            "until [ -e '{}' ]; do sleep 0.05; done",
+            stop_file.display()
+        );
+        let arguments = [id_file.to_str().unwrap(), "sh", "-c", &daemon];
 
         let mut supervisor = Running::example("readopt", &arguments);
-        let started = supervisor.line().unwrap();
+        let started = supervisor.next_line().unwrap();
         let pid = started.strip_prefix("started process ").unwrap();
-        let written = std::fs::read_to_string(&id).unwrap();
+        let written = std::fs::read_to_string(&id_file).unwrap();
         assert_eq!(written.split(' ').next(), Some(pid));
         supervisor.child.0.kill().unwrap();
-        supervisor.end();
+        supervisor.wait();
 
         let mut supervisor = Running::example("readopt", &arguments);
         assert_eq!(
-            supervisor.line(),
+            supervisor.next_line(),
             Some(format!("found process {pid} again"))
         );
-        std::fs::write(&end, "").unwrap();
-        let exited = supervisor.line().unwrap();
+        std::fs::write(&stop_file, "").unwrap();
+        let exited = supervisor.next_line().unwrap();
         let expected = format!("process {pid} exited with ");
         assert!(exited.starts_with(&expected), "{exited}");
-        assert_eq!(supervisor.end(), Some(0));
-        assert!(!id.exists());
+        assert_eq!(supervisor.wait(), Some(0));
+        assert!(!id_file.exists());
 
-        // The pid of one that certainly runs, and is not it.
-        let me = std::process::id().to_string();
-        std::fs::write(&id, written.replacen(pid, &me, 1)).unwrap();
+        // Put the pid of another running process into the identity: the supervisor must not take
+        // that process for its daemon.
+        let our_pid = std::process::id().to_string();
+        std::fs::write(&id_file, written.replacen(pid, &our_pid, 1)).unwrap();
         let mut supervisor = Running::example("readopt", &arguments);
-        let started = supervisor.line().unwrap();
+        let started = supervisor.next_line().unwrap();
         assert!(started.starts_with("started process "), "{started}");
-        assert_eq!(supervisor.end(), Some(0));
-        std::fs::remove_file(&end).unwrap();
+        assert_eq!(supervisor.wait(), Some(0));
+        std::fs::remove_file(&stop_file).unwrap();
     }
 
     #[test]
-    fn two_supervisors_do_not_both_start_a_daemon() {
-        let id = file("one-daemon");
-        let arguments = [id.to_str().unwrap(), "sleep", "60"];
+    fn second_supervisor_starts_no_daemon() {
+        let id_file = unused_path("one-daemon");
+        let arguments = [id_file.to_str().unwrap(), "sleep", "60"];
         let mut first = Running::example("readopt", &arguments);
-        let started = first.line().unwrap();
+        let started = first.next_line().unwrap();
         let mut second = Running::example("readopt", &arguments);
-        assert_eq!(second.line(), None);
-        assert_eq!(second.end(), Some(1));
+        assert_eq!(second.next_line(), None);
+        assert_eq!(second.wait(), Some(1));
         let pid = started.strip_prefix("started process ").unwrap();
         support::unix::kill(pid.parse().unwrap(), libc::SIGKILL);
-        assert!(first.line().unwrap().contains(pid));
-        assert_eq!(first.end(), Some(0));
+        assert!(first.next_line().unwrap().contains(pid));
+        assert_eq!(first.wait(), Some(0));
     }
 
     #[test]
-    fn a_file_that_tells_of_no_process_starts_nothing() {
-        let id = file("no-id");
-        std::fs::write(&id, "1234\n").unwrap();
-        let mut supervisor = Running::example("readopt", &[id.to_str().unwrap(), "true"]);
-        assert_eq!(supervisor.line(), None);
-        assert_eq!(supervisor.end(), Some(1));
-        assert_eq!(std::fs::read_to_string(&id).unwrap(), "1234\n");
-        std::fs::remove_file(&id).unwrap();
+    fn invalid_identity_file_starts_no_daemon() {
+        let id_file = unused_path("no-id");
+        std::fs::write(&id_file, "1234\n").unwrap();
+        let mut supervisor = Running::example("readopt", &[id_file.to_str().unwrap(), "true"]);
+        assert_eq!(supervisor.next_line(), None);
+        assert_eq!(supervisor.wait(), Some(1));
+        assert_eq!(std::fs::read_to_string(&id_file).unwrap(), "1234\n");
+        std::fs::remove_file(&id_file).unwrap();
     }
 }
 
@@ -222,25 +228,25 @@ mod peer_exit {
     use super::*;
 
     #[test]
-    fn the_death_of_a_client_is_noticed_although_its_connection_stays_open() {
+    fn notices_a_client_exit_with_an_open_connection() {
         if support::role().is_some() {
-            // The client. What it has opened is left to its child.
+            // This is the client. Its forked child inherits the connection and keeps it open.
             let path = std::env::var_os("SOCKET").unwrap();
             let connection = UnixStream::connect(path).unwrap();
-            let parent = support::unix::fork(|| support::unix::forever());
-            println!("{}", parent.id());
+            let child = support::unix::fork(|| support::unix::forever());
+            println!("{}", child.id());
             std::io::stdin().read_line(&mut String::new()).unwrap();
-            drop((parent, connection));
+            drop((child, connection));
             return;
         }
-        if !knows_its_peer() {
-            return support::skip("no SO_PEERPIDFD before Linux 6.5, nor in emulators");
+        if !has_peer_pidfd() {
+            return support::skip("SO_PEERPIDFD needs Linux 6.5, and emulators do not have it");
         }
-        let path = file("socket");
+        let path = unused_path("socket");
         let mut server = Running::example("peer_exit", &[path.to_str().unwrap()]);
-        assert!(server.line().unwrap().starts_with("listening"));
+        assert!(server.next_line().unwrap().starts_with("listening"));
 
-        let test = "peer_exit::the_death_of_a_client_is_noticed_although_its_connection_stays_open";
+        let test = "peer_exit::notices_a_client_exit_with_an_open_connection";
         let mut client = support::command(std::env::current_exe().unwrap());
         client
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -248,24 +254,28 @@ mod peer_exit {
             .env("SOCKET", &path);
         let mut client = Running::start(&mut client);
         let pid = client.child.id();
-        assert_eq!(server.line(), Some(format!("process {pid} has connected")));
+        assert_eq!(
+            server.next_line(),
+            Some(format!("process {pid} has connected"))
+        );
         client.child.0.kill().unwrap();
         client.child.reap();
-        let exited = server.line().unwrap();
+        let exited = server.next_line().unwrap();
         let expected = format!("process {pid} exited with ");
         assert!(exited.starts_with(&expected), "{exited}");
         server.child.0.kill().unwrap();
         std::fs::remove_file(&path).unwrap();
     }
 
-    fn knows_its_peer() -> bool {
+    /// Returns whether this kernel has `SO_PEERPIDFD`.
+    fn has_peer_pidfd() -> bool {
         use std::os::fd::AsRawFd;
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let mut pidfd: libc::c_int = -1;
         let mut size = size_of_val(&pidfd) as libc::socklen_t;
         let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERPIDFD);
         let (socket, value) = (ours.as_raw_fd(), (&raw mut pidfd).cast());
-        // SAFETY: room for a descriptor, and its size.
+        // SAFETY: `pidfd` is writable for `size` bytes.
         let result = unsafe { libc::getsockopt(socket, level, option, value, &mut size) };
         if result == 0 {
             drop(support::unix::own(pidfd));
