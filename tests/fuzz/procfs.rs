@@ -1,4 +1,4 @@
-//! No file below `/proc` makes its reader panic, or passes for what it is not.
+//! The parsers of `/proc` files never panic, and never misread a file because of a process's name.
 
 #![no_main]
 #![allow(dead_code, reason = "only the parsers are used")]
@@ -16,11 +16,11 @@ use wait_status::Status;
 
 fuzz_target!(|text: &[u8]| {
     if let Some(stat) = Stat::parse(text) {
-        // The name cannot have had a say: any other gives the same.
+        // The process's name must not affect the result.
         let name_end = text.iter().rposition(|&byte| byte == b')').unwrap();
-        let mut other = b"42 (x".to_vec();
-        other.extend(&text[name_end..]);
-        assert_eq!(Stat::parse(&other), Some(stat));
+        let mut renamed = b"42 (x".to_vec();
+        renamed.extend(&text[name_end..]);
+        assert_eq!(Stat::parse(&renamed), Some(stat));
     }
     let line = line_after(text, b"\nPid:\t");
     assert!(line.is_none_or(|line| !line.contains(&b'\n')));
