@@ -1,4 +1,4 @@
-//! Waits that are cancelled by the thousand, and what is left of them.
+//! Thousands of cancelled waits, which must leak neither memory nor descriptors.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
@@ -14,52 +14,54 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
-use crate::figures::{Figures, random};
+use crate::counters::{Counters, random};
 use crate::support::linux::{self, Forked, many};
 use crate::support::poll_forced;
 
-/// Counts the bytes that are allocated.
-struct Counting;
+/// The system's allocator, which also counts the allocated bytes.
+struct CountingAllocator;
 
+/// Number of bytes that are currently allocated.
 static ALLOCATED: AtomicI64 = AtomicI64::new(0);
 
-// SAFETY: the system's allocator does it all.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call is forwarded to the system's allocator.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(layout.size() as i64, SeqCst);
-        // SAFETY: by the contract of this function.
+        // SAFETY: the contract of this function is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         ALLOCATED.fetch_sub(layout.size() as i64, SeqCst);
-        // SAFETY: by the contract of this function.
+        // SAFETY: the contract of this function is the same.
         unsafe { System.dealloc(memory, layout) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// What this process holds.
+/// The system resources that this process uses.
 #[derive(Debug, PartialEq, Eq)]
-struct Holdings {
+struct Resources {
     descriptors: usize,
-    /// In all epolls together.
+    /// Descriptors registered with any epoll instance.
     registrations: usize,
     threads: usize,
     children: usize,
 }
 
-impl Holdings {
-    fn now() -> Holdings {
+impl Resources {
+    /// Counts the resources in use now.
+    fn now() -> Resources {
         let count = |directory: &str| fs::read_dir(directory).expect("/proc").count();
         let infos = fs::read_dir("/proc/self/fdinfo").expect("/proc");
         let registrations = infos
             .filter_map(|info| fs::read_to_string(info.ok()?.path()).ok())
             .map(|info| info.lines().filter(|line| line.starts_with("tfd:")).count())
             .sum();
-        Holdings {
+        Resources {
             descriptors: count("/proc/self/fd"),
             registrations,
             threads: count("/proc/self/task"),
@@ -68,75 +70,81 @@ impl Holdings {
     }
 }
 
+/// A waker that counts its wake-ups.
 #[derive(Default)]
-struct Wakes(AtomicU64);
+struct WakeCounter(AtomicU64);
 
-impl Wake for Wakes {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, SeqCst);
     }
 }
 
-/// Cancels so many waits of processes that live on.
+/// Cancels `count` waits for running processes, and checks that nothing is leaked.
 pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
-    const THREADS_LIVE_ON: Duration = Duration::from_millis(20);
+    const KEEP_ALIVE: Duration = Duration::from_millis(20);
     let start = Instant::now();
-    let figures = Figures::default();
-    let mut processes = many(30);
+    let counters = Counters::default();
+    let mut children = many(30);
     let mut builder = Builder::new_multi_thread();
     if refuse_registration {
         builder.on_thread_start(|| linux::deny(libc::SYS_epoll_ctl, libc::ENOSPC));
     }
-    builder.worker_threads(2).thread_keep_alive(THREADS_LIVE_ON);
+    builder.worker_threads(2).thread_keep_alive(KEEP_ALIVE);
     let runtime = builder.enable_all().build().unwrap();
-    let wakes = Arc::new(Wakes::default());
+    let wakes = Arc::new(WakeCounter::default());
 
     let run = |count| {
-        let (pids, wakes) = (processes.iter().map(Forked::id).collect(), wakes.clone());
-        // In a worker, not in this thread.
+        let (pids, wakes) = (children.iter().map(Forked::id).collect(), wakes.clone());
+        // Run on a worker thread, because `refuse_registration` does not affect this thread.
         runtime
-            .block_on(runtime.spawn(some(count, pids, wakes)))
+            .block_on(runtime.spawn(cancel_waits(count, pids, wakes)))
             .unwrap();
     };
-    // Whatever is made once, and kept.
+    // Create everything that is created once and kept, before the resources are counted.
     run(500);
-    std::thread::sleep(4 * THREADS_LIVE_ON);
-    let (before, allocated) = (Holdings::now(), ALLOCATED.load(SeqCst));
+    std::thread::sleep(4 * KEEP_ALIVE);
+    let (before, allocated) = (Resources::now(), ALLOCATED.load(SeqCst));
     run(count);
-    let mut after = Holdings::now();
+    let mut after = Resources::now();
     for _ in 0..100 {
         if after == before {
             break;
         }
-        std::thread::sleep(THREADS_LIVE_ON);
-        after = Holdings::now();
+        std::thread::sleep(KEEP_ALIVE);
+        after = Resources::now();
     }
     let grown = ALLOCATED.load(SeqCst) - allocated;
     assert_eq!(after, before);
     println!("torture: {name}: {after:?} as before, {grown} bytes more than before");
-    // The smallest thing that could be left of every tenth is larger than that, in the long form.
+    // In the long form, even the smallest leak in every tenth wait would exceed this limit.
     assert!(
         grown < count as i64 / 10 + 8192,
         "{grown} bytes for {count} waits"
     );
-    assert_eq!(Arc::strong_count(&wakes), 1, "wakers are kept");
-    assert_eq!(wakes.0.load(SeqCst), 0, "woken, and nothing had exited");
+    assert_eq!(Arc::strong_count(&wakes), 1, "wakers are leaked");
+    assert_eq!(
+        wakes.0.load(SeqCst),
+        0,
+        "woken, although no process has exited"
+    );
 
-    // Nor does an exit wake anybody now. One that waits shows when it would have.
-    let last = runtime.spawn(exit_of(processes[0].id()));
-    processes.iter_mut().for_each(Forked::kill);
-    let last = runtime.block_on(last).unwrap().unwrap();
-    assert_eq!(last.pid(), Some(processes[0].id()));
+    // Exits must not wake cancelled waits either. A new wait shows when the exits are reported.
+    let last_wait = runtime.spawn(exit_of(children[0].id()));
+    children.iter_mut().for_each(Forked::kill);
+    let exit = runtime.block_on(last_wait).unwrap().unwrap();
+    assert_eq!(exit.pid(), Some(children[0].id()));
     std::thread::sleep(Duration::from_millis(100));
     let woken = wakes.0.load(SeqCst);
-    figures.woken.store(woken, SeqCst);
-    figures.told.store(1, SeqCst);
-    figures.processes.store(processes.len() as u64, SeqCst);
-    figures.cancelled.store(count as u64, SeqCst);
-    figures.conclude(name, start);
+    counters.woken.store(woken, SeqCst);
+    counters.checked.store(1, SeqCst);
+    counters.processes.store(children.len() as u64, SeqCst);
+    counters.cancelled.store(count as u64, SeqCst);
+    counters.finish(name, start);
 }
 
-async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
+/// Starts `count` waits for random processes, and cancels each in one of ten ways.
+async fn cancel_waits(count: usize, pids: Vec<u32>, wakes: Arc<WakeCounter>) {
     let waker = Waker::from(wakes);
     let cx = || Context::from_waker(&waker);
     let mut set = ExitSet::new();
@@ -144,29 +152,32 @@ async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
     let pidfds: HashMap<u32, OwnedFd> = pids.iter().filter_map(pidfd).collect();
     for n in 0..count {
         let pid = pids[random(pids.len() as u64) as usize];
-        let mut exit = exit_of(pid);
-        let poll = |exit: &mut ProcessExit| {
-            assert!(Pin::new(exit).poll(&mut cx()).is_pending(), "{pid} lives");
+        let mut process = exit_of(pid);
+        let poll = |process: &mut ProcessExit| {
+            assert!(
+                Pin::new(process).poll(&mut cx()).is_pending(),
+                "{pid} is running"
+            );
         };
         match n % 10 {
             0 => {}
-            1 => poll(&mut exit),
+            1 => poll(&mut process),
             2 => {
-                poll(&mut exit);
-                poll(&mut exit);
-                exit = exit.until_reaped();
-                poll(&mut exit);
+                poll(&mut process);
+                poll(&mut process);
+                process = process.until_reaped();
+                poll(&mut process);
             }
             3 => {
-                poll(&mut exit);
-                assert_eq!(exit.try_wait().unwrap(), None);
-                // Dropped elsewhere.
-                let dropped = tokio::spawn(async move { drop(exit) });
+                poll(&mut process);
+                assert_eq!(process.try_wait().unwrap(), None);
+                // Drop the future in another task.
+                let dropped = tokio::spawn(async move { drop(process) });
                 dropped.await.unwrap();
                 continue;
             }
             4 => {
-                let task = tokio::spawn(exit);
+                let task = tokio::spawn(process);
                 tokio::task::yield_now().await;
                 task.abort();
                 assert!(task.await.unwrap_err().is_cancelled());
@@ -174,32 +185,33 @@ async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
             }
             5 => {
                 let time = Duration::from_micros(random(50));
-                assert!(timeout(time, &mut exit).await.is_err());
+                assert!(timeout(time, &mut process).await.is_err());
             }
             6 => {
-                // A set that lives on.
+                // Use the set that outlives the waits.
                 assert!(set.insert(pid).unwrap());
                 assert!(set.poll_next_exit(&mut cx()).is_pending());
                 assert!(set.remove(pid));
             }
             7 => {
-                // What was adopted may have a duplicate that lives on.
+                // An adopted pidfd may have a duplicate that stays open.
                 let adopted = pidfds.get(&pid).map(|pidfd| pidfd.try_clone().unwrap());
-                let exit = adopted.map_or(exit, |pidfd| ProcessExit::try_from(pidfd).unwrap());
-                assert!(set.insert_exit(exit.until_reaped()));
+                let process =
+                    adopted.map_or(process, |pidfd| ProcessExit::try_from(pidfd).unwrap());
+                assert!(set.insert_exit(process.until_reaped()));
                 assert!(set.poll_next_exit(&mut cx()).is_pending());
                 assert!(set.remove(pid));
                 continue;
             }
             8 => {
-                // One that does not.
+                // Drop the set while it has a member.
                 let mut set = ExitSet::with_capacity(2);
                 assert!(set.insert(pid).unwrap());
                 assert!(set.poll_next_exit(&mut cx()).is_pending());
             }
             _ => {
                 let mut set = ExitSet::new();
-                assert!(set.insert_exit(exit));
+                assert!(set.insert_exit(process));
                 assert!(matches!(set.poll_next_exit(&mut cx()), Poll::Pending));
                 let exits = set.exits_within(Duration::ZERO).await.unwrap();
                 assert!(exits.is_empty());
@@ -207,17 +219,20 @@ async fn some(count: usize, pids: Vec<u32>, wakes: Arc<Wakes>) {
             }
         }
         if poll_forced() {
-            assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+            assert_eq!(process.mechanism(), Some(Mechanism::Polling));
         }
         if n % 64 == 0 {
             tokio::task::yield_now().await;
         }
     }
-    // Nothing is left in its epoll, which is itself in the reactor's: once, but of that there are two
-    // descriptors.
+    // An empty set has no registrations in its own epoll instance. That instance is registered with
+    // the reactor's instance, which counts twice: two descriptors refer to the reactor's instance.
     assert!(set.is_empty());
-    let with_set = Holdings::now().registrations;
+    let with_set = Resources::now().registrations;
     drop(set);
-    let without = Holdings::now().registrations;
-    assert!(with_set - without <= 2, "{with_set} {without}");
+    let without = Resources::now().registrations;
+    assert!(
+        with_set - without <= 2,
+        "{with_set} registrations with the set, {without} without"
+    );
 }

@@ -1,4 +1,4 @@
-//! As many processes as there may be, in sets, and all of them gone at once.
+//! Thousands of processes in sets, half of which exit at once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,100 +11,121 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 use tokio_process_exit::{Exit, ExitSet, exit_of};
 
-use crate::figures::{Figures, one_in, random};
-use crate::oracle::{futex_set, futex_wait, now, share};
+use crate::counters::{Counters, LATE, one_in, random};
+use crate::oracle::{futex_set, futex_wait, map_shared, now};
 use crate::support::linux::{self, Forked};
 use crate::support::skip;
 
-/// What a process of the members shares with us.
+/// State that a member shares with this process.
 #[derive(Default)]
-struct Member {
-    status: AtomicI32,
-    left: AtomicU64,
-    /// How often a set has told of it.
-    told: AtomicU32,
-    /// From now on its pid may be another's.
+struct MemberState {
+    /// Planned exit code.
+    code: AtomicI32,
+    /// Time at which the exit was triggered, in ns. 0: not yet.
+    exit_triggered_at: AtomicU64,
+    /// Number of times a set has returned the exit.
+    returned: AtomicU32,
+    /// 1: the pid may belong to another process.
     may_be_reaped: AtomicU32,
 }
 
-/// The processes of a group end together.
+/// Number of groups. All members of a group exit together.
 const GROUPS: usize = 10;
 
+/// The processes in all sets.
 struct Members {
-    members: &'static [Member],
+    states: &'static [MemberState],
+    /// One gate for each group. 1: the members of the group exit.
     gates: &'static [AtomicU32],
     pids: Vec<u32>,
-    by_pid: HashMap<u32, usize>,
-    figures: Figures,
+    index_by_pid: HashMap<u32, usize>,
+    counters: Counters,
 }
 
 impl Members {
+    /// Starts `size` processes, which wait for the gate of their group.
     fn new(size: usize) -> (Members, Vec<Option<Forked>>) {
-        let (members, gates) = (share::<Member>(size), share::<AtomicU32>(GROUPS));
-        let make = |n: usize| {
-            let (member, gate) = (&members[n], &gates[group(n)]);
-            member.status.store(random(256) as i32, SeqCst);
+        let (states, gates) = (
+            map_shared::<MemberState>(size),
+            map_shared::<AtomicU32>(GROUPS),
+        );
+        let start = |n: usize| {
+            let (state, gate) = (&states[n], &gates[group(n)]);
+            state.code.store(random(256) as i32, SeqCst);
             linux::fork(move || {
                 futex_wait(gate, 0);
-                member.left.store(now(), SeqCst);
-                member.status.load(SeqCst)
+                state.exit_triggered_at.store(now(), SeqCst);
+                state.code.load(SeqCst)
             })
         };
-        let processes: Vec<_> = (0..size).map(make).collect();
-        let pids: Vec<u32> = processes.iter().map(Forked::id).collect();
-        let by_pid = pids.iter().zip(0..).map(|(&pid, n)| (pid, n)).collect();
+        let children: Vec<_> = (0..size).map(start).collect();
+        let pids: Vec<u32> = children.iter().map(Forked::id).collect();
+        let index_by_pid = pids.iter().zip(0..).map(|(&pid, n)| (pid, n)).collect();
         let members = Members {
-            members,
+            states,
             gates,
             pids,
-            by_pid,
-            figures: Figures::default(),
+            index_by_pid,
+            counters: Counters::default(),
         };
-        (members, processes.into_iter().map(Some).collect())
+        (members, children.into_iter().map(Some).collect())
     }
 
-    /// Compares what was told with the truth. We are the parent, and reap nobody before.
-    fn told(&self, exit: &Exit) -> Option<usize> {
-        let figures = &self.figures;
+    /// Returns the planned wait status of the member at index `n`.
+    fn status(&self, n: usize) -> i32 {
+        self.states[n].code.load(SeqCst) << 8
+    }
+
+    /// Compares a reported exit with the member's state, and returns the member's index.
+    ///
+    /// This process is the parent of all members and sets `may_be_reaped` before it reaps them.
+    fn check_exit(&self, exit: &Exit) -> Option<usize> {
+        let counters = &self.counters;
         let pid = exit.pid().unwrap();
-        let Some(&n) = self.by_pid.get(&pid) else {
-            figures.blame(&figures.wrong, format_args!("{exit}, which is a stranger"));
+        let Some(&n) = self.index_by_pid.get(&pid) else {
+            counters.violation(
+                &counters.wrong,
+                format_args!("{exit}, which is not a member"),
+            );
             return None;
         };
-        let member = &self.members[n];
-        let (left, status) = (member.left.load(SeqCst), member.status.load(SeqCst) << 8);
-        let what = format_args!("{exit}, with wait status {status:#x}, left {left}");
+        let state = &self.states[n];
+        let (triggered_at, status) = (state.exit_triggered_at.load(SeqCst), self.status(n));
+        let what =
+            format_args!("{exit}, with wait status {status:#x}, exit triggered at {triggered_at}");
         let is_zombie = || linux::state_of(pid) == Some('Z');
-        if left == 0 || !is_zombie() && member.may_be_reaped.load(SeqCst) == 0 {
-            figures.blame(&figures.false_, what);
+        if triggered_at == 0 || !is_zombie() && state.may_be_reaped.load(SeqCst) == 0 {
+            counters.violation(&counters.spurious, what);
         }
         match exit.status().map(ExitStatusExt::into_raw) {
-            Some(told) if told == status => {}
-            Some(_) => figures.blame(&figures.wrong, what),
-            // Polled, and reaped between two looks.
-            None if member.may_be_reaped.load(SeqCst) == 1 => {
-                figures.no_status.fetch_add(1, SeqCst);
+            Some(reported) if reported == status => {}
+            Some(_) => counters.violation(&counters.wrong, what),
+            // A polled process may be reaped between two queries.
+            None if state.may_be_reaped.load(SeqCst) == 1 => {
+                counters.no_status.fetch_add(1, SeqCst);
             }
-            None => figures.blame(&figures.untold, what),
+            None => counters.violation(&counters.missing_status, what),
         }
-        let late = now().saturating_sub(left);
-        figures.latest.fetch_max(late, SeqCst);
-        if late > crate::figures::LATE.as_nanos() as u64 {
-            figures.late.fetch_add(1, SeqCst);
+        let latency = now().saturating_sub(triggered_at);
+        counters.max_latency.fetch_max(latency, SeqCst);
+        if latency > LATE.as_nanos() as u64 {
+            counters.late.fetch_add(1, SeqCst);
         }
-        figures.told.fetch_add(1, SeqCst);
+        counters.checked.fetch_add(1, SeqCst);
         Some(n)
     }
 }
 
-/// The last half all in one.
+/// Returns the group of the member at index `n`. About half of the members are in the last group.
 fn group(n: usize) -> usize {
     let group = n % (2 * (GROUPS - 1));
     group.min(GROUPS - 1)
 }
 
-/// As many processes as descriptors and pids allow, and some to spare for others.
-fn as_many_as(wanted: usize) -> usize {
+/// Returns `wanted`, or the number of processes that the free descriptors and pids allow.
+///
+/// Some of both are left for other programs.
+fn affordable_size(wanted: usize) -> usize {
     let number = |file: &str| -> usize {
         let text = fs::read_to_string(file).expect("/proc");
         let word = text
@@ -119,60 +140,69 @@ fn as_many_as(wanted: usize) -> usize {
         .min(pids.saturating_sub(4000))
 }
 
+/// Builds a runtime with two worker threads.
 fn runtime() -> Runtime {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(2).enable_all().build().unwrap()
 }
 
-/// All in `sets` sets, each in a runtime of its own, while tasks in another come and go.
-pub fn many(name: &'static str, wanted: usize, sets: usize) {
+/// Distributes the processes over `sets` sets, and checks that each exit is returned exactly once.
+///
+/// The sets run in two runtimes. Tasks in a third runtime make concurrent short waits for the same
+/// processes.
+pub fn exit_at_once(name: &'static str, wanted: usize, sets: usize) {
     let start = Instant::now();
-    let size = as_many_as(wanted);
+    let size = affordable_size(wanted);
     if size < 100 {
-        return skip("too few descriptors or pids for a members");
+        return skip("too few descriptors or pids");
     }
     if size < wanted {
         skip(&format!(
-            "{} of {wanted} processes: descriptors and pids allow {size}",
+            "{} of {wanted} processes: descriptors and pids allow only {size}",
             wanted - size
         ));
     }
-    let (members, mut processes) = Members::new(size);
+    let (members, mut children) = Members::new(size);
     let members = Arc::new(members);
-    let (runtimes, visitors) = ([0; 2].map(|_| runtime()), runtime());
+    let (runtimes, short_waits_runtime) = ([0; 2].map(|_| runtime()), runtime());
 
-    let (told, mut done) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     for part in 0..sets {
-        let (members, told) = (members.clone(), told.clone());
+        let (members, sender) = (members.clone(), sender.clone());
         runtimes[part % 2].spawn(async move {
             let mut set = ExitSet::with_capacity(size / sets + 1);
             for &pid in members.pids.iter().skip(part).step_by(sets) {
                 assert!(set.insert(pid).unwrap());
             }
-            let _ = told.send(None);
+            // Reports that all members are inserted.
+            let _ = sender.send(None);
             let mut count = 0;
             while let Some(exit) = set.next_exit().await {
-                let n = members.told(&exit.unwrap());
-                let _ = told.send(n);
+                let n = members.check_exit(&exit.unwrap());
+                let _ = sender.send(n);
                 count += 1;
                 if count % 200 == 0 && one_in(4) {
-                    // A consumer that has other things to do.
+                    // The consumer is busy with something else.
                     sleep(Duration::from_millis(1)).await;
                 }
             }
         });
     }
-    drop(told);
-    let visits: Vec<_> = (0..20)
-        .map(|_| visitors.spawn(visit(members.clone())))
+    drop(sender);
+    let short_waits: Vec<_> = (0..20)
+        .map(|_| short_waits_runtime.spawn(wait_repeatedly(members.clone())))
         .collect();
 
     runtimes[0].block_on(async {
         for _ in 0..sets {
-            assert_eq!(done.recv().await, Some(None), "all are in");
+            assert_eq!(
+                receiver.recv().await,
+                Some(None),
+                "all members are inserted"
+            );
         }
         let gates = members.gates.iter();
-        let opened = tokio::spawn({
+        let open_gates = tokio::spawn({
             let gates: Vec<&'static AtomicU32> = gates.collect();
             async move {
                 for gate in gates {
@@ -181,70 +211,71 @@ pub fn many(name: &'static str, wanted: usize, sets: usize) {
                 }
             }
         });
-        // Every other one is reaped as soon as it is told.
-        while let Ok(Some(n)) = timeout(Duration::from_secs(30), done.recv()).await {
+        // Reap every other member as soon as its exit is returned.
+        while let Ok(Some(n)) = timeout(Duration::from_secs(30), receiver.recv()).await {
             let Some(n) = n else { continue };
-            let member = &members.members[n];
-            if member.told.fetch_add(1, SeqCst) > 0 {
-                let figures = &members.figures;
-                let what = format_args!("{} was told twice", members.pids[n]);
-                figures.blame(&figures.false_, what);
+            if members.states[n].returned.fetch_add(1, SeqCst) > 0 {
+                let counters = &members.counters;
+                let what = format_args!("{}: exit returned twice", members.pids[n]);
+                counters.violation(&counters.spurious, what);
             }
             if n % 2 == 0 {
-                reap(&members, n, processes[n].take());
+                reap(&members, n, children[n].take());
             }
         }
-        opened.await.unwrap();
-        for visit in visits {
-            visit.abort();
-            let _ = visit.await;
+        open_gates.await.unwrap();
+        for task in short_waits {
+            task.abort();
+            let _ = task.await;
         }
     });
-    for (n, member) in members.members.iter().enumerate() {
-        if member.told.load(SeqCst) == 0 {
-            let what = format_args!("{} was not told", members.pids[n]);
-            members.figures.blame(&members.figures.lost, what);
+    for (n, state) in members.states.iter().enumerate() {
+        if state.returned.load(SeqCst) == 0 {
+            let what = format_args!("{}: exit not returned", members.pids[n]);
+            members.counters.violation(&members.counters.lost, what);
         }
-        reap(&members, n, processes[n].take());
+        reap(&members, n, children[n].take());
     }
-    members.figures.processes.store(size as u64, SeqCst);
+    members.counters.processes.store(size as u64, SeqCst);
     let name = format!("{name}, {size} processes in {sets} sets");
-    members.figures.conclude(&name, start);
+    members.counters.finish(&name, start);
 }
 
-fn reap(members: &Members, n: usize, process: Option<Forked>) {
-    let Some(process) = process else { return };
-    members.members[n].may_be_reaped.store(1, SeqCst);
-    let (status, expected) = (process.reap(), members.members[n].status.load(SeqCst) << 8);
+/// Reaps the member at index `n`, unless it has been reaped, and checks the status that was left.
+fn reap(members: &Members, n: usize, child: Option<Forked>) {
+    let Some(child) = child else { return };
+    members.states[n].may_be_reaped.store(1, SeqCst);
+    let (status, expected) = (child.reap(), members.status(n));
     if status != expected {
         let what = format_args!(
-            "{}: {status:#x} and not {expected:#x} was left",
+            "{}: the parent collected {status:#x}, not {expected:#x}",
             members.pids[n]
         );
-        members.figures.blame(&members.figures.stolen, what);
+        members.counters.violation(&members.counters.stolen, what);
     }
 }
 
-/// Waits for one or another of them, for a while or to the end.
-async fn visit(members: Arc<Members>) {
+/// Waits for one random member after the other, with a short timeout.
+async fn wait_repeatedly(members: Arc<Members>) {
     loop {
         let n = random(members.pids.len() as u64) as usize;
-        let exit = exit_of(members.pids[n]);
-        if members.members[n].may_be_reaped.load(SeqCst) == 1 {
+        let process = exit_of(members.pids[n]);
+        // Check this after `exit_of`: otherwise the pid could be reused in between.
+        if members.states[n].may_be_reaped.load(SeqCst) == 1 {
             sleep(Duration::from_millis(1)).await;
             continue;
         }
         let time = Duration::from_micros(random(30_000));
-        match timeout(time, exit).await {
+        match timeout(time, process).await {
             Ok(Ok(exit)) => {
-                members.told(&exit);
+                members.check_exit(&exit);
                 sleep(Duration::from_millis(1)).await;
             }
             Ok(Err(error)) => {
                 let what = format_args!("{}: {error}", members.pids[n]);
-                members.figures.blame(&members.figures.lost, what);
+                members.counters.violation(&members.counters.lost, what);
             }
-            Err(_) => drop(members.figures.cancelled.fetch_add(1, SeqCst)),
+            Err(_) => drop(members.counters.cancelled.fetch_add(1, SeqCst)),
         }
     }
 }

@@ -1,27 +1,29 @@
-//! Promise: whatever processes do, no exit is lost, none is made up, and no status is another's.
+//! Stress tests: no exit is lost, none is invented, and no exit has the status of another process.
 //!
-//! Processes by the thousand are born and die under every kind of watch, and what is told of them
-//! is compared with the truth, which the `oracle` learns without the crate. Each test has a short
-//! form, and a long one that runs by
+//! Thousands of processes start and exit while they are waited for in every way. Each reported exit
+//! is compared with the `oracle`, which observes the processes without using the crate.
+//!
+//! Each test has a short form and a long form. The long form runs each case for `TORTURE_SECONDS`,
+//! by default 30:
 //!
 //! ```text
 //! cargo test --release --test torture -- --ignored --nocapture
 //! ```
 //!
-//! for `TORTURE_SECONDS` each. Both print one line of figures for each place where they ran.
+//! Both forms print one line of counters for each case.
 
 #![cfg(target_os = "linux")]
-#![allow(unreachable_pub, reason = "one program in several files")]
+#![allow(unreachable_pub, reason = "the modules of one test binary")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod figures;
+mod counters;
 mod leaks;
 mod load;
 mod oracle;
-mod storm;
-mod succession;
+mod pid_reuse;
+mod stress;
 
 use std::fs;
 use std::io::Write;
@@ -29,27 +31,31 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use storm::Scenario;
+use stress::Scenario;
 use support::{linux, skip};
 
-/// Where a test runs.
+/// The environment in which a case runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Here,
-    /// A pid namespace of its own, with its `/proc`.
+enum Environment {
+    /// The environment of this process.
+    Unchanged,
+    /// A new pid namespace, with its own `/proc`.
     PidNamespace,
-    /// The same for anybody, as root of a user namespace.
+    /// A new pid namespace, entered without privileges as root of a new user namespace.
     UserNamespace,
-    /// Below a `/proc` that hides the processes of others.
+    /// A `/proc` that hides the processes of other users.
     HidePid,
+    /// An empty `/proc`.
     NoProc,
-    /// A pid namespace of its own, with the `/proc` of the one around it.
+    /// A new pid namespace, with the `/proc` of the outer namespace.
     OuterProc,
 }
 
-impl Place {
-    /// What enters it and goes on with the arguments. `None`: it is here.
-    fn entry(self) -> Option<(&'static [&'static str], &'static str)> {
+impl Environment {
+    /// Returns the options of `unshare` and a script that set up the environment.
+    ///
+    /// `None`: there is nothing to set up.
+    fn setup(self) -> Option<(&'static [&'static str], &'static str)> {
         const PID: &[&str] = &["--pid", "--fork", "--mount-proc", "--kill-child"];
         const USER: &[&str] = &[
             "--user",
@@ -60,17 +66,18 @@ impl Place {
             "--kill-child",
         ];
         Some(match self {
-            Place::Here => return None,
-            Place::PidNamespace => (PID, "true"),
-            Place::UserNamespace => (USER, "true"),
-            Place::OuterProc => (&["--pid", "--fork", "--kill-child"], "true"),
-            Place::HidePid => (&["--mount"], "mount -t proc -o hidepid=2 proc /proc"),
-            Place::NoProc => (&["--mount"], "mount -t tmpfs none /proc"),
+            Environment::Unchanged => return None,
+            Environment::PidNamespace => (PID, "true"),
+            Environment::UserNamespace => (USER, "true"),
+            Environment::OuterProc => (&["--pid", "--fork", "--kill-child"], "true"),
+            Environment::HidePid => (&["--mount"], "mount -t proc -o hidepid=2 proc /proc"),
+            Environment::NoProc => (&["--mount"], "mount -t tmpfs none /proc"),
         })
     }
 
+    /// Returns a command that runs `program` in the environment.
     fn command(self, program: std::path::PathBuf) -> Command {
-        let Some((options, script)) = self.entry() else {
+        let Some((options, script)) = self.setup() else {
             return support::command(program);
         };
         let mut command = Command::new("unshare");
@@ -80,31 +87,37 @@ impl Place {
         command
     }
 
-    fn can_be_entered(self) -> bool {
-        let try_it = |command: &mut Command| command.output().is_ok_and(|it| it.status.success());
-        self == Place::Here || try_it(&mut self.command("true".into()))
+    /// Returns whether the environment can be set up.
+    fn is_available(self) -> bool {
+        let succeeds = |mut command: Command| {
+            let output = command.output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        self == Environment::Unchanged || succeeds(self.command("true".into()))
     }
 }
 
-/// A test in one place.
-type Part = (&'static str, Place, fn(Budget));
+/// One case of a test: its name, environment and body.
+type Case = (&'static str, Environment, fn(Budget));
 
-/// How much of it.
+/// The amount of work in one case.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
     time: Duration,
+    /// Number of waits to cancel.
     waits: usize,
+    /// Maximum number of processes.
     processes: usize,
 }
 
-/// One after the other, each in a process of its own, as they give up rights for good.
-fn run(test: &str, parts: &[Part], is_long: bool) {
+/// Runs the cases one after the other, each in a process of its own: a case may drop privileges.
+fn run(test: &str, cases: &[Case], is_long: bool) {
     if let Some(role) = support::role() {
-        let part = parts.iter().find(|(name, _, _)| *name == role);
-        let (_, _, part) = part.expect("a part of this test");
+        let case = cases.iter().find(|(name, _, _)| *name == role);
+        let (_, _, body) = case.expect("a case of this test");
         let seconds = std::env::var("TORTURE_SECONDS").ok();
         let seconds = seconds.map_or(30, |seconds| seconds.parse().expect("a number"));
-        return part(if is_long {
+        return body(if is_long {
             Budget {
                 time: Duration::from_secs(seconds),
                 waits: 100_000,
@@ -118,21 +131,20 @@ fn run(test: &str, parts: &[Part], is_long: bool) {
             }
         });
     }
-    if !oracle::available() {
-        return skip("the kernel gives no pidfd of a new process: older than 5.2, or an emulator");
+    if !oracle::clone_returns_pidfds() {
+        return skip("clone returns no pidfd: Linux before 5.2, or an emulator");
     }
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(|error| error.into_inner());
-    for (name, place, _) in parts {
-        if !place.can_be_entered() {
+    // Tests must not overlap: each uses all processors, and many pids and descriptors.
+    static RUNNING: Mutex<()> = Mutex::new(());
+    let _guard = RUNNING.lock().unwrap_or_else(|error| error.into_inner());
+    for (name, environment, _) in cases {
+        if !environment.is_available() {
             skip(&format!(
-                "{name}: {place:?} cannot be entered (not root, or no unshare(1))"
+                "{name}: {environment:?} is not available (not root, or no unshare(1))"
             ));
             continue;
         }
-        let output = place
+        let output = environment
             .command(std::env::current_exe().expect("this binary"))
             .args([
                 "--exact",
@@ -146,8 +158,9 @@ fn run(test: &str, parts: &[Part], is_long: bool) {
             .output()
             .expect("this binary starts again");
         for line in String::from_utf8_lossy(&output.stdout).lines() {
-            if let Some(at) = line.find("torture: ") {
-                println!("{}", &line[at..]);
+            // libtest may have printed the test's name on the same line.
+            if let Some(start) = line.find("torture: ") {
+                println!("{}", &line[start..]);
             }
         }
         support::assert_passed(&output);
@@ -155,55 +168,56 @@ fn run(test: &str, parts: &[Part], is_long: bool) {
     let _ = std::io::stdout().flush();
 }
 
+/// Defines the short and the long form of each test.
 macro_rules! torture {
-    ($($(#[$doc:meta])* $name:ident, $parts:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $cases:expr;)*) => {$(
         $(#[$doc])*
         mod $name {
             use super::*;
 
             #[test]
             fn short() {
-                run(concat!(stringify!($name), "::short"), &$parts, false);
+                run(concat!(stringify!($name), "::short"), &$cases, false);
             }
 
             #[test]
             #[ignore = "takes minutes"]
             fn long() {
-                run(concat!(stringify!($name), "::long"), &$parts, true);
+                run(concat!(stringify!($name), "::long"), &$cases, true);
             }
         }
     )*};
 }
 
 torture! {
-    /// Every kind of end, every way to watch.
-    no_exit_is_lost_or_made_up, [
-        ("events", Place::Here, |budget| storm::run(scenario("events", budget))),
-        ("no pidfd", Place::Here, |budget| storm::run(no_pidfd("no pidfd", budget))),
-        ("no registration", Place::Here, |budget| storm::run(Scenario {
+    /// Covers all kinds of exit and all ways to wait.
+    reports_every_exit_and_no_false_exit, [
+        ("events", Environment::Unchanged, |budget| stress::run(scenario("events", budget))),
+        ("no pidfd", Environment::Unchanged, |budget| stress::run(no_pidfd("no pidfd", budget))),
+        ("no registration", Environment::Unchanged, |budget| stress::run(Scenario {
             refuse_registration: true,
             ..polled("no registration", budget)
         })),
     ];
-    /// The numbers come back after a few dozen processes, often within the same tick of 10 ms that
-    /// start times are told in. Of two that have had a pid within one tick, polling cannot tell that
-    /// the first has gone before the second goes too. How often that showed is printed.
-    a_recycled_pid_is_never_taken_for_the_process_before, [
-        ("recycled, events", Place::PidNamespace, |budget| {
+    /// The namespace has so few pids that each is reused after a few dozen processes, often within
+    /// one tick of 10 ms. Polling may confuse processes that have the same pid and start tick. The
+    /// number of such mistakes is printed.
+    reports_exits_correctly_while_pids_are_reused, [
+        ("recycled, events", Environment::PidNamespace, |budget| {
             recycled(scenario("recycled, events", budget));
         }),
-        ("recycled, no pidfd", Place::PidNamespace, |budget| {
+        ("recycled, no pidfd", Environment::PidNamespace, |budget| {
             recycled(no_pidfd("recycled, no pidfd", budget));
         }),
-        ("same tick, no pidfd", Place::PidNamespace, |budget| {
+        ("same tick, no pidfd", Environment::PidNamespace, |budget| {
             deny_pidfds();
-            succession::replace("same tick, no pidfd", budget.time);
+            pid_reuse::replace("same tick, no pidfd", budget.time);
         }),
     ];
-    /// While the kernel drops its caches, polling knows processes by the tick of their start alone.
-    /// Even then no exit is made up, and no status is another's.
-    without_caches_no_status_is_another_processs, [
-        ("no caches, no pidfd", Place::PidNamespace, |budget| {
+    /// While the kernel drops its caches, polling can identify processes only by their start tick.
+    /// Even then, no exit is invented and no status belongs to another process.
+    reports_no_wrong_status_while_caches_are_dropped, [
+        ("no caches, no pidfd", Environment::PidNamespace, |budget| {
             std::thread::spawn(drop_caches);
             recycled(Scenario {
                 identities: false,
@@ -211,71 +225,76 @@ torture! {
             });
         }),
     ];
-    /// Those that may not see everything are told nothing wrong, and no more than they may know.
-    isolation_hides_some_and_falsifies_nothing, [
-        ("nobody, events", Place::Here, |budget| {
-            run_as_strangers(scenario("nobody, events", budget), be_nobody);
+    /// With restricted access, no report is false, and no status is reported that the kernel hides.
+    reports_nothing_false_under_isolation, [
+        ("nobody, events", Environment::Unchanged, |budget| {
+            run_as_another_user(scenario("nobody, events", budget), become_nobody);
         }),
-        ("nobody, no pidfd", Place::Here, |budget| {
-            run_as_strangers(no_pidfd("nobody, no pidfd", budget), be_nobody_without_pidfds);
+        ("nobody, no pidfd", Environment::Unchanged, |budget| {
+            let scenario = no_pidfd("nobody, no pidfd", budget);
+            run_as_another_user(scenario, become_nobody_without_pidfds);
         }),
-        ("hidepid, events", Place::HidePid, |budget| {
-            run_as_strangers(scenario("hidepid, events", budget), be_nobody);
+        ("hidepid, events", Environment::HidePid, |budget| {
+            run_as_another_user(scenario("hidepid, events", budget), become_nobody);
         }),
-        ("hidepid, no pidfd", Place::HidePid, |budget| {
-            run_as_strangers(no_pidfd("hidepid, no pidfd", budget), be_nobody_without_pidfds);
+        ("hidepid, no pidfd", Environment::HidePid, |budget| {
+            let scenario = no_pidfd("hidepid, no pidfd", budget);
+            run_as_another_user(scenario, become_nobody_without_pidfds);
         }),
-        ("no /proc, events", Place::NoProc, |budget| {
-            storm::run(blind(scenario("no /proc, events", budget)));
+        ("no /proc, events", Environment::NoProc, |budget| {
+            stress::run(without_proc(scenario("no /proc, events", budget)));
         }),
-        ("no /proc, no pidfd", Place::NoProc, |budget| {
-            storm::run(blind(no_pidfd("no /proc, no pidfd", budget)));
+        ("no /proc, no pidfd", Environment::NoProc, |budget| {
+            stress::run(without_proc(no_pidfd("no /proc, no pidfd", budget)));
         }),
-        ("another's /proc, events", Place::OuterProc, |budget| {
-            storm::run(blind(scenario("another's /proc, events", budget)));
+        ("outer /proc, events", Environment::OuterProc, |budget| {
+            stress::run(without_proc(scenario("outer /proc, events", budget)));
         }),
-        ("another's /proc, no pidfd", Place::OuterProc, |budget| {
-            storm::run(blind(no_pidfd("another's /proc, no pidfd", budget)));
+        ("outer /proc, no pidfd", Environment::OuterProc, |budget| {
+            stress::run(without_proc(no_pidfd("outer /proc, no pidfd", budget)));
         }),
-        ("user namespace, events", Place::UserNamespace, |budget| {
+        ("user namespace, events", Environment::UserNamespace, |budget| {
             recycled(scenario("user namespace, events", budget));
         }),
-        ("user namespace, no pidfd", Place::UserNamespace, |budget| {
+        ("user namespace, no pidfd", Environment::UserNamespace, |budget| {
             recycled(no_pidfd("user namespace, no pidfd", budget));
         }),
     ];
-    cancelled_waits_leave_nothing_and_wake_nobody, [
-        ("cancelled, events", Place::Here, |budget| {
+    cancelled_waits_leak_nothing_and_wake_no_task, [
+        ("cancelled, events", Environment::Unchanged, |budget| {
             leaks::cancel("cancelled, events", budget.waits, false);
         }),
-        ("cancelled, no pidfd", Place::Here, |budget| {
+        ("cancelled, no pidfd", Environment::Unchanged, |budget| {
             deny_pidfds();
             leaks::cancel("cancelled, no pidfd", budget.waits, false);
         }),
-        ("cancelled, no registration", Place::Here, |budget| {
+        ("cancelled, no registration", Environment::Unchanged, |budget| {
             leaks::cancel("cancelled, no registration", budget.waits, true);
         }),
     ];
-    thousands_that_exit_at_once_are_all_told_once, [
-        ("processes, events", Place::Here, |budget| load::many("processes, events", budget.processes, 1)),
-        ("processes in two runtimes", Place::Here, |budget| {
-            load::many("processes in two runtimes", budget.processes, 2);
+    reports_thousands_of_exits_once_each, [
+        ("processes, events", Environment::Unchanged, |budget| {
+            load::exit_at_once("processes, events", budget.processes, 1);
         }),
-        ("processes, no pidfd", Place::Here, |budget| {
+        ("processes in two runtimes", Environment::Unchanged, |budget| {
+            load::exit_at_once("processes in two runtimes", budget.processes, 2);
+        }),
+        ("processes, no pidfd", Environment::Unchanged, |budget| {
             deny_pidfds();
-            load::many("processes, no pidfd", budget.processes.min(2000), 1);
+            load::exit_at_once("processes, no pidfd", budget.processes.min(2000), 1);
         }),
     ];
 }
 
+/// A scenario in which processes are waited for by events, unless polling is forced.
 fn scenario(name: &'static str, budget: Budget) -> Scenario {
     Scenario {
         name,
         time: budget.time,
         parents: [3, 4, 1],
-        // Polling many at a time would be late by seconds.
-        watches: if support::poll_forced() { 150 } else { 2000 },
-        strangers: false,
+        // Limit the waits where all are polled: polling 2000 processes would be late by seconds.
+        max_waits: if support::poll_forced() { 150 } else { 2000 },
+        as_another_user: false,
         every_status: linux::is_root()
             && fs::exists("/proc/self").is_ok_and(|proc| proc)
             && linux::pidfd_tells_the_status(),
@@ -286,14 +305,16 @@ fn scenario(name: &'static str, budget: Budget) -> Scenario {
     }
 }
 
+/// A scenario sized for polling: fewer waits, and no guaranteed status.
 fn polled(name: &'static str, budget: Budget) -> Scenario {
     Scenario {
-        watches: 150,
+        max_waits: 150,
         every_status: false,
         ..scenario(name, budget)
     }
 }
 
+/// A scenario in which all processes are polled because `pidfd_open` fails.
 fn no_pidfd(name: &'static str, budget: Budget) -> Scenario {
     Scenario {
         pidfds: false,
@@ -302,20 +323,20 @@ fn no_pidfd(name: &'static str, budget: Budget) -> Scenario {
     }
 }
 
-/// Another user watches the processes of root.
-fn run_as_strangers(scenario: Scenario, prepare: fn()) {
+/// Runs the scenario with root's processes, waited for by another user.
+fn run_as_another_user(scenario: Scenario, prepare: fn()) {
     if !linux::is_root() {
-        return skip("not root, so there is no stranger to be");
+        return skip("not root, so privileges cannot be dropped");
     }
-    storm::run(Scenario {
-        strangers: true,
+    stress::run(Scenario {
+        as_another_user: true,
         prepare,
-        ..blind(scenario)
+        ..without_proc(scenario)
     });
 }
 
-/// Where `/proc` tells nothing.
-fn blind(scenario: Scenario) -> Scenario {
+/// Changes the scenario to expect no information from `/proc`.
+fn without_proc(scenario: Scenario) -> Scenario {
     Scenario {
         every_status: false,
         identities: false,
@@ -323,43 +344,48 @@ fn blind(scenario: Scenario) -> Scenario {
     }
 }
 
-/// In a namespace of some fifty numbers.
+/// Runs the scenario in a pid namespace that has about fifty pids to reuse.
 fn recycled(scenario: Scenario) {
-    // The first 300 are given out once only.
+    // The kernel does not reuse the first 300 of these pids.
     const LIMIT: &str = "350";
     if linux::release() < (6, 14) {
-        return skip("the limit of pids is not the namespace's own before Linux 6.14");
+        return skip("before Linux 6.14 a pid namespace has no pid limit of its own");
     }
     if let Err(error) = fs::write("/proc/sys/kernel/pid_max", LIMIT) {
-        return skip(&format!("no limit of pids: {error}"));
+        return skip(&format!("the pid limit cannot be set: {error}"));
     }
-    storm::run(scenario);
+    stress::run(scenario);
 }
 
+/// Makes `pidfd_open` fail in this thread and the threads it starts.
 fn deny_pidfds() {
     linux::deny(libc::SYS_pidfd_open, libc::EPERM);
 }
 
-fn be_nobody() {
-    // SAFETY: takes integers, as do the next.
+/// Changes this process to the user `nobody`.
+fn become_nobody() {
+    // SAFETY: only integers are passed.
     assert_eq!(unsafe { libc::setgid(65534) }, 0);
-    // SAFETY: as above.
+    // SAFETY: only integers are passed.
     assert_eq!(unsafe { libc::setuid(65534) }, 0);
-    // As any process of this user: one may look at oneself.
-    // SAFETY: as above.
+    // The change of user made this process non-dumpable. Make the process dumpable again, as most
+    // processes are: otherwise it may not read all `/proc` files of its own children.
+    // SAFETY: only integers are passed.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }, 0);
 }
 
-fn be_nobody_without_pidfds() {
-    be_nobody();
+/// Changes this process to the user `nobody`, and makes `pidfd_open` fail.
+fn become_nobody_without_pidfds() {
+    become_nobody();
     deny_pidfds();
 }
 
+/// Drops the kernel's caches again and again.
 fn drop_caches() {
     loop {
-        // Dentries and inodes, those of /proc among them.
+        // 2: dentries and inodes, including those of `/proc`.
         if fs::write("/proc/sys/vm/drop_caches", "2").is_err() {
-            return skip("caches cannot be dropped");
+            return skip("the kernel's caches cannot be dropped");
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -1,99 +1,104 @@
-//! What really happened, learned without the crate.
+//! The oracle: knows what really happened to each target process, without using the crate.
 //!
-//! Each process has a [`Slot`] in memory that everybody shares. There stands how it is to end, and
-//! there whoever makes it end says so just before, and its parent just before it reaps. Besides, a
-//! pidfd that `clone` itself has returned (so that no number was ever looked up) tells whether it
-//! has exited and whether it has been reaped.
+//! Each target has a [`Slot`] in memory that the target, its parent and the waiting tasks share.
+//! The slot holds the plan for the target's exit. The exit is recorded in the slot just before it is
+//! triggered, and the reap just before the parent reaps.
+//!
+//! A second source is the pidfd that `clone` returned, which involves no lookup of a pid. The pidfd
+//! shows whether the target has exited and whether it has been reaped.
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use crate::support::linux::{exec_sh, exit_group, leader_exits};
 
-/// How a process comes to its end.
+/// The way a target exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Kind {
-    /// It exits, or kills itself, as its status says.
+pub enum ExitKind {
+    /// The target exits or kills itself, as its planned status says.
     Plain,
-    /// Its leading thread exits first, with a code that means nothing.
+    /// The leading thread exits first, with an exit code that is not the process's.
     LeaderFirst,
-    /// Its leading thread exits while another one calls `execve`.
+    /// The leading thread exits while another thread calls `execve`.
     Exec,
-    /// It is stopped and continued.
+    /// The target is stopped and continued before it exits.
     Stopped,
-    /// Another process traces it, and has first claim on its status.
+    /// Another process traces the target, and collects its status before the parent can.
     Traced,
 }
 
-const KINDS: [Kind; 5] = [
-    Kind::Plain,
-    Kind::LeaderFirst,
-    Kind::Exec,
-    Kind::Stopped,
-    Kind::Traced,
+const EXIT_KINDS: [ExitKind; 5] = [
+    ExitKind::Plain,
+    ExitKind::LeaderFirst,
+    ExitKind::Exec,
+    ExitKind::Stopped,
+    ExitKind::Traced,
 ];
 
-/// What a process, its parent and its watchers share.
+/// State shared by a target, its parent and the tasks that wait for the target.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub struct Slot {
-    // The plan, made before the process.
+    // The plan, complete before the target is started.
     kind: AtomicU32,
-    /// Its wait status: the code is random, so that it tells processes apart.
+    /// Planned wait status. Exit codes are random, to distinguish targets from each other.
     status: AtomicI32,
-    /// From the opening of the gate to the end, in µs.
+    /// Time from the opening of the gate to the exit, in µs.
     delay: AtomicU32,
-    /// From the exit to the reap, in µs.
+    /// Time from the exit to the reap, in µs.
     reap_delay: AtomicU32,
-    /// The kernel reaps it, as its parent ignores SIGCHLD.
+    /// 1: the kernel reaps the target, because its parent ignores SIGCHLD.
     auto_reap: AtomicU32,
 
-    /// 1: it may go on.
+    /// 1: the gate is open, and the target may proceed to its exit.
     gate: AtomicU32,
     pid: AtomicU32,
+    /// The pidfd that `clone` returned.
     pidfd: AtomicI32,
-    /// Between these ticks since boot it was born.
-    born: [AtomicU64; 2],
-    /// 1: traced. 2: that was refused.
+    /// Ticks since boot right before and right after `clone`.
+    start_ticks: [AtomicU64; 2],
+    /// 1: the target is traced. 2: the kernel refused.
     traced: AtomicU32,
 
-    /// When it was sent to its end, in ns. 0: not yet.
-    left: AtomicU64,
-    /// 1: from now on its pid may be another's at any moment.
+    /// Time at which the exit was triggered, in ns. 0: not yet.
+    exit_triggered_at: AtomicU64,
+    /// 1: the reap may happen at any moment, so the pid may belong to another process.
     reaping: AtomicU32,
-    /// What its parent has collected. -1: it had been taken away.
+    /// Wait status that the parent collected. -1: the parent found none.
     collected: AtomicI32,
 }
 
 impl Slot {
-    fn kind(&self) -> Kind {
-        KINDS[self.kind.load(SeqCst) as usize]
+    fn exit_kind(&self) -> ExitKind {
+        EXIT_KINDS[self.kind.load(SeqCst) as usize]
     }
 
-    /// To be called right before the process is made to exit.
-    fn leave(&self) {
+    /// Records the exit. Must be called right before the exit is triggered.
+    fn record_exit(&self) {
         if self.auto_reap.load(SeqCst) == 1 {
             self.reaping.store(1, SeqCst);
         }
-        self.left.store(now(), SeqCst);
+        self.exit_triggered_at.store(now(), SeqCst);
     }
 }
 
+/// Returns the monotonic time in ns.
 pub fn now() -> u64 {
-    time(libc::CLOCK_MONOTONIC)
+    nanoseconds(libc::CLOCK_MONOTONIC)
 }
 
-/// What the kernel counts start times in.
-fn tick() -> u64 {
-    time(libc::CLOCK_BOOTTIME) / 10_000_000
+/// Returns the time since boot in ticks, the unit of start times in `/proc`.
+fn current_tick() -> u64 {
+    nanoseconds(libc::CLOCK_BOOTTIME) / 10_000_000
 }
 
-fn time(clock: libc::clockid_t) -> u64 {
+fn nanoseconds(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -103,30 +108,30 @@ fn time(clock: libc::clockid_t) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Memory that forked processes go on sharing.
-pub fn share<T: Default>(count: usize) -> &'static [T] {
+/// Maps `count` values into memory that stays shared across `fork`.
+pub fn map_shared<T: Default>(count: usize) -> &'static [T] {
     let size = count * size_of::<T>();
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-    // SAFETY: an anonymous mapping at an address of the kernel's choice.
+    // SAFETY: the kernel chooses the address of this anonymous mapping.
     let memory = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, -1, 0) };
     assert_ne!(memory, libc::MAP_FAILED, "{}", io::Error::last_os_error());
     let first = memory.cast::<T>();
     for n in 0..count {
-        // SAFETY: within the mapping.
+        // SAFETY: `n` is within the mapping.
         let place = unsafe { first.add(n) };
-        // SAFETY: as above, and pages are aligned for anything.
+        // SAFETY: `place` is within the mapping, whose pages are aligned for any type.
         unsafe { place.write(T::default()) };
     }
-    // SAFETY: all of them have been written, and stay mapped.
+    // SAFETY: all `count` values have been written, and are never unmapped.
     unsafe { std::slice::from_raw_parts(first, count) }
 }
 
-/// Waits until a word is not `value` any more. In memory shared by processes.
+/// Blocks while `word`, in shared memory, equals `value`.
 pub fn futex_wait(word: &AtomicU32, value: u32) {
     while word.load(SeqCst) == value {
         let none = ptr::null::<libc::timespec>();
-        // SAFETY: the word is readable, and without a timeout no other pointer is used.
+        // SAFETY: `word` is readable, and a null timeout is allowed.
         unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -139,21 +144,22 @@ pub fn futex_wait(word: &AtomicU32, value: u32) {
     }
 }
 
-/// Changes a word and wakes everybody who waits for that.
+/// Stores `value` in `word` and wakes all threads that wait for a change.
 pub fn futex_set(word: &AtomicU32, value: u32) {
     word.store(value, SeqCst);
-    // SAFETY: only the address of the word is used.
+    // SAFETY: the kernel uses only the address of `word`.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
-fn micros(delay: u32) {
+/// Waits for `delay` µs. Spins for a short delay, because `nanosleep` is too coarse.
+fn sleep_micros(delay: u32) {
     let end = now() + u64::from(delay) * 1000;
     if delay > 60 {
         let time = libc::timespec {
             tv_sec: 0,
             tv_nsec: i64::from(delay) as libc::c_long * 1000,
         };
-        // SAFETY: `time` is readable, and nobody wants the rest.
+        // SAFETY: `time` is readable, and the second pointer may be null.
         unsafe { libc::nanosleep(&time, ptr::null_mut()) };
     }
     while now() < end {
@@ -161,19 +167,20 @@ fn micros(delay: u32) {
     }
 }
 
-/// As `fork`, with this exit signal, and these flags of `clone`. Gives a pidfd if asked to.
+/// Forks with SIGCHLD as the exit signal and with these flags of `clone`.
 ///
-/// The child may only make system calls.
+/// Stores a pidfd of the child in `pidfd` if the flags request one. The child may only make system
+/// calls.
 fn clone(flags: libc::c_int, pidfd: &mut RawFd) -> libc::pid_t {
     let (flags, stack) = ((flags | libc::SIGCHLD) as libc::c_ulong, 0_usize);
     let (child_tid, tls) = (0_usize, 0_usize);
-    // SAFETY: without a stack, and without CLONE_VM, the child goes on in a copy of this memory.
-    // The third argument is where the pidfd goes, on all architectures, and is writable.
+    // SAFETY: without a stack and without CLONE_VM, the child continues in a copy of this memory.
+    // On all architectures the third argument is the address for the pidfd, which is writable.
     unsafe { libc::syscall(libc::SYS_clone, flags, stack, pidfd, child_tid, tls) as libc::pid_t }
 }
 
-/// Whether `clone` gives pidfds (Linux 5.2). Emulators of user mode do not know that.
-pub fn available() -> bool {
+/// Returns whether `clone` can return a pidfd (Linux 5.2). User-mode emulators cannot.
+pub fn clone_returns_pidfds() -> bool {
     let mut pidfd = -1;
     let pid = clone(libc::CLONE_PIDFD, &mut pidfd);
     if pid == 0 {
@@ -182,17 +189,17 @@ pub fn available() -> bool {
     if pid < 0 {
         return false;
     }
-    wait(pid);
+    reap(pid);
     if pidfd < 0 {
         return false;
     }
-    // SAFETY: `clone` has made it for us.
+    // SAFETY: `clone` returned this descriptor, and nothing else owns it.
     drop(unsafe { OwnedFd::from_raw_fd(pidfd) });
     true
 }
 
-/// The wait status of our child, which is reaped. -1 if it is not ours to collect.
-fn wait(pid: libc::pid_t) -> i32 {
+/// Reaps our child and returns its wait status, or -1 if there is none to collect.
+fn reap(pid: libc::pid_t) -> i32 {
     let mut status = 0;
     loop {
         // SAFETY: `status` is writable.
@@ -204,9 +211,9 @@ fn wait(pid: libc::pid_t) -> i32 {
     }
 }
 
-/// Waits until our child has exited, and leaves it.
+/// Blocks until our child has exited, without reaping it.
 fn until_exited(pid: libc::pid_t) {
-    // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
+    // SAFETY: all fields of a `siginfo_t` are integers and pointers, so zeroes are valid.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     let options = libc::WEXITED | libc::WNOWAIT;
     loop {
@@ -222,202 +229,214 @@ fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// Whose children the processes are.
+/// The relation of a parent to this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parent {
-    /// A thread of this process.
-    Us,
-    /// Another process.
-    Other,
-    /// Another process that ignores SIGCHLD.
-    Ignoring,
+pub enum ParentKind {
+    /// This process: a dedicated thread starts and reaps the targets.
+    ThisProcess,
+    /// Another process, which handles SIGCHLD as usual.
+    OtherProcess,
+    /// Another process, which ignores SIGCHLD.
+    IgnoresSigchld,
 }
 
-/// A parent that makes processes on order, one after the other, and reaps them.
+/// A parent that starts targets on request, one at a time, and reaps them.
 pub struct ParentProcess {
-    pub parent: Parent,
-    /// Takes the number of a slot. Gives `B` when the process is born, `R` when it is reaped.
-    pub orders: std::os::unix::net::UnixStream,
-    process: Option<(libc::pid_t, std::os::unix::net::UnixStream)>,
+    pub kind: ParentKind,
+    /// Socket that accepts the index of a slot, and replies [`STARTED`] and later [`REAPED`].
+    pub requests: UnixStream,
+    /// Pid and socket of a parent that is another process. Both processes share their descriptors,
+    /// so the socket must stay open here.
+    child: Option<(libc::pid_t, UnixStream)>,
 }
+
+/// The reply of a parent that has started the requested target.
+pub const STARTED: u8 = b'S';
+/// The reply of a parent whose target has been reaped.
+pub const REAPED: u8 = b'R';
 
 impl ParentProcess {
-    /// A process that shares our descriptors, so that the pidfds that it makes are ours.
-    pub fn process(slots: &'static [Slot], parent: Parent) -> ParentProcess {
-        let (orders, socket) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+    /// Starts a parent process that shares our descriptors, so the pidfds it creates are also ours.
+    pub fn spawn_process(slots: &'static [Slot], kind: ParentKind) -> ParentProcess {
+        let (requests, socket) = UnixStream::pair().expect("a pair of sockets");
         let pid = clone(libc::CLONE_FILES, &mut -1);
         if pid == 0 {
             die_with_parent();
-            let auto_reap = parent == Parent::Ignoring;
+            let auto_reap = kind == ParentKind::IgnoresSigchld;
             if auto_reap {
-                // SAFETY: no handler.
+                // SAFETY: installs no handler.
                 unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
             }
-            keep(slots, socket.as_raw_fd());
+            serve_requests(slots, socket.as_raw_fd());
             exit_group(0);
         }
         assert!(pid > 0, "clone: {}", io::Error::last_os_error());
         ParentProcess {
-            parent,
-            orders,
-            process: Some((pid, socket)),
+            kind,
+            requests,
+            child: Some((pid, socket)),
         }
     }
 
-    pub fn thread(slots: &'static [Slot]) -> ParentProcess {
-        let (orders, socket) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
-        std::thread::spawn(move || keep(slots, socket.as_raw_fd()));
+    /// Starts a thread that makes this process the parent.
+    pub fn spawn_thread(slots: &'static [Slot]) -> ParentProcess {
+        let (requests, socket) = UnixStream::pair().expect("a pair of sockets");
+        std::thread::spawn(move || serve_requests(slots, socket.as_raw_fd()));
         ParentProcess {
-            parent: Parent::Us,
-            orders,
-            process: None,
+            kind: ParentKind::ThisProcess,
+            requests,
+            child: None,
         }
     }
 
-    /// Waits for a parent that gets no more orders.
-    pub fn end(&mut self) {
-        if let Some((pid, _)) = self.process.take() {
-            wait(pid);
+    /// Waits for a parent process to exit, after its requests have been shut down.
+    pub fn join(&mut self) {
+        if let Some((pid, _)) = self.child.take() {
+            reap(pid);
         }
     }
 }
 
+/// Has the kernel kill this process when its parent exits.
 fn die_with_parent() {
-    // SAFETY: takes integers.
+    // SAFETY: only integers are passed.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
-/// Makes system calls only.
-fn keep(slots: &[Slot], socket: RawFd) {
+/// Runs one target after the other, as requested, until the socket is shut down.
+///
+/// Makes system calls only, because the caller may be a forked process.
+fn serve_requests(slots: &[Slot], socket: RawFd) {
     let mut index = [0_u8; 4];
-    // SAFETY: room for so many bytes. They come in one piece.
+    // A request is never split: the sender writes all four bytes at once.
+    // SAFETY: `index` has room for four bytes.
     while unsafe { libc::read(socket, index.as_mut_ptr().cast(), 4) } == 4 {
         let Some(slot) = slots.get(u32::from_ne_bytes(index) as usize) else {
             return;
         };
-        live(slot, |report| {
-            // SAFETY: one byte.
-            unsafe { libc::write(socket, (&raw const report).cast(), 1) };
+        run_target(slot, |reply| {
+            // SAFETY: `reply` is one readable byte.
+            unsafe { libc::write(socket, (&raw const reply).cast(), 1) };
         });
     }
 }
 
-/// The life of one process, as its parent sees it.
-fn live(slot: &Slot, report: impl Fn(u8)) {
-    let (kind, auto_reap) = (slot.kind(), slot.auto_reap.load(SeqCst) == 1);
-    // To the process, where it needs to be told after an exec.
+/// Starts a target, waits for its exit and reaps it, as its slot says.
+fn run_target(slot: &Slot, reply: impl Fn(u8)) {
+    let (kind, auto_reap) = (slot.exit_kind(), slot.auto_reap.load(SeqCst) == 1);
+    // Carries the exit code to a target that calls `execve`, which loses the shared memory.
     let mut pipe = [-1; 2];
-    if kind == Kind::Exec {
-        // SAFETY: room for two.
+    if kind == ExitKind::Exec {
+        // SAFETY: `pipe` has room for two descriptors.
         unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) };
     }
     let mut pidfd = -1;
     let pid = loop {
-        slot.born[0].store(tick(), SeqCst);
+        slot.start_ticks[0].store(current_tick(), SeqCst);
         match clone(libc::CLONE_PIDFD, &mut pidfd) {
             0 => {
                 die_with_parent();
-                exit_group(body(slot, pipe[0]));
+                exit_group(target_main(slot, pipe[0]));
             }
-            // No number is free.
-            -1 => micros(100),
+            // No pid is free.
+            -1 => sleep_micros(100),
             pid => break pid,
         }
     };
-    slot.born[1].store(tick(), SeqCst);
+    slot.start_ticks[1].store(current_tick(), SeqCst);
     slot.pidfd.store(pidfd, SeqCst);
     slot.pid.store(pid.unsigned_abs(), SeqCst);
     let tracer = match kind {
-        Kind::Traced => clone(0, &mut -1),
+        ExitKind::Traced => clone(0, &mut -1),
         _ => -1,
     };
     if tracer == 0 {
         die_with_parent();
-        trace(slot, pid);
+        trace_until_exit(slot, pid);
     }
     if tracer > 0 {
         futex_wait(&slot.traced, 0);
     }
-    report(b'B');
+    reply(STARTED);
 
     futex_wait(&slot.gate, 0);
     let delay = slot.delay.load(SeqCst);
     match kind {
-        Kind::Stopped => {
-            // Not reaped, so the pid is its own.
-            // SAFETY: takes integers, as does the next.
+        ExitKind::Stopped => {
+            // The target has not been reaped, so the pid is still its own.
+            // SAFETY: only integers are passed.
             unsafe { libc::kill(pid, libc::SIGSTOP) };
-            micros(delay);
-            // SAFETY: as above.
+            sleep_micros(delay);
+            // SAFETY: only integers are passed.
             unsafe { libc::kill(pid, libc::SIGCONT) };
         }
-        Kind::Exec => {
-            micros(delay);
-            slot.leave();
+        ExitKind::Exec => {
+            sleep_micros(delay);
+            slot.record_exit();
             let code = (slot.status.load(SeqCst) >> 8) as u8;
             let [a, b, c] = [code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit);
-            // SAFETY: four bytes.
+            // SAFETY: the array has four bytes.
             unsafe { libc::write(pipe[1], [a, b, c, b'\n'].as_ptr().cast(), 4) };
         }
         _ => {}
     }
     until_exited(pid);
     if !auto_reap {
-        micros(slot.reap_delay.load(SeqCst));
+        sleep_micros(slot.reap_delay.load(SeqCst));
         slot.reaping.store(1, SeqCst);
-        slot.collected.store(wait(pid), SeqCst);
+        slot.collected.store(reap(pid), SeqCst);
     }
     if tracer > 0 {
-        wait(tracer);
+        reap(tracer);
     }
     for fd in pipe {
-        // SAFETY: ours, or -1.
+        // SAFETY: `fd` is a descriptor that this function opened, or -1.
         unsafe { libc::close(fd) };
     }
-    report(b'R');
+    reply(REAPED);
 }
 
-/// What the process does.
-fn body(slot: &Slot, pipe: RawFd) -> i32 {
+/// Runs in the target: waits for the gate, and returns the exit code.
+fn target_main(slot: &Slot, pipe: RawFd) -> i32 {
     futex_wait(&slot.gate, 0);
-    let end = || {
-        micros(slot.delay.load(SeqCst));
-        slot.leave();
+    let exit_code = || {
+        sleep_micros(slot.delay.load(SeqCst));
+        slot.record_exit();
         let status = slot.status.load(SeqCst);
         if status & 0x7f != 0 {
-            // SAFETY: takes nothing.
-            let me = unsafe { libc::getpid() };
-            // SAFETY: takes integers.
-            unsafe { libc::kill(me, status & 0x7f) };
+            // SAFETY: nothing is passed.
+            let own_pid = unsafe { libc::getpid() };
+            // SAFETY: only integers are passed.
+            unsafe { libc::kill(own_pid, status & 0x7f) };
         }
         status >> 8
     };
-    match slot.kind() {
-        Kind::LeaderFirst => leader_exits(end),
-        Kind::Exec => {
-            // SAFETY: takes integers.
+    match slot.exit_kind() {
+        ExitKind::LeaderFirst => leader_exits(exit_code),
+        ExitKind::Exec => {
+            // SAFETY: only integers are passed.
             unsafe { libc::dup2(pipe, 0) };
             leader_exits(|| exec_sh(c"read code; exit $code"))
         }
-        Kind::Plain | Kind::Stopped | Kind::Traced => end(),
+        ExitKind::Plain | ExitKind::Stopped | ExitKind::Traced => exit_code(),
     }
 }
 
-/// Traces a process until it has exited.
-fn trace(slot: &Slot, pid: libc::pid_t) -> ! {
+/// Traces a target until its exit, and collects its status.
+fn trace_until_exit(slot: &Slot, pid: libc::pid_t) -> ! {
     let (none, delay) = (0_usize, slot.reap_delay.load(SeqCst));
-    // SAFETY: takes integers only, with this request.
+    // SAFETY: all arguments of this request are integers.
     let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, none) };
     futex_set(&slot.traced, if seized == 0 { 1 } else { 2 });
     if seized == 0 {
         until_exited(pid);
-        micros(delay);
-        wait(pid);
+        sleep_micros(delay);
+        reap(pid);
     }
     exit_group(0)
 }
 
-/// The slots that are free.
+/// All slots, and a list of the free ones.
 pub struct Slots {
     pub all: &'static [Slot],
     free: Mutex<Vec<u32>>,
@@ -426,12 +445,13 @@ pub struct Slots {
 impl Slots {
     pub fn new(count: u32) -> Arc<Slots> {
         Arc::new(Slots {
-            all: share(count as usize),
+            all: map_shared(count as usize),
             free: Mutex::new((0..count).collect()),
         })
     }
 
-    pub fn take(self: &Arc<Self>, plan: Plan) -> Option<Planned> {
+    /// Writes a plan to a free slot. `None`: all slots are in use.
+    pub fn allocate(self: &Arc<Self>, plan: Plan) -> Option<PlannedTarget> {
         let index = self.free.lock().unwrap().pop()?;
         let slot = &self.all[index as usize];
         for (word, value) in [
@@ -447,42 +467,43 @@ impl Slots {
         }
         slot.status.store(plan.status, SeqCst);
         slot.collected.store(-1, SeqCst);
-        slot.left.store(0, SeqCst);
-        Some(Planned {
+        slot.exit_triggered_at.store(0, SeqCst);
+        Some(PlannedTarget {
             slots: self.clone(),
             index,
         })
     }
 }
 
+/// The plan for a target. See [`Slot`] for most of the fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    pub kind: Kind,
+    pub kind: ExitKind,
     pub status: i32,
     pub delay: u32,
     pub reap_delay: u32,
     pub auto_reap: bool,
-    /// It goes on without being told.
+    /// Whether the gate is open from the start.
     pub no_gate: bool,
 }
 
-/// A process that has been ordered. The slot is free again when this is dropped.
-pub struct Planned {
+/// A target that has a slot and a plan. Frees the slot when dropped.
+pub struct PlannedTarget {
     slots: Arc<Slots>,
     pub index: u32,
 }
 
-impl Planned {
+impl PlannedTarget {
     fn slot(&self) -> &'static Slot {
         &self.slots.all[self.index as usize]
     }
 
-    /// Once its parent has reported it.
-    pub fn born(self, parent: Parent) -> Life {
+    /// Returns the running target, once the parent has replied [`STARTED`].
+    pub fn started(self, parent: ParentKind) -> Target {
         let slot = self.slot();
-        // SAFETY: `clone` has made it for us, and nobody else has it.
+        // SAFETY: `clone` returned this descriptor, and nothing else owns it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(slot.pidfd.load(SeqCst)) };
-        Life {
+        Target {
             pid: slot.pid.load(SeqCst),
             inode: inode(pidfd.as_fd()),
             pidfd,
@@ -492,84 +513,88 @@ impl Planned {
     }
 }
 
-impl Drop for Planned {
+impl Drop for PlannedTarget {
     fn drop(&mut self) {
         self.slots.free.lock().unwrap().push(self.index);
     }
 }
 
-/// A process, and the truth of it.
-pub struct Life {
+/// A process to wait for, and the oracle's sources of its true state.
+pub struct Target {
     pub pid: u32,
     pub pidfd: OwnedFd,
-    pub parent: Parent,
-    /// What no other process has. `None` before Linux 6.9.
+    pub parent: ParentKind,
+    /// Inode of the pidfd, unique to the target. `None` before Linux 6.9.
     pub inode: Option<u64>,
-    planned: Planned,
+    planned: PlannedTarget,
 }
 
-impl Life {
+impl Target {
     fn slot(&self) -> &'static Slot {
         self.planned.slot()
     }
 
-    pub fn open_the_gate(&self) {
+    pub fn open_gate(&self) {
         futex_set(&self.slot().gate, 1);
     }
 
-    pub fn kind(&self) -> Kind {
-        self.slot().kind()
+    pub fn exit_kind(&self) -> ExitKind {
+        self.slot().exit_kind()
     }
 
-    /// Whether another one that had the pid before may have started in the same tick.
-    pub fn may_share_the_tick(&self, earlier: &Life) -> bool {
-        let (this, earlier) = (&self.slot().born, &earlier.slot().born);
+    /// Returns whether this target may have started in the same tick as `earlier`.
+    pub fn may_share_start_tick(&self, earlier: &Target) -> bool {
+        let (this, earlier) = (&self.slot().start_ticks, &earlier.slot().start_ticks);
         this[0].load(SeqCst) <= earlier[1].load(SeqCst)
     }
 
+    /// Returns the planned wait status.
     pub fn status(&self) -> i32 {
         self.slot().status.load(SeqCst)
     }
 
-    /// When it was sent to its end.
-    pub fn left(&self) -> Option<u64> {
-        Some(self.slot().left.load(SeqCst)).filter(|&left| left != 0)
+    /// Returns the time at which the exit was triggered, in ns.
+    pub fn exit_triggered_at(&self) -> Option<u64> {
+        Some(self.slot().exit_triggered_at.load(SeqCst)).filter(|&time| time != 0)
     }
 
-    /// Whether its pid may be another's by now. If not, it was its own up to now.
+    /// Returns whether the pid may belong to another process by now.
+    ///
+    /// If not, the pid has belonged to the target until this call.
     pub fn may_be_reaped(&self) -> bool {
         self.slot().reaping.load(SeqCst) == 1
     }
 
-    /// What its parent has collected.
+    /// Returns the wait status that the parent collected.
     pub fn collected(&self) -> Option<i32> {
         Some(self.slot().collected.load(SeqCst)).filter(|&status| status != -1)
     }
 
-    /// Whether it has exited, by both witnesses.
+    /// Returns whether the target has exited, according to both the slot and the pidfd.
     pub fn has_exited(&self) -> bool {
-        self.left().is_some() && self.events() & libc::POLLIN != 0
+        self.exit_triggered_at().is_some() && self.events() & libc::POLLIN != 0
     }
 
-    /// Whether it has been reaped, by both witnesses.
+    /// Returns whether the target has been reaped, according to both the slot and the pidfd.
     pub fn is_reaped(&self) -> bool {
-        // Before Linux 6.9 the descriptor does not tell.
-        let told = self.inode.is_none() || self.events() & libc::POLLHUP != 0;
-        self.may_be_reaped() && self.has_exited() && told
+        // Before Linux 6.9 a pidfd does not report the reap.
+        let is_reported = self.inode.is_none() || self.events() & libc::POLLHUP != 0;
+        self.may_be_reaped() && self.has_exited() && is_reported
     }
 
-    /// What the kernel says of it after the reap, to whoever asks. That is not always the truth.
-    pub fn told_by_kernel(&self) -> Option<i32> {
-        // SAFETY: a `pidfd_info` is all integers.
+    /// Returns the status that `PIDFD_GET_INFO` shows after the reap. The kernel may be wrong.
+    pub fn status_from_pidfd(&self) -> Option<i32> {
+        // SAFETY: all fields of a `pidfd_info` are integers.
         let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
         info.mask = libc::PIDFD_INFO_EXIT.into();
         let (fd, request) = (self.pidfd.as_raw_fd(), libc::PIDFD_GET_INFO as _);
-        // SAFETY: `info` is as large as the number says, and writable.
+        // SAFETY: `info` is writable, and the request encodes its size.
         let result = unsafe { libc::ioctl(fd, request, &raw mut info) };
-        let told = result == 0 && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0;
-        told.then_some(info.exit_code)
+        let has_status = result == 0 && info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0;
+        has_status.then_some(info.exit_code)
     }
 
+    /// Returns the events that are pending on the pidfd.
     fn events(&self) -> libc::c_short {
         let mut poll = libc::pollfd {
             fd: self.pidfd.as_raw_fd(),
@@ -577,7 +602,7 @@ impl Life {
             revents: 0,
         };
         loop {
-            // SAFETY: one `pollfd`, and a count of one.
+            // SAFETY: `poll` is one `pollfd`, and the count is one.
             if unsafe { libc::poll(&mut poll, 1, 0) } >= 0 {
                 return poll.revents;
             }
@@ -585,14 +610,14 @@ impl Life {
     }
 }
 
-/// What no other process has, nor will have. `None` before Linux 6.9.
+/// Returns the inode of a pidfd, which no other process ever gets. `None` before Linux 6.9.
 pub fn inode(pidfd: BorrowedFd<'_>) -> Option<u64> {
     const PID_FS_MAGIC: libc::c_long = 0x5049_4446;
-    // SAFETY: a `statfs` is all integers.
+    // SAFETY: all fields of a `statfs` are integers.
     let mut file_system: libc::statfs = unsafe { mem::zeroed() };
     // SAFETY: `file_system` is writable.
     unsafe { libc::fstatfs(pidfd.as_raw_fd(), &mut file_system) };
-    // SAFETY: a `stat` is all integers.
+    // SAFETY: all fields of a `stat` are integers.
     let mut stat: libc::stat = unsafe { mem::zeroed() };
     // SAFETY: `stat` is writable.
     unsafe { libc::fstat(pidfd.as_raw_fd(), &mut stat) };

@@ -1,0 +1,63 @@
+//! A limit of polling: two processes with the same pid that start within one tick look the same.
+
+use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Builder;
+use tokio_process_exit::exit_of;
+
+use crate::counters::{Counters, one_in};
+use crate::support::linux::{self, Forked};
+use crate::support::{deadline, skip};
+
+/// Replaces processes by others with the same pid, and checks what is reported for the first.
+///
+/// The first process may be mistaken for its successor only if both started within one tick. Such a
+/// mistake is counted. The successor's status is never reported.
+pub fn replace(name: &'static str, time: Duration) {
+    const TICK: Duration = Duration::from_millis(10);
+    let start = Instant::now();
+    let counters = Counters::default();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    while start.elapsed() < time {
+        // A process that lives for two ticks certainly has another start tick than its successor.
+        let is_old = one_in(16);
+        let first = linux::fork(|| {
+            if is_old {
+                std::thread::sleep(2 * TICK);
+            }
+            1
+        });
+        let pid = first.id();
+        let mut process = exit_of(pid);
+        first.reap();
+        let Some(mut second) = linux::recycle(pid, || linux::fork(|| linux::forever()), Forked::id)
+        else {
+            return skip("pids cannot be chosen");
+        };
+        // The first process is gone, so the only correct result is its exit.
+        let exit = match process.try_wait().unwrap() {
+            Some(exit) => exit,
+            None => {
+                if is_old {
+                    let what =
+                        format_args!("{pid}: mistaken for a process that started 20 ms later");
+                    counters.violation(&counters.lost, what);
+                }
+                counters.same_tick.fetch_add(1, SeqCst);
+                // Leaves a zombie, whose status differs from that of the first process.
+                second.kill();
+                runtime.block_on(deadline(process)).unwrap()
+            }
+        };
+        counters.processes.fetch_add(2, SeqCst);
+        counters.checked.fetch_add(1, SeqCst);
+        match exit.status().map(ExitStatusExt::into_raw) {
+            None => drop(counters.no_status.fetch_add(1, SeqCst)),
+            Some(0x100) => {}
+            Some(_) => counters.violation(&counters.wrong, format_args!("{exit} and not 1")),
+        }
+    }
+    counters.finish(name, start);
+}
