@@ -1,4 +1,4 @@
-//! Promise: a set yields each of its processes exactly once, as they exit.
+//! Promise: an `ExitSet` yields each of its processes exactly once, after the process has exited.
 
 mod support;
 
@@ -23,23 +23,24 @@ async fn next(set: &mut ExitSet) -> Exit {
         .expect("no error")
 }
 
-fn set_of(processes: &[Sleeper]) -> ExitSet {
+fn set_of(sleepers: &[Sleeper]) -> ExitSet {
     let mut set = ExitSet::new();
-    for process in processes {
-        assert!(set.insert(process.id()).unwrap());
+    for sleeper in sleepers {
+        assert!(set.insert(sleeper.id()).unwrap());
     }
     set
 }
 
-/// Whether this is a process that has been started for this test alone. If not, that has been done,
-/// and the test has passed in it.
+/// Returns whether this process was started to run `test` alone.
+///
+/// If not, runs `test` in such a process and asserts that the test passes there.
 #[cfg(target_os = "linux")]
-fn is_alone(test: &str) -> bool {
-    let is_alone = support::role().is_some();
-    if !is_alone {
+fn has_own_process(test: &str) -> bool {
+    let has_own_process = support::role().is_some();
+    if !has_own_process {
         support::assert_passed(&support::rerun(test, "alone", |_| {}));
     }
-    is_alone
+    has_own_process
 }
 
 #[cfg(target_os = "linux")]
@@ -55,18 +56,18 @@ fn open_null() -> std::io::Result<std::fs::File> {
     std::fs::File::open("/dev/null")
 }
 
-/// Leaves none.
+/// Opens files until no descriptor is free.
 #[cfg(target_os = "linux")]
-fn all_descriptors() -> Vec<std::fs::File> {
+fn use_up_descriptors() -> Vec<std::fs::File> {
     std::iter::from_fn(|| open_null().ok()).collect()
 }
 
-fn kill(processes: &mut [Sleeper]) {
-    processes.iter_mut().for_each(Sleeper::kill);
+fn kill(sleepers: &mut [Sleeper]) {
+    sleepers.iter_mut().for_each(Sleeper::kill);
 }
 
 #[tokio::test]
-async fn an_empty_set_has_nothing_to_wait_for() {
+async fn empty_set_resolves_at_once() {
     let mut set = ExitSet::new();
     assert!(set.is_empty());
     assert!(deadline(set.next_exit()).await.is_none());
@@ -75,7 +76,7 @@ async fn an_empty_set_has_nothing_to_wait_for() {
 }
 
 #[tokio::test]
-async fn each_exit_is_yielded_once_with_its_status_in_order() {
+async fn yields_exits_in_order_with_their_status() {
     let mut children: Vec<Child> = (0..20).map(Child::spawn).collect();
     let mut set = ExitSet::new();
     for child in &children {
@@ -83,7 +84,7 @@ async fn each_exit_is_yielded_once_with_its_status_in_order() {
     }
     still_pending(set.next_exit()).await;
     let order = [7, 3, 19, 0, 11];
-    // Neither a poller nor a thread of Windows sees the order of what happens between two looks.
+    // Polling and Windows do not preserve the order of exits that happen close together.
     let out_of_order = support::poll_forced() || cfg!(windows);
     for n in order {
         children[n].end();
@@ -110,7 +111,7 @@ async fn each_exit_is_yielded_once_with_its_status_in_order() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn children_and_others_zombies_and_reaped_are_all_yielded() {
+async fn yields_children_others_zombies_and_reaped() {
     let (mut child, zombie) = (Child::spawn(1), Child::zombie(2));
     let (mut grandchild, other_zombie) = (Grandchild::spawn(), Grandchild::zombie(4));
     let mut reaped = Grandchild::spawn();
@@ -141,7 +142,7 @@ async fn children_and_others_zombies_and_reaped_are_all_yielded() {
 }
 
 #[tokio::test]
-async fn the_same_process_is_in_it_once() {
+async fn rejects_a_process_already_in_the_set() {
     let mut child = Child::spawn(0);
     let mut set = ExitSet::new();
     assert!(set.insert(child.id()).unwrap());
@@ -149,13 +150,13 @@ async fn the_same_process_is_in_it_once() {
     assert!(!set.insert_exit(exit_of(child.id())));
     child.end();
     child.until_exited();
-    // Also as a zombie, known or not.
+    // A zombie is rejected too, whether or not the set already knows of the exit.
     assert!(!set.insert(child.id()).unwrap());
     assert!(!set.insert_exit(exit_of(child.id())));
     assert_eq!(set.len(), 1);
     next(&mut set).await;
     assert!(set.is_empty());
-    // Once yielded, it may come in again as long as it is there.
+    // A yielded process can be inserted again until it is reaped.
     assert!(set.insert(child.id()).unwrap());
     next(&mut set).await;
     assert!(deadline(set.next_exit()).await.is_none());
@@ -163,7 +164,7 @@ async fn the_same_process_is_in_it_once() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_recycled_pid_is_another_process_and_both_are_yielded() {
+async fn yields_both_processes_that_shared_a_pid() {
     let mut first = Child::spawn(1);
     let pid = first.id();
     let mut set = ExitSet::new();
@@ -189,39 +190,39 @@ async fn a_recycled_pid_is_another_process_and_both_are_yielded() {
 }
 
 #[tokio::test]
-async fn a_process_that_was_removed_is_not_yielded() {
-    let mut processes = many(3);
-    let mut set = set_of(&processes);
-    assert!(set.remove(processes[0].id()));
-    assert!(!set.remove(processes[0].id()));
+async fn does_not_yield_a_removed_process() {
+    let mut sleepers = many(3);
+    let mut set = set_of(&sleepers);
+    assert!(set.remove(sleepers[0].id()));
+    assert!(!set.remove(sleepers[0].id()));
     assert!(!set.remove(1));
-    assert!(!set.contains(processes[0].id()));
+    assert!(!set.contains(sleepers[0].id()));
     still_pending(set.next_exit()).await;
-    // Also after its exit, known or not.
-    kill(&mut processes);
-    assert!(set.remove(processes[1].id()));
+    // A process can also be removed after its exit, as long as it has not been yielded.
+    kill(&mut sleepers);
+    assert!(set.remove(sleepers[1].id()));
     assert_eq!(set.len(), 1);
-    assert_eq!(next(&mut set).await.pid(), Some(processes[2].id()));
+    assert_eq!(next(&mut set).await.pid(), Some(sleepers[2].id()));
     assert!(deadline(set.next_exit()).await.is_none());
 
-    // A new one does not get the old one's events.
+    // A new process never receives the events of a removed process.
     for _ in 0..20 {
         let alive = &many(1)[0];
-        set.insert(processes[0].id()).unwrap();
-        set.remove(processes[0].id());
+        set.insert(sleepers[0].id()).unwrap();
+        set.remove(sleepers[0].id());
         set.insert(alive.id()).unwrap();
         assert!(set.next_exit().now_or_never().is_none());
         set.remove(alive.id());
     }
-    processes.clear();
+    sleepers.clear();
 }
 
 #[tokio::test]
-async fn errors_leave_the_set_as_it_was() {
+async fn failed_insert_leaves_the_set_unchanged() {
     let mut child = Child::spawn(0);
     let gone = child.id();
     child.reap();
-    // On Windows a process is there for as long as anybody has a handle of it.
+    // On Windows a process can be opened until its last handle is closed.
     drop(child);
     support::until_forgotten(gone);
     let mut set = ExitSet::new();
@@ -239,7 +240,7 @@ async fn errors_leave_the_set_as_it_was() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn opened_resolved_reaped_and_failed_waits_can_be_inserted() {
+async fn accepts_open_resolved_and_failed_waits() {
     let mut grandchild = Grandchild::spawn();
     let zombie = Child::zombie(3);
     let mut resolved = exit_of(zombie.id());
@@ -264,13 +265,15 @@ async fn opened_resolved_reaped_and_failed_waits_can_be_inserted() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_process_is_out_once_it_is_yielded_and_may_come_in_again_for_good() {
-    let mut processes: Vec<_> = (0..3).map(|_| Grandchild::spawn()).collect();
+async fn yielded_process_can_be_inserted_again() {
+    let mut grandchildren: Vec<_> = (0..3).map(|_| Grandchild::spawn()).collect();
     let mut set = ExitSet::new();
-    for process in &processes {
-        assert!(set.insert(process.id()).unwrap());
+    for grandchild in &grandchildren {
+        assert!(set.insert(grandchild.id()).unwrap());
     }
-    processes.iter_mut().for_each(|process| process.end(8));
+    grandchildren
+        .iter_mut()
+        .for_each(|grandchild| grandchild.end(8));
     let first = next(&mut set).await.pid().unwrap();
     assert!(!set.contains(first));
     assert!(!set.remove(first));
@@ -284,21 +287,21 @@ async fn a_process_is_out_once_it_is_yielded_and_may_come_in_again_for_good() {
         let exit = next(&mut set).await;
         assert!(!set.contains(exit.pid().unwrap()));
     }
-    // Its earlier descriptor is closed now.
+    // Closing the descriptor of the first insertion must not affect the second.
     still_pending(set.next_exit()).await;
     assert!(set.contains(first));
     assert_eq!(set.pids().collect::<Vec<_>>(), [first]);
 
-    processes.iter_mut().for_each(Grandchild::reap);
+    grandchildren.iter_mut().for_each(Grandchild::reap);
     assert_eq!(next(&mut set).await.pid(), Some(first));
     assert!(!set.contains(first));
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn adopted_processes_can_be_inserted_and_told_apart() {
+async fn does_not_deduplicate_pidfds_without_a_pid() {
     if support::poll_forced() {
-        return support::skip("polling is forced, and pidfds are adopted");
+        return support::skip("polling is forced, so no pidfd is registered");
     }
     let mut grandchild = Grandchild::spawn();
     let pidfds = [0, 0, 0].map(|flags| linux::pidfd_open(grandchild.id(), flags));
@@ -307,7 +310,7 @@ async fn adopted_processes_can_be_inserted_and_told_apart() {
     grandchild.reap();
     let mut set = ExitSet::new();
     for pidfd in pidfds {
-        // It has no pid any more, so it is not known to be the same one.
+        // A reaped process has no pid, so the set cannot recognize a duplicate.
         assert!(set.insert_exit(ProcessExit::try_from(pidfd).unwrap()));
     }
     for _ in 0..3 {
@@ -322,23 +325,23 @@ async fn adopted_processes_can_be_inserted_and_told_apart() {
 }
 
 #[test]
-fn it_can_be_looked_at_without_a_runtime() {
-    let mut processes = many(at_most(300));
-    let mut set = set_of(&processes);
+fn try_next_exit_works_without_a_runtime() {
+    let mut sleepers = many(at_most(300));
+    let mut set = set_of(&sleepers);
     assert!(set.try_next_exit().is_none());
-    kill(&mut processes);
+    kill(&mut sleepers);
     let mut ids = HashSet::new();
     while let Some(exit) = set.try_next_exit() {
         assert!(ids.insert(exit.unwrap().pid().unwrap()));
     }
-    assert_eq!(ids, processes.iter().map(Sleeper::id).collect());
+    assert_eq!(ids, sleepers.iter().map(Sleeper::id).collect());
     assert!(set.is_empty());
 }
 
 #[tokio::test]
-async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
-    let mut processes = many(at_most(400));
-    let mut set = set_of(&processes);
+async fn exits_within_returns_exits_and_keeps_the_rest() {
+    let mut sleepers = many(at_most(400));
+    let mut set = set_of(&sleepers);
     assert_eq!(set.exits_within(Duration::ZERO).await.unwrap(), []);
     let start = Instant::now();
     assert_eq!(
@@ -347,9 +350,9 @@ async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
     );
     assert!(start.elapsed() >= Duration::from_millis(50));
 
-    let (gone, alive) = processes.split_at_mut(at_most(400) * 3 / 4);
+    let (gone, alive) = sleepers.split_at_mut(at_most(400) * 3 / 4);
     kill(gone);
-    // No time at all is enough to see all who are gone.
+    // A timeout of zero still returns every process that has exited.
     let exits = deadline(set.exits_within(Duration::ZERO)).await.unwrap();
     let ids: HashSet<u32> = exits.iter().filter_map(Exit::pid).collect();
     assert_eq!(exits.len(), gone.len());
@@ -359,7 +362,7 @@ async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
         alive.iter().map(Sleeper::id).collect()
     );
 
-    // It does not wait for the end of the time when all are gone.
+    // Once the set is empty, the call returns before the timeout.
     kill(alive);
     assert_eq!(
         deadline(set.exits_within(Duration::MAX))
@@ -372,13 +375,13 @@ async fn exits_within_returns_who_is_gone_and_keeps_who_is_alive() {
 }
 
 #[tokio::test]
-async fn exits_within_loses_nothing_when_cancelled_or_failing() {
-    let mut processes = many(3);
-    let mut set = set_of(&processes);
-    kill(&mut processes[..2]);
+async fn exits_within_loses_no_exit_if_dropped_or_failed() {
+    let mut sleepers = many(3);
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers[..2]);
     still_pending(set.exits_within(Duration::MAX)).await;
     assert_eq!(set.len(), 3);
-    assert!(set.contains(processes[0].id()) && set.contains(processes[1].id()));
+    assert!(set.contains(sleepers[0].id()) && set.contains(sleepers[1].id()));
     set.insert_exit(exit_of(0));
     let exits = deadline(set.exits_within(Duration::ZERO)).await.unwrap();
     assert_eq!(exits.len(), 2);
@@ -389,16 +392,16 @@ async fn exits_within_loses_nothing_when_cancelled_or_failing() {
             .kind(),
         ErrorKind::InvalidInput
     );
-    assert_eq!(set.pids().collect::<Vec<_>>(), [processes[2].id()]);
+    assert_eq!(set.pids().collect::<Vec<_>>(), [sleepers[2].id()]);
 }
 
 #[tokio::test]
-async fn cancelling_at_any_point_loses_nothing() {
-    let mut processes = many(at_most(200));
-    let mut set = set_of(&processes);
+async fn cancelled_next_exit_loses_no_exit() {
+    let mut sleepers = many(at_most(200));
+    let mut set = set_of(&sleepers);
     let mut ids = HashSet::new();
-    for process in &mut processes {
-        process.kill();
+    for sleeper in &mut sleepers {
+        sleeper.kill();
         let next = tokio::time::timeout(Duration::from_micros(50), set.next_exit());
         if let Ok(exit) = next.await {
             assert!(ids.insert(exit.unwrap().unwrap().pid().unwrap()));
@@ -413,16 +416,16 @@ async fn cancelling_at_any_point_loses_nothing() {
     while let Some(exit) = deadline(set.next_exit()).await {
         assert!(ids.insert(exit.unwrap().pid().unwrap()));
     }
-    assert_eq!(ids, processes.iter().map(Sleeper::id).collect());
+    assert_eq!(ids, sleepers.iter().map(Sleeper::id).collect());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_moves_between_tasks_and_runtimes_with_all_its_processes() {
-    let mut processes = many(at_most(100));
-    let mut set = set_of(&processes);
+async fn moves_between_tasks_and_runtimes() {
+    let mut sleepers = many(at_most(100));
+    let mut set = set_of(&sleepers);
     let mut ids = HashSet::new();
-    for (n, process) in processes.iter_mut().enumerate() {
-        process.kill();
+    for (n, sleeper) in sleepers.iter_mut().enumerate() {
+        sleeper.kill();
         let (exit, moved) = if n % 10 == 0 {
             let runtime = std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
@@ -438,18 +441,18 @@ async fn it_moves_between_tasks_and_runtimes_with_all_its_processes() {
                 .unwrap()
         };
         set = moved;
-        assert_eq!(exit.pid(), Some(process.id()));
+        assert_eq!(exit.pid(), Some(sleeper.id()));
         assert!(ids.insert(exit.pid()));
     }
     assert!(set.is_empty());
 }
 
 #[tokio::test]
-async fn others_have_their_turn_during_a_mass_exit() {
+async fn yields_to_other_tasks_during_a_mass_exit() {
     let size = if cfg!(windows) { 300 } else { 2000 };
-    let mut processes = many(size);
-    let mut set = set_of(&processes);
-    kill(&mut processes);
+    let mut sleepers = many(size);
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers);
     let ticks = std::rc::Rc::new(std::cell::Cell::new(0));
     let local = tokio::task::LocalSet::new();
     let ticker = ticks.clone();
@@ -470,16 +473,16 @@ async fn others_have_their_turn_during_a_mass_exit() {
         })
         .await;
     assert_eq!(yielded, size);
-    // The budget of a task is 128 operations. Half of the turns that makes will do.
+    // tokio's budget is 128 operations per poll. Expect at least half of the resulting yields.
     assert!(
         ticks.get() >= size / 128 / 2,
-        "{} turns of the other task",
+        "the other task ran {} times",
         ticks.get()
     );
 }
 
 #[tokio::test]
-async fn it_is_a_stream_that_goes_on_after_its_end() {
+async fn stream_resumes_after_its_end() {
     let mut first = Child::spawn(1);
     let mut set = ExitSet::new();
     set.insert(first.id()).unwrap();
@@ -502,19 +505,17 @@ async fn it_is_a_stream_that_goes_on_after_its_end() {
     assert_eq!(exits.len(), 1);
 }
 
-/// In a process of its own, as it counts descriptors.
+/// Runs in a process of its own because it counts the descriptors of the whole process.
 #[cfg(target_os = "linux")]
 #[test]
-fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on() {
-    if !is_alone(
-        "descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it_goes_on",
-    ) {
+fn closes_fds_in_batches_and_when_idle_or_dropped() {
+    if !has_own_process("closes_fds_in_batches_and_when_idle_or_dropped") {
         return;
     }
     let runtime = current_thread();
     let open = || linux::open_fds().len();
     runtime.block_on(async {
-        // A set that is empty needs one, for its next process.
+        // An empty set may hold one descriptor, that of its epoll instance.
         let most = open() + 1;
 
         let mut dead = many(1000);
@@ -528,7 +529,7 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
             1000
         );
         assert!(set.next_exit().await.is_none());
-        assert!(open() <= most, "after exits_within, and a look");
+        assert!(open() <= most, "after exits_within and next_exit");
         drop(set);
 
         let mut set = set_of(&dead[..100]);
@@ -558,46 +559,46 @@ fn descriptors_are_closed_when_the_set_is_idle_empty_or_dropped_and_soon_when_it
             next(&mut set).await;
         }
         still_pending(set.next_exit()).await;
-        assert!(open() <= most + 1, "when idle, with one alive");
+        assert!(open() <= most + 1, "when idle, with one running process");
         drop(set);
 
         let mut set = set_of(&dead[..500]);
         next(&mut set).await;
         drop(set);
-        assert!(open() < most, "after a drop midway");
+        assert!(open() < most, "after a drop with exits left to yield");
 
-        // One at a time, without end.
+        // Insert and yield one process at a time, so that the set is never idle.
         let mut set = ExitSet::new();
-        for process in &dead {
-            set.insert(process.id()).unwrap();
+        for sleeper in &dead {
+            set.insert(sleeper.id()).unwrap();
             next(&mut set).await;
             assert!(
                 open() <= most + 200,
-                "{} descriptors for a set of one",
+                "{} descriptors for a set of one process",
                 open()
             );
         }
     });
 }
 
-/// In a process of its own, as it is about its table of descriptors.
+/// Runs in a process of its own because the descriptor table belongs to the whole process.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit() {
-    if !is_alone("a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit") {
+fn grows_the_fd_table_in_few_steps_within_the_limit() {
+    if !has_own_process("grows_the_fd_table_in_few_steps_within_the_limit") {
         return;
     }
     let before = linux::descriptor_table();
     if support::poll_forced() || before >= 500 {
-        return support::skip(&format!("the table has {before} places"));
+        return support::skip(&format!("the descriptor table already has {before} slots"));
     }
     let open = linux::open_fds().len();
-    let processes = many(100);
+    let sleepers = many(100);
 
     let mut set = ExitSet::new();
     let mut sizes = HashSet::from([before]);
-    for process in &processes {
-        set.insert(process.id()).unwrap();
+    for sleeper in &sleepers {
+        set.insert(sleeper.id()).unwrap();
         sizes.insert(linux::descriptor_table());
     }
     assert!(sizes.len() <= 3, "{sizes:?}");
@@ -617,22 +618,22 @@ fn a_set_makes_room_for_its_descriptors_in_few_steps_and_within_the_limit() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
-    if !is_alone("an_exit_gives_its_descriptor_to_others_when_they_are_scarce") {
+fn closes_yielded_fds_at_once_when_scarce() {
+    if !has_own_process("closes_yielded_fds_at_once_when_scarce") {
         return;
     }
     let runtime = current_thread();
-    let mut processes = many(240);
-    // There were enough when this was made.
-    drop(set_of(&processes[..1]));
+    let mut sleepers = many(240);
+    // Create the first set while descriptors are plentiful.
+    drop(set_of(&sleepers[..1]));
     linux::limit_descriptors(256);
-    let mut set = set_of(&processes);
-    kill(&mut processes);
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers);
     runtime.block_on(async {
         let mut files = Vec::new();
         while let Some(exit) = deadline(set.next_exit()).await {
             exit.unwrap();
-            files.push(open_null().expect("one for each exit"));
+            files.push(open_null().expect("each exit frees a descriptor"));
         }
         assert_eq!(files.len(), 240);
     });
@@ -640,55 +641,53 @@ fn an_exit_gives_its_descriptor_to_others_when_they_are_scarce() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce() {
-    if !is_alone("a_set_of_one_keeps_no_descriptors_from_others_when_they_are_scarce") {
+fn set_of_one_keeps_no_yielded_fds_when_scarce() {
+    if !has_own_process("set_of_one_keeps_no_yielded_fds_when_scarce") {
         return;
     }
-    let mut processes = many(100);
-    kill(&mut processes);
+    let mut sleepers = many(100);
+    kill(&mut sleepers);
     linux::limit_descriptors(256);
     let _files: Vec<_> = (0..200).map(|_| open_null().unwrap()).collect();
     let before = linux::open_fds().len();
     let mut set = ExitSet::new();
-    for process in &processes {
-        set.insert(process.id()).unwrap();
+    for sleeper in &sleepers {
+        set.insert(sleeper.id()).unwrap();
         while set.try_next_exit().is_none() {}
-        // The set's own, for its next process.
+        // The set may keep its epoll instance, but no pidfd.
         assert!(linux::open_fds().len() <= before + 1);
     }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since() {
-    if !is_alone("an_exit_gives_its_descriptor_to_others_also_if_they_have_become_scarce_since") {
+fn closes_yielded_fds_once_they_become_scarce() {
+    if !has_own_process("closes_yielded_fds_once_they_become_scarce") {
         return;
     }
     if support::poll_forced() {
         return support::skip("polled processes have no descriptors");
     }
     let runtime = current_thread();
-    let mut processes = many(100);
+    let mut sleepers = many(100);
     linux::limit_descriptors(256);
-    let mut set = set_of(&processes);
-    kill(&mut processes);
-    let mut files: Vec<_> = all_descriptors();
-    // For the reactor, and to read /proc with.
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers);
+    let mut files: Vec<_> = use_up_descriptors();
+    // Leave four descriptors for the reactor and for reading /proc.
     files.truncate(files.len() - 4);
     runtime.block_on(async {
         for _ in 0..100 {
             next(&mut set).await;
-            files.push(open_null().expect("one for each exit"));
+            files.push(open_null().expect("each exit frees a descriptor"));
         }
     });
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_closed() {
-    if !is_alone(
-        "before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_closed",
-    ) {
+fn closes_yielded_fds_before_falling_back() {
+    if !has_own_process("closes_yielded_fds_before_falling_back") {
         return;
     }
     if support::poll_forced() {
@@ -705,7 +704,7 @@ fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_
             next(&mut set).await;
         }
     });
-    let _files: Vec<_> = all_descriptors();
+    let _files: Vec<_> = use_up_descriptors();
     let polled = exit_of(alive[0].id());
     assert!(polled.fallback_reason().is_some());
     assert!(set.insert_exit(polled));
@@ -716,68 +715,75 @@ fn before_a_process_is_polled_for_want_of_descriptors_those_of_yielded_ones_are_
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_exit_waits_for_no_close_once_there_are_descriptors_enough() {
-    if !is_alone("an_exit_waits_for_no_close_once_there_are_descriptors_enough") {
+fn defers_closing_once_fds_are_plentiful() {
+    if !has_own_process("defers_closing_once_fds_are_plentiful") {
         return;
     }
     if support::poll_forced() {
         return support::skip("polled processes have no descriptors");
     }
     let runtime = current_thread();
-    let mut processes = many(100);
+    let mut sleepers = many(100);
     let enough = linux::limit_descriptors(128);
-    // They were scarce when this was made.
-    drop(set_of(&processes));
+    // Create the first set while descriptors are scarce.
+    drop(set_of(&sleepers));
     linux::limit_descriptors(enough);
-    let mut set = set_of(&processes);
-    kill(&mut processes);
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers);
     runtime.block_on(async {
         let before = linux::open_fds().len();
         for nth in 0..50 {
             next(&mut set).await;
             let now = linux::open_fds().len();
-            // The first wait registers with the reactor, which may take one.
-            assert!(now >= before, "{} closed at exit {nth}", before - now);
+            // The first wait may open a descriptor to register with the reactor.
+            assert!(
+                now >= before,
+                "{} descriptors closed at exit {nth}",
+                before - now
+            );
         }
     });
 }
 
 #[tokio::test]
-async fn the_same_process_is_in_it_once_also_when_its_exit_is_known() {
-    let mut processes = many(3);
-    let mut set = set_of(&processes);
-    kill(&mut processes);
+async fn rejects_a_process_with_a_queued_exit() {
+    let mut sleepers = many(3);
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers);
     let first = set.try_next_exit().unwrap().unwrap().pid().unwrap();
-    for process in processes.iter().filter(|process| process.id() != first) {
-        assert!(!set.insert(process.id()).unwrap());
-        assert!(!set.insert_exit(exit_of(process.id())));
+    for sleeper in sleepers.iter().filter(|sleeper| sleeper.id() != first) {
+        assert!(!set.insert(sleeper.id()).unwrap());
+        assert!(!set.insert_exit(exit_of(sleeper.id())));
     }
     assert_eq!(set.len(), 2);
-    // Waits that have resolved outside.
+    // The same holds for waits that resolved before the insertion.
     let mut set = ExitSet::new();
-    let mut exits = [exit_of(first), exit_of(first)];
-    for exit in &mut exits {
-        deadline(&mut *exit).await.unwrap();
+    let mut processes = [exit_of(first), exit_of(first)];
+    for process in &mut processes {
+        deadline(&mut *process).await.unwrap();
     }
-    assert_eq!(exits.map(|exit| set.insert_exit(exit)), [true, false]);
+    assert_eq!(
+        processes.map(|process| set.insert_exit(process)),
+        [true, false]
+    );
     assert!(!set.insert(first).unwrap());
     assert_eq!(set.len(), 1);
 }
 
 #[tokio::test]
-async fn known_exits_are_yielded_in_turns_too() {
+async fn yields_to_other_tasks_while_exits_are_queued() {
     let size = if cfg!(windows) { 300 } else { 2000 };
-    let mut processes = many(size);
-    let mut set = set_of(&processes);
-    kill(&mut processes);
+    let mut sleepers = many(size);
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers);
     let turns = std::rc::Rc::new(std::cell::Cell::new(0));
     let counter = turns.clone();
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {
-            let one_alive = &many(1)[0];
-            set.insert(one_alive.id()).unwrap();
-            // All become known, and are kept as the wait is cancelled.
+            let alive = &many(1)[0];
+            set.insert(alive.id()).unwrap();
+            // Queue all exits: the cancelled wait keeps them.
             still_pending(set.exits_within(Duration::MAX)).await;
             tokio::task::spawn_local(async move {
                 loop {
@@ -792,21 +798,21 @@ async fn known_exits_are_yielded_in_turns_too() {
         .await;
     assert!(
         turns.get() >= size / 128 / 2,
-        "{} turns of the other task",
+        "the other task ran {} times",
         turns.get()
     );
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_process_without_a_pid_here_is_not_among_the_pids() {
+async fn pids_omits_a_process_without_a_pid() {
     let mut grandchild = Grandchild::spawn();
     let pidfd = linux::pidfd_open(grandchild.id(), 0);
     grandchild.end(5);
     grandchild.reap();
     let mut set = ExitSet::new();
     assert!(set.insert_exit(ProcessExit::try_from(pidfd).unwrap()));
-    // 0 would be a process group to whoever sends signals.
+    // A pid of 0 must not be returned: `kill(0, …)` signals a whole process group.
     assert_eq!(set.pids().count(), 0);
     assert_eq!(set.len(), 1);
     assert_eq!(next(&mut set).await.pid(), None);
@@ -814,9 +820,9 @@ async fn a_process_without_a_pid_here_is_not_among_the_pids() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_duplicate_of_a_yielded_pidfd_can_be_inserted() {
+async fn accepts_a_duplicate_of_a_yielded_pidfd() {
     if support::poll_forced() {
-        return support::skip("polling is forced, so there is no event to be had");
+        return support::skip("polling is forced, so no pidfd is registered");
     }
     let child = Child::zombie(3);
     let mut set = ExitSet::new();
@@ -826,7 +832,7 @@ async fn a_duplicate_of_a_yielded_pidfd_can_be_inserted() {
         set.insert_exit(ProcessExit::try_from(pidfd).unwrap());
         next(&mut set).await;
         assert!(deadline(set.next_exit()).await.is_none());
-        // Takes the number that has just been closed.
+        // The duplicate reuses the descriptor number that was just closed.
         pidfd = duplicate.try_clone().unwrap();
         assert_eq!(set.polled_len(), 0);
     }
@@ -835,7 +841,7 @@ async fn a_duplicate_of_a_yielded_pidfd_can_be_inserted() {
 }
 
 #[tokio::test]
-async fn a_debug_line_says_what_is_in_it() {
+async fn debug_shows_the_counts() {
     let set = ExitSet::with_capacity(100);
     assert_eq!(
         format!("{set:?}"),
@@ -844,74 +850,77 @@ async fn a_debug_line_says_what_is_in_it() {
 }
 
 #[tokio::test]
-async fn cancelling_exits_within_at_any_turn_lets_no_process_in_twice() {
-    let mut processes = many(at_most(400));
-    kill(&mut processes);
-    for turns in 1.. {
-        let mut set = set_of(&processes);
-        let patience = async {
-            for _ in 0..turns {
+async fn cancelled_exits_within_admits_no_duplicates() {
+    let mut sleepers = many(at_most(400));
+    kill(&mut sleepers);
+    for polls in 1.. {
+        let mut set = set_of(&sleepers);
+        let yields = async {
+            for _ in 0..polls {
                 tokio::task::yield_now().await;
             }
         };
         let exits = tokio::select! {
             biased;
             exits = set.exits_within(Duration::from_secs(20)) => Some(exits),
-            () = patience => None,
+            () = yields => None,
         };
         if let Some(exits) = exits {
-            assert_eq!(exits.unwrap().len(), processes.len());
+            assert_eq!(exits.unwrap().len(), sleepers.len());
             assert!(
-                turns > 1 || processes.len() < 128,
-                "it takes several turns where there are more than the budget"
+                polls > 1 || sleepers.len() < 128,
+                "more exits than the budget of 128 take several polls"
             );
             break;
         }
-        for process in &processes {
-            assert!(!set.insert(process.id()).unwrap(), "cancelled at {turns}");
-            assert!(!set.insert_exit(exit_of(process.id())));
+        for sleeper in &sleepers {
+            assert!(
+                !set.insert(sleeper.id()).unwrap(),
+                "cancelled after {polls} polls"
+            );
+            assert!(!set.insert_exit(exit_of(sleeper.id())));
         }
-        assert_eq!(set.len(), processes.len());
+        assert_eq!(set.len(), sleepers.len());
     }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn many_exits_leave_no_descriptors_behind_while_they_are_scarce() {
-    if !is_alone("many_exits_leave_no_descriptors_behind_while_they_are_scarce") {
+fn mass_exit_leaves_no_fds_open_when_scarce() {
+    if !has_own_process("mass_exit_leaves_no_fds_open_when_scarce") {
         return;
     }
     if support::poll_forced() {
         return support::skip("polled processes have no descriptors");
     }
-    let mut processes = many(200);
+    let mut sleepers = many(200);
     linux::limit_descriptors(256);
-    let mut set = set_of(&processes);
-    kill(&mut processes);
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers);
     let before = linux::open_fds().len();
     for nth in 1..=100 {
         while set.try_next_exit().is_none() {}
-        assert!(linux::open_fds().len() <= before - nth, "after {nth}");
+        assert!(linux::open_fds().len() <= before - nth, "after exit {nth}");
     }
 }
 
-/// In a process of its own, as it takes all descriptors.
+/// Runs in a process of its own because it uses up all descriptors.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
-    if !is_alone("what_exits_within_has_not_returned_comes_in_once_without_descriptors_too") {
+fn rejects_unreturned_exits_without_descriptors() {
+    if !has_own_process("rejects_unreturned_exits_without_descriptors") {
         return;
     }
     let runtime = current_thread();
-    let mut processes = many(400);
-    kill(&mut processes);
+    let mut sleepers = many(400);
+    kill(&mut sleepers);
     linux::limit_descriptors(2000);
     runtime.block_on(async {
-        for turns in 0..8 {
-            let mut set = set_of(&processes);
+        for polls in 0..8 {
+            let mut set = set_of(&sleepers);
             let mut waiting = Box::pin(set.exits_within(Duration::from_secs(20)));
             let mut returned = Vec::new();
-            for _ in 0..turns {
+            for _ in 0..polls {
                 if let Some(exits) = waiting.as_mut().now_or_never() {
                     returned = exits.unwrap();
                     break;
@@ -919,9 +928,9 @@ fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
                 tokio::task::yield_now().await;
             }
             drop(waiting);
-            let files: Vec<_> = all_descriptors();
-            for process in &processes[..returned.len().abs_diff(400).min(3)] {
-                assert!(!set.insert(process.id()).unwrap(), "after {turns} turns");
+            let files: Vec<_> = use_up_descriptors();
+            for sleeper in &sleepers[..returned.len().abs_diff(400).min(3)] {
+                assert!(!set.insert(sleeper.id()).unwrap(), "after {polls} polls");
             }
             drop(files);
             let mut exits = returned.len();
@@ -929,36 +938,36 @@ fn what_exits_within_has_not_returned_comes_in_once_without_descriptors_too() {
                 exit.unwrap();
                 exits += 1;
             }
-            assert_eq!(exits, 400, "after {turns} turns");
+            assert_eq!(exits, 400, "after {polls} polls");
         }
     });
 }
 
 #[tokio::test]
-async fn exits_within_returns_all_that_have_exited_by_its_end_in_one_turn_too() {
-    let mut processes = many(at_most(400));
-    let mut set = set_of(&processes);
-    // The reactor watches by now.
+async fn exits_within_returns_exits_at_its_deadline() {
+    let mut sleepers = many(at_most(400));
+    let mut set = set_of(&sleepers);
+    // Register the set with the reactor.
     still_pending(set.next_exit()).await;
-    let patience = Duration::from_millis(30);
-    // Both times end while nothing else is done, so that the end comes right after the exits, and
-    // before the reactor has its turn.
+    let timeout = Duration::from_millis(30);
+    // `busy` blocks the runtime until the timers of `killer` and `exits_within` have both expired.
+    // The timeout therefore elapses right after the exits, before the reactor reports any of them.
     let busy = async {
-        tokio::time::sleep(patience / 3).await;
-        std::thread::sleep(patience * 2);
+        tokio::time::sleep(timeout / 3).await;
+        std::thread::sleep(timeout * 2);
     };
     let killer = async {
-        tokio::time::sleep(patience).await;
-        kill(&mut processes);
+        tokio::time::sleep(timeout).await;
+        kill(&mut sleepers);
     };
-    let exits = tokio::task::unconstrained(set.exits_within(patience));
+    let exits = tokio::task::unconstrained(set.exits_within(timeout));
     let (_, _, exits) = deadline(async { tokio::join!(biased; busy, killer, exits) }).await;
-    assert_eq!(exits.unwrap().len(), processes.len());
+    assert_eq!(exits.unwrap().len(), sleepers.len());
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_earlier_owner_does_not_take_the_pid_from_the_present_one() {
+async fn earlier_owner_does_not_take_over_the_pid() {
     let mut first = Child::spawn(1);
     let pid = first.id();
     let earlier = exit_of(pid);
@@ -970,7 +979,7 @@ async fn an_earlier_owner_does_not_take_the_pid_from_the_present_one() {
     let mut set = ExitSet::new();
     assert!(set.insert(pid).unwrap());
     assert!(set.insert_exit(earlier));
-    assert!(!set.insert(pid).unwrap(), "it is in the set");
+    assert!(!set.insert(pid).unwrap(), "the current owner is in the set");
     assert_eq!(set.len(), 2);
     let exit = next(&mut set).await;
     if support::tells_the_status_of_reaped() {
