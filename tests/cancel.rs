@@ -1,4 +1,4 @@
-//! Promise: it composes with timeouts, `select!` and the rest of async Rust, and loses nothing.
+//! Promise: a `ProcessExit` works with `timeout`, `select!` and `join_all`, and is cancel safe.
 
 mod support;
 
@@ -11,56 +11,56 @@ use tokio::time::timeout;
 use tokio_process_exit::{ProcessExit, exit_of};
 
 #[tokio::test]
-async fn awaiting_again_yields_the_same_exit() {
+async fn awaiting_again_returns_the_same_exit() {
     let mut child = Child::spawn(7);
-    let mut exit = exit_of(child.id());
+    let mut process = exit_of(child.id());
     child.end();
-    let first = deadline(&mut exit).await.unwrap();
+    let first = deadline(&mut process).await.unwrap();
     child.reap();
     for _ in 0..3 {
-        assert_eq!(deadline(&mut exit).await.unwrap(), first);
-        assert_eq!(exit.try_wait().unwrap(), Some(first));
+        assert_eq!(deadline(&mut process).await.unwrap(), first);
+        assert_eq!(process.try_wait().unwrap(), Some(first));
     }
 }
 
 #[tokio::test]
-async fn a_timeout_may_be_tried_again() {
+async fn can_be_awaited_again_after_a_timeout() {
     let mut child = Child::spawn(2);
-    let mut exit = exit_of(child.id());
+    let mut process = exit_of(child.id());
     for _ in 0..20 {
-        let elapsed = timeout(Duration::from_millis(2), &mut exit).await;
+        let elapsed = timeout(Duration::from_millis(2), &mut process).await;
         assert!(elapsed.is_err());
     }
     child.end();
-    let exit = timeout(Duration::from_secs(20), exit)
+    let exit = timeout(Duration::from_secs(20), process)
         .await
-        .expect("in time")
+        .expect("resolves before the timeout")
         .unwrap();
     assert_eq!(exit.status().unwrap().code(), Some(2));
 }
 
 #[tokio::test]
-async fn an_exit_between_two_polls_is_not_lost() {
+async fn exit_between_two_polls_is_not_lost() {
     for _ in 0..20 {
         let mut child = Child::spawn(2);
-        let mut exit = exit_of(child.id());
-        assert!(exit.poll_unpin(&mut noop()).is_pending());
+        let mut process = exit_of(child.id());
+        assert!(process.poll_unpin(&mut noop()).is_pending());
         child.kill();
         tokio::time::sleep(Duration::from_millis(5)).await;
-        deadline(exit).await.unwrap();
+        deadline(process).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn one_dropped_midway_loses_nothing_for_another() {
+async fn dropping_a_wait_does_not_affect_the_next() {
     let mut child = Child::spawn(2);
     for _ in 0..10 {
         still_pending_briefly(exit_of(child.id())).await;
     }
-    let exit = exit_of(child.id());
+    let process = exit_of(child.id());
     child.end();
     assert_eq!(
-        deadline(exit).await.unwrap().status().unwrap().code(),
+        deadline(process).await.unwrap().status().unwrap().code(),
         Some(2)
     );
 }
@@ -74,7 +74,7 @@ async fn tokio_select_loops_over_several_processes() {
         exit = &mut a => exit,
         exit = &mut b => exit,
         exit = &mut c => exit,
-        () = tokio::time::sleep(Duration::from_secs(20)) => panic!("too late"),
+        () = tokio::time::sleep(Duration::from_secs(20)) => panic!("no exit within 20 s"),
     };
     assert_eq!(first.unwrap().pid(), Some(children[1].id()));
     children[0].end();
@@ -95,10 +95,10 @@ async fn tokio_select_loops_over_several_processes() {
 }
 
 #[tokio::test]
-async fn futures_select_goes_on_without_those_that_are_done() {
+async fn futures_select_skips_resolved_processes() {
     let mut children: Vec<Child> = (0..2).map(Child::spawn).collect();
     let (mut a, mut b) = (exit_of(children[0].id()), exit_of(children[1].id()));
-    // Fails at once, and must not be chosen for ever.
+    // Resolves to an error at once. `select!` must not pick this branch again and again.
     let mut missing = exit_of(0);
     children.iter_mut().for_each(Child::end);
     let (mut exits, mut errors) = (0, 0);
@@ -117,33 +117,36 @@ async fn futures_select_goes_on_without_those_that_are_done() {
 }
 
 #[tokio::test]
-async fn join_all_gives_every_exit_in_order() {
+async fn join_all_returns_every_exit_in_order() {
     let mut children: Vec<Child> = (0..at_most(100) as u8).map(Child::spawn).collect();
-    let exits: Vec<ProcessExit> = children.iter().map(|child| exit_of(child.id())).collect();
+    let processes: Vec<ProcessExit> = children.iter().map(|child| exit_of(child.id())).collect();
     children.iter_mut().rev().for_each(Child::end);
-    for (n, exit) in deadline(join_all(exits)).await.into_iter().enumerate() {
+    for (n, exit) in deadline(join_all(processes)).await.into_iter().enumerate() {
         assert_eq!(exit.unwrap().status().unwrap().code(), Some(n as i32));
     }
 }
 
-#[allow(clippy::async_yields_async, reason = "it is moved, and awaited later")]
+#[allow(
+    clippy::async_yields_async,
+    reason = "the test moves the future, and awaits it later"
+)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_moves_between_tasks_with_its_exit() {
+async fn moves_between_tasks_without_losing_the_exit() {
     let mut children: Vec<Child> = (0..50).map(Child::spawn).collect();
     let mut tasks = Vec::new();
     for child in &children {
-        let mut exit = exit_of(child.id());
-        still_pending_briefly(&mut exit).await;
-        let mut exit = tokio::spawn(async move {
-            still_pending_briefly(&mut exit).await;
-            exit
+        let mut process = exit_of(child.id());
+        still_pending_briefly(&mut process).await;
+        let mut process = tokio::spawn(async move {
+            still_pending_briefly(&mut process).await;
+            process
         })
         .await
         .unwrap();
         tasks.push(tokio::spawn(async move {
-            // By now the child may be on its way out.
-            let _ = timeout(Duration::from_millis(1), &mut exit).await;
-            tokio::spawn(exit).await.unwrap()
+            // The child may already be exiting, so this wait may or may not resolve.
+            let _ = timeout(Duration::from_millis(1), &mut process).await;
+            tokio::spawn(process).await.unwrap()
         }));
     }
     children.iter_mut().for_each(Child::end);
@@ -154,13 +157,13 @@ async fn it_moves_between_tasks_with_its_exit() {
 }
 
 #[tokio::test]
-async fn the_last_waker_is_the_one_that_is_woken() {
+async fn wakes_the_most_recent_waker() {
     let mut child = Child::spawn(0);
     let mut task = tokio_test::task::spawn(exit_of(child.id()));
     assert!(task.poll().is_pending());
-    // The first waker is another's by now.
-    let mut exit = task.into_inner();
-    let mut task = tokio_test::task::spawn(&mut exit);
+    // Poll again from a second task. The exit must wake the second task.
+    let mut process = task.into_inner();
+    let mut task = tokio_test::task::spawn(&mut process);
     assert!(task.poll().is_pending());
     child.end();
     deadline(async {
@@ -173,10 +176,10 @@ async fn the_last_waker_is_the_one_that_is_woken() {
 }
 
 #[tokio::test]
-async fn one_that_has_resolved_or_failed_does_not_starve_the_runtime_in_a_loop() {
+async fn polling_a_finished_wait_uses_up_the_coop_budget() {
     let child = Child::zombie(0);
-    for mut exit in [exit_of(child.id()), exit_of(0)] {
-        let _ = deadline(&mut exit).await;
+    for mut process in [exit_of(child.id()), exit_of(0)] {
+        let _ = deadline(&mut process).await;
         let turns = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counter = turns.clone();
         let other = tokio::spawn(async move {
@@ -186,18 +189,21 @@ async fn one_that_has_resolved_or_failed_does_not_starve_the_runtime_in_a_loop()
             }
         });
         for _ in 0..10_000 {
-            let _ = (&mut exit).await;
+            let _ = (&mut process).await;
         }
         other.abort();
         let turns = turns.load(std::sync::atomic::Ordering::Relaxed);
-        // The budget of a task is 128 operations.
-        assert!(turns >= 10_000 / 128 / 2, "{turns} turns of the other task");
+        // tokio's budget is 128 operations per poll. Expect at least half of the resulting yields.
+        assert!(
+            turns >= 10_000 / 128 / 2,
+            "the other task ran {turns} times"
+        );
     }
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn waiting_for_the_reap_of_a_zombie_is_idle() {
+async fn until_reaped_is_not_woken_for_a_zombie() {
     let child = Child::zombie(0);
     let mut task = tokio_test::task::spawn(exit_of(child.id()).until_reaped());
     for _ in 0..3 {
@@ -205,13 +211,16 @@ async fn waiting_for_the_reap_of_a_zombie_is_idle() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     if support::poll_forced() {
-        return support::skip("polling looks at it, but the task is not woken");
+        return support::skip("polling is forced, so no event can wake the task");
     }
-    assert!(!task.is_woken(), "woken by what has been seen before");
+    assert!(
+        !task.is_woken(),
+        "woken by an exit that was already reported"
+    );
 }
 
-async fn still_pending_briefly(exit: impl Future) {
-    assert!(timeout(Duration::from_millis(1), exit).await.is_err());
+async fn still_pending_briefly(process: impl Future) {
+    assert!(timeout(Duration::from_millis(1), process).await.is_err());
 }
 
 fn noop() -> std::task::Context<'static> {
@@ -219,7 +228,7 @@ fn noop() -> std::task::Context<'static> {
 }
 
 #[tokio::test]
-async fn a_future_never_awaited_does_nothing() {
+async fn dropping_an_unpolled_wait_has_no_effect() {
     let mut child = Child::spawn(0);
     drop(exit_of(child.id()));
     still_pending(exit_of(child.id())).await;

@@ -1,4 +1,4 @@
-//! Promise: it resolves when the process has exited, not before, whosever it is.
+//! Promise: a `ProcessExit` resolves once its process has exited and not before, child or not.
 
 mod support;
 
@@ -15,10 +15,10 @@ use tokio_process_exit::{Mechanism, ProcessExit, exit_of};
 #[tokio::test]
 async fn resolves_for_a_child() {
     let mut child = Child::spawn(7);
-    let mut exit = exit_of(child.id());
-    still_pending(&mut exit).await;
+    let mut process = exit_of(child.id());
+    still_pending(&mut process).await;
     child.end();
-    let exit = deadline(exit).await.unwrap();
+    let exit = deadline(process).await.unwrap();
     assert_eq!(exit.pid(), Some(child.id()));
     assert_eq!(exit.status().unwrap().code(), Some(7));
 }
@@ -27,14 +27,17 @@ async fn resolves_for_a_child() {
 #[tokio::test]
 async fn resolves_for_a_process_that_is_not_our_child() {
     let mut grandchild = Grandchild::spawn();
-    let mut exit = exit_of(grandchild.id());
-    still_pending(&mut exit).await;
+    let mut process = exit_of(grandchild.id());
+    still_pending(&mut process).await;
     grandchild.end(7);
-    assert_eq!(deadline(exit).await.unwrap().pid(), Some(grandchild.id()));
+    assert_eq!(
+        deadline(process).await.unwrap().pid(),
+        Some(grandchild.id())
+    );
 }
 
 #[tokio::test]
-async fn resolves_for_a_process_that_nobody_has_reaped() {
+async fn resolves_for_a_zombie() {
     let child = Child::zombie(3);
     deadline(exit_of(child.id())).await.unwrap();
     #[cfg(unix)]
@@ -42,207 +45,207 @@ async fn resolves_for_a_process_that_nobody_has_reaped() {
 }
 
 #[tokio::test]
-async fn resolves_for_a_process_that_was_reaped_before_the_first_poll() {
+async fn resolves_for_a_process_reaped_before_first_poll() {
     let mut child = Child::spawn(5);
-    let exit = exit_of(child.id());
+    let process = exit_of(child.id());
     assert_eq!(child.reap().code(), Some(5));
-    deadline(exit).await.unwrap();
+    deadline(process).await.unwrap();
 
     #[cfg(unix)]
     {
         let mut grandchild = Grandchild::spawn();
-        let exit = exit_of(grandchild.id());
+        let process = exit_of(grandchild.id());
         grandchild.end(5);
         grandchild.reap();
-        deadline(exit).await.unwrap();
+        deadline(process).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_signal_sent_after_opening_is_not_missed() {
+async fn detects_a_kill_right_after_open() {
     for _ in 0..50 {
         let mut child = Child::spawn(0);
-        let exit = ProcessExit::open(child.id()).unwrap();
+        let process = ProcessExit::open(child.id()).unwrap();
         child.0.kill().unwrap();
-        deadline(exit).await.unwrap();
+        deadline(process).await.unwrap();
     }
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn stopping_and_continuing_is_no_exit() {
+async fn does_not_resolve_on_stop_or_continue() {
     let mut child = Child::spawn(0);
-    let mut exit = exit_of(child.id());
+    let mut process = exit_of(child.id());
     for signal in [libc::SIGSTOP, libc::SIGCONT, libc::SIGSTOP] {
         unix::kill(child.id(), signal);
-        still_pending(&mut exit).await;
+        still_pending(&mut process).await;
     }
     child.kill();
-    deadline(exit).await.unwrap();
+    deadline(process).await.unwrap();
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_process_whose_leading_thread_has_exited_is_alive() {
+async fn does_not_resolve_when_the_leader_thread_exits() {
     let (read, write) = linux::pipe();
     let fd = read.as_raw_fd();
-    let process = linux::fork(|| linux::leader_exits(move || linux::read_byte(fd).into()));
-    // Its state is that of the leader, though the process is alive.
-    support::until("a dead leader", || {
-        linux::state_of(process.id()) == Some('Z')
+    let child = linux::fork(|| linux::leader_exits(move || linux::read_byte(fd).into()));
+    // /proc shows the state of the leader, although another thread is still running.
+    support::until("the leader has exited", || {
+        linux::state_of(child.id()) == Some('Z')
     });
 
-    let mut exit = exit_of(process.id());
-    still_pending(&mut exit).await;
-    assert_eq!(exit.try_wait().unwrap(), None);
+    let mut process = exit_of(child.id());
+    still_pending(&mut process).await;
+    assert_eq!(process.try_wait().unwrap(), None);
 
     std::io::Write::write_all(&mut &write, &[6]).unwrap();
-    let exit = deadline(exit).await.unwrap();
-    // Not the leader's own code.
+    let exit = deadline(process).await.unwrap();
+    // The status is the code of the last thread, not that of the leader.
     assert_eq!(exit.status().unwrap().code(), Some(6));
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_exec_by_another_thread_is_no_exit() {
+async fn does_not_resolve_on_exec_by_another_thread() {
     let (read, write) = linux::pipe();
     let fd = read.as_raw_fd();
-    let process = linux::fork(|| {
+    let child = linux::fork(|| {
         linux::leader_exits(move || {
             linux::read_byte(fd);
             linux::exec_sh(c"kill -STOP $$; exit 8")
         })
     });
-    let mut exit = exit_of(process.id());
-    still_pending(&mut exit).await;
+    let mut process = exit_of(child.id());
+    still_pending(&mut process).await;
     std::io::Write::write_all(&mut &write, &[0]).unwrap();
-    support::until("a stopped shell", || {
-        linux::state_of(process.id()) == Some('T')
+    support::until("the shell is stopped", || {
+        linux::state_of(child.id()) == Some('T')
     });
-    still_pending(&mut exit).await;
-    linux::kill(process.id(), libc::SIGCONT);
+    still_pending(&mut process).await;
+    linux::kill(child.id(), libc::SIGCONT);
     assert_eq!(
-        deadline(exit).await.unwrap().status().unwrap().code(),
+        deadline(process).await.unwrap().status().unwrap().code(),
         Some(8)
     );
 }
 
-/// While a thread replaces the leading one, the process seems to have none for an instant.
+/// During `execve` the calling thread replaces the leader, so briefly the process has no leader.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_look_during_an_exec_by_another_thread_is_never_mistaken_for_an_exit() {
+fn try_wait_during_exec_reports_no_false_exit() {
     for _ in 0..1000 {
-        let process = linux::fork(|| linux::leader_exits(|| linux::exec_sh(c"exit 8")));
-        let mut exit = exit_of(process.id());
-        let seen = loop {
-            if let Some(exit) = exit.try_wait().unwrap() {
+        let child = linux::fork(|| linux::leader_exits(|| linux::exec_sh(c"exit 8")));
+        let mut process = exit_of(child.id());
+        let exit = loop {
+            if let Some(exit) = process.try_wait().unwrap() {
                 break exit;
             }
         };
-        assert_eq!(seen.status().unwrap().code(), Some(8));
-        assert_eq!(linux::state_of(process.id()), Some('Z'));
+        assert_eq!(exit.status().unwrap().code(), Some(8));
+        assert_eq!(linux::state_of(child.id()), Some('Z'));
     }
 }
 
 #[tokio::test]
-async fn waiting_for_oneself_ends_with_the_timeout() {
+async fn waiting_for_own_process_times_out() {
     still_pending(exit_of(std::process::id())).await;
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn pid_1_and_kernel_threads_can_be_waited_for() {
+async fn waits_for_pid_1_and_kernel_threads() {
     still_pending(exit_of(1)).await;
     match ProcessExit::open(2) {
-        Ok(exit) => still_pending(exit).await,
-        Err(_) => support::skip("no kernel threads in this pid namespace"),
+        Ok(process) => still_pending(process).await,
+        Err(_) => support::skip("this pid namespace has no kernel threads"),
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_recycled_pid_is_never_mistaken_for_the_process() {
+async fn resolves_although_the_pid_was_recycled() {
     let mut first = Child::spawn(1);
     let pid = first.id();
-    let mut exit = exit_of(pid);
-    still_pending(&mut exit).await;
+    let mut process = exit_of(pid);
+    still_pending(&mut process).await;
     first.reap();
 
     let recycled = linux::recycle(pid, || Child::spawn(2), Child::id);
     let Some(mut second) = recycled else {
         return support::skip("pids cannot be chosen (not root)");
     };
-    let exit = deadline(exit).await.unwrap();
+    let exit = deadline(process).await.unwrap();
     assert_eq!(exit.pid(), Some(pid));
     if linux::pidfd_tells_the_status() {
         assert_eq!(exit.status().unwrap().code(), Some(1));
     }
-    // While the new process with the old number is a different one, and alive.
-    let mut exit = exit_of(pid);
-    still_pending(&mut exit).await;
+    // The second process has the same pid and is still running.
+    let mut process = exit_of(pid);
+    still_pending(&mut process).await;
     second.end();
     assert_eq!(
-        deadline(exit).await.unwrap().status().unwrap().code(),
+        deadline(process).await.unwrap().status().unwrap().code(),
         Some(2)
     );
 }
 
 #[tokio::test]
-async fn many_processes_resolve_each_with_its_own_exit() {
+async fn many_processes_resolve_with_their_own_status() {
     use futures::stream::{FuturesUnordered, StreamExt};
 
     let mut children: Vec<Child> = (0..at_most(200)).map(|n| Child::spawn(n as u8)).collect();
-    let mut exits: FuturesUnordered<ProcessExit> =
+    let mut processes: FuturesUnordered<ProcessExit> =
         children.iter().map(|child| exit_of(child.id())).collect();
     for child in children.iter_mut().rev() {
         child.end();
     }
-    let mut seen = 0;
-    while let Some(exit) = deadline(exits.next()).await {
+    let mut resolved = 0;
+    while let Some(exit) = deadline(processes.next()).await {
         let exit = exit.unwrap();
         let n = children
             .iter()
             .position(|child| Some(child.id()) == exit.pid())
             .unwrap();
         assert_eq!(exit.status().unwrap().code(), Some(n as i32));
-        seen += 1;
+        resolved += 1;
     }
-    assert_eq!(seen, children.len());
+    assert_eq!(resolved, children.len());
 }
 
 #[tokio::test]
-async fn two_waits_for_one_process_both_resolve() {
+async fn two_waits_for_the_same_process_both_resolve() {
     let mut child = Child::spawn(4);
-    let (one, two) = (exit_of(child.id()), exit_of(child.id()));
+    let (first, second) = (exit_of(child.id()), exit_of(child.id()));
     child.end();
-    let (one, two) = deadline(futures::future::join(one, two)).await;
-    assert_eq!(one.unwrap(), two.unwrap());
+    let (first, second) = deadline(futures::future::join(first, second)).await;
+    assert_eq!(first.unwrap(), second.unwrap());
 }
 
 #[test]
-fn try_exit_tells_without_a_runtime() {
+fn try_wait_works_without_a_runtime() {
     let mut child = Child::spawn(9);
-    let mut exit = exit_of(child.id());
-    assert_eq!(exit.try_wait().unwrap(), None);
+    let mut process = exit_of(child.id());
+    assert_eq!(process.try_wait().unwrap(), None);
     child.end();
-    let mut seen = None;
-    support::until("an exit", || {
-        seen = exit.try_wait().unwrap();
-        seen.is_some()
+    let mut exit = None;
+    support::until("`try_wait` returns an exit", || {
+        exit = process.try_wait().unwrap();
+        exit.is_some()
     });
-    assert_eq!(seen.unwrap().status().unwrap().code(), Some(9));
-    // And stays as it was once the process is gone.
+    assert_eq!(exit.unwrap().status().unwrap().code(), Some(9));
+    // `try_wait` returns the same exit after the process is reaped.
     child.reap();
-    assert_eq!(exit.try_wait().unwrap(), seen);
+    assert_eq!(process.try_wait().unwrap(), exit);
 }
 
 #[test]
-fn the_mechanism_is_the_systems_own() {
-    let exit = exit_of(std::process::id());
-    assert_eq!(exit.pid(), Some(std::process::id()));
+fn uses_the_native_mechanism_of_the_platform() {
+    let process = exit_of(std::process::id());
+    assert_eq!(process.pid(), Some(std::process::id()));
     if support::poll_forced() && !cfg!(windows) {
-        assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
-        assert!(exit.fallback_reason().is_some());
+        assert_eq!(process.mechanism(), Some(Mechanism::Polling));
+        assert!(process.fallback_reason().is_some());
         return support::skip("polling is forced");
     }
     let mechanism = if cfg!(target_os = "linux") {
@@ -260,13 +263,13 @@ fn the_mechanism_is_the_systems_own() {
     } else {
         Mechanism::Polling
     };
-    assert_eq!(exit.mechanism(), Some(mechanism));
+    assert_eq!(process.mechanism(), Some(mechanism));
     assert_eq!(
-        exit.fallback_reason().is_some(),
+        process.fallback_reason().is_some(),
         mechanism == Mechanism::Polling
     );
     #[cfg(target_os = "linux")]
-    assert!(exit.as_pidfd().is_some());
+    assert!(process.as_pidfd().is_some());
     #[cfg(windows)]
-    assert!(exit.as_handle().is_some());
+    assert!(process.as_handle().is_some());
 }
