@@ -1,4 +1,4 @@
-//! Promise: the types can be moved, shared and kept as a user expects, and stay small.
+//! Promise: the public types implement the traits that users expect, and stay small.
 
 use std::fmt::{Debug, Display};
 use std::future::Future;
@@ -8,14 +8,14 @@ use std::io;
 use futures::future::FusedFuture;
 use tokio_process_exit::{Exit, Mechanism, ProcessExit, exit_of};
 
-fn is_sent_anywhere<T: Send + Sync + Unpin + Debug + 'static>() {}
+fn is_sendable<T: Send + Sync + Unpin + Debug + 'static>() {}
 fn is_a_value<T: Copy + Eq + Hash + Debug>() {}
 
 #[test]
-fn auto_traits() {
-    is_sent_anywhere::<ProcessExit>();
-    is_sent_anywhere::<Exit>();
-    is_sent_anywhere::<Mechanism>();
+fn implements_the_expected_traits() {
+    is_sendable::<ProcessExit>();
+    is_sendable::<Exit>();
+    is_sendable::<Mechanism>();
     is_a_value::<Exit>();
     is_a_value::<Mechanism>();
     fn is_displayed<T: Display>() {}
@@ -25,14 +25,14 @@ fn auto_traits() {
 }
 
 #[test]
-fn a_task_can_own_one() {
+fn can_be_awaited_in_a_spawned_task() {
     fn spawnable<F: Future + Send + 'static>(_: F) {}
     spawnable(async { exit_of(1).await });
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_wait_is_at_most_64_bytes() {
+fn process_exit_is_at_most_64_bytes() {
     assert!(
         size_of::<ProcessExit>() <= 64,
         "{}",

@@ -1,4 +1,4 @@
-//! Promise: a `Child` is waited for as what it is, and never taken for another process.
+//! Promise: a wait made from a `Child` is for that child, never for another process with its pid.
 
 mod support;
 
@@ -9,18 +9,18 @@ use support::{Child, deadline};
 use tokio_process_exit::ProcessExit;
 
 #[tokio::test]
-async fn its_exit_is_told_and_its_status_left_in_place() {
+async fn reports_the_exit_and_leaves_the_status() {
     let mut child = Child::spawn(7);
-    let exit = ProcessExit::from(&child.0);
-    assert_eq!(exit.pid(), Some(child.id()));
+    let process = ProcessExit::from(&child.0);
+    assert_eq!(process.pid(), Some(child.id()));
     child.end();
-    assert_eq!(deadline(exit).await.unwrap().pid(), Some(child.id()));
+    assert_eq!(deadline(process).await.unwrap().pid(), Some(child.id()));
     assert_eq!(child.reap().code(), Some(7));
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn one_that_has_been_waited_for_is_not_found() {
+async fn reaped_child_is_not_found() {
     let mut child = Child::spawn(7);
     child.end();
     child.0.wait().unwrap();
@@ -31,14 +31,14 @@ async fn one_that_has_been_waited_for_is_not_found() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_next_owner_of_its_pid_is_not_it() {
+async fn reaped_child_is_not_found_after_pid_reuse() {
     use std::io::{BufRead, BufReader};
 
     let mut child = Child::spawn(7);
     child.end();
     child.0.wait().unwrap();
     let pid = child.0.id();
-    // Another's child gets the pid, if pids can be chosen.
+    // If pids can be chosen, give the pid to a grandchild.
     let script = format!(
         "for i in 1 2 3 4 5 6 7 8 9; do
             echo {} >/proc/sys/kernel/ns_last_pid || break
@@ -56,20 +56,20 @@ async fn the_next_owner_of_its_pid_is_not_it() {
         let error = deadline(ProcessExit::from(&child.0)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     } else {
-        support::skip("the pid was not given out again");
+        support::skip("the pid was not recycled");
     }
     parent.end();
 }
 
 #[cfg(feature = "process")]
 #[tokio::test]
-async fn so_is_a_child_of_tokio() {
+async fn tokio_child_is_reported_and_stays_waitable() {
     let mut child = tokio::process::Command::from(support::shell("exit 7"))
         .spawn()
         .unwrap();
     let pid = child.id().unwrap();
-    let exit = ProcessExit::from(&child);
-    assert_eq!(deadline(exit).await.unwrap().pid(), Some(pid));
+    let process = ProcessExit::from(&child);
+    assert_eq!(deadline(process).await.unwrap().pid(), Some(pid));
     assert_eq!(deadline(child.wait()).await.unwrap().code(), Some(7));
     let error = deadline(ProcessExit::from(&child)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);

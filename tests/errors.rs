@@ -1,4 +1,4 @@
-//! Promise: bad input gets a clear error that names it, at once and every time.
+//! Promise: an invalid pid yields an error that names the pid, whichever function returns it.
 
 mod support;
 
@@ -8,25 +8,27 @@ use futures::future::FusedFuture;
 use support::{Child, deadline};
 use tokio_process_exit::{ProcessExit, exit_of};
 
-/// The error, which must be the same however it is asked for.
+/// Returns the error of opening `pid`.
+///
+/// Asserts that `try_wait` and awaiting return the same error.
 async fn error_of(pid: u32) -> Error {
-    let now = ProcessExit::open(pid).unwrap_err();
-    let mut exit = exit_of(pid);
-    assert_eq!(exit.mechanism(), None);
-    assert_eq!(exit.pid(), (pid != 0).then_some(pid));
-    let tried = exit.try_wait().unwrap_err();
-    assert!(!exit.is_terminated());
+    let opened = ProcessExit::open(pid).unwrap_err();
+    let mut process = exit_of(pid);
+    assert_eq!(process.mechanism(), None);
+    assert_eq!(process.pid(), (pid != 0).then_some(pid));
+    let tried = process.try_wait().unwrap_err();
+    assert!(!process.is_terminated());
     for _ in 0..2 {
-        let awaited = deadline(&mut exit).await.unwrap_err();
+        let awaited = deadline(&mut process).await.unwrap_err();
         for error in [&tried, &awaited] {
             assert_eq!(
                 (error.kind(), error.to_string()),
-                (now.kind(), now.to_string())
+                (opened.kind(), opened.to_string())
             );
         }
-        assert!(exit.is_terminated());
+        assert!(process.is_terminated());
     }
-    now
+    opened
 }
 
 #[tokio::test]
@@ -37,7 +39,7 @@ async fn pid_0_is_invalid() {
 }
 
 #[tokio::test]
-async fn a_number_beyond_any_pid_is_invalid() {
+async fn pid_out_of_range_is_invalid() {
     for pid in [i32::MAX as u32 + 1, u32::MAX] {
         let error = error_of(pid).await;
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -46,11 +48,11 @@ async fn a_number_beyond_any_pid_is_invalid() {
 }
 
 #[tokio::test]
-async fn a_pid_that_names_no_process_is_not_found() {
+async fn unused_pid_is_not_found() {
     let mut child = Child::spawn(0);
     let gone = child.id();
     child.reap();
-    // On Windows a process is there for as long as anybody has a handle of it.
+    // On Windows a process can be opened until its last handle is closed.
     drop(child);
     support::until_forgotten(gone);
     for pid in [gone, i32::MAX as u32] {
@@ -62,7 +64,7 @@ async fn a_pid_that_names_no_process_is_not_found() {
 
 #[cfg(any(target_os = "linux", windows))]
 #[tokio::test]
-async fn a_thread_is_invalid_and_the_message_names_its_process() {
+async fn thread_id_is_invalid_and_error_names_the_process() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let (send, receive) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -72,26 +74,26 @@ async fn a_thread_is_invalid_and_the_message_names_its_process() {
     let tid = receive.recv().unwrap();
     let error = error_of(tid).await;
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    let process = std::process::id();
+    let pid = std::process::id();
     assert!(
         error
             .to_string()
-            .contains(&format!("{tid} is a thread of process {process}")),
+            .contains(&format!("{tid} is a thread of process {pid}")),
         "{error}"
     );
     drop(stop);
     thread.join().unwrap();
-    // The kernel forgets it soon after the join.
+    // The kernel releases the thread id shortly after the join.
     support::until(
-        "no thread",
+        "the thread id is released",
         || matches!(ProcessExit::open(tid), Err(error) if error.kind() == ErrorKind::NotFound),
     );
 }
 
-/// The kernel answers EINVAL or ENOENT for a thread, and in passing for a process being reaped.
+/// `pidfd_open` fails with EINVAL or ENOENT for a thread, and briefly for a process being reaped.
 #[cfg(unix)]
 #[tokio::test]
-async fn a_process_being_reaped_is_opened_or_not_found() {
+async fn process_being_reaped_is_opened_or_not_found() {
     for _ in 0..300 {
         let mut child = Child::spawn(0);
         let pid = child.id();

@@ -1,6 +1,6 @@
-//! Promise: nothing is left behind: no descriptor, no handle, no zombie.
+//! Promise: a wait leaks no descriptor, no handle and no zombie, however it ends.
 //!
-//! One test, as it counts what the whole process holds.
+//! The file has a single test, because the test counts the resources of the whole process.
 
 mod support;
 
@@ -13,8 +13,7 @@ use tokio::time::timeout;
 use tokio_process_exit::{ProcessExit, exit_of};
 
 #[test]
-fn waits_leave_no_descriptor_and_no_zombie_behind() {
-    // The harness runs this in a thread of its own, and may itself be late to let go of things.
+fn waits_leak_no_descriptor_and_no_zombie() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -22,24 +21,25 @@ fn waits_leave_no_descriptor_and_no_zombie_behind() {
         .unwrap();
     #[cfg(target_os = "linux")]
     let children = support::linux::children();
-    runtime.block_on(every_way_to_end());
+    // Count after a first round: tokio and the test harness open descriptors during that round.
+    runtime.block_on(end_waits_in_every_way());
     let before = open_handles();
     for _ in 0..50 {
-        runtime.block_on(every_way_to_end());
+        runtime.block_on(end_waits_in_every_way());
     }
     assert_eq!(open_handles(), before);
     #[cfg(target_os = "linux")]
     assert_eq!(support::linux::children(), children);
 }
 
-async fn every_way_to_end() {
-    // Awaited to the end.
+async fn end_waits_in_every_way() {
+    // Await a wait until it resolves.
     let mut child = Child::spawn(0);
-    let exit = exit_of(child.id());
+    let process = exit_of(child.id());
     child.end();
-    deadline(exit).await.unwrap();
+    deadline(process).await.unwrap();
 
-    // Dropped before the first poll, and after.
+    // Drop a wait before and after its first poll.
     let mut child = Child::spawn(0);
     drop(exit_of(child.id()));
     assert!(
@@ -48,25 +48,29 @@ async fn every_way_to_end() {
             .is_err()
     );
 
-    // Dropped in another task.
-    let mut exit = exit_of(child.id());
-    assert!(timeout(Duration::from_millis(1), &mut exit).await.is_err());
-    tokio::spawn(async move { drop(exit) }).await.unwrap();
+    // Drop a wait in another task.
+    let mut process = exit_of(child.id());
+    assert!(
+        timeout(Duration::from_millis(1), &mut process)
+            .await
+            .is_err()
+    );
+    tokio::spawn(async move { drop(process) }).await.unwrap();
 
-    // Aborted.
+    // Abort a task that awaits the exit.
     let task = tokio::spawn(exit_of(child.id()));
     tokio::task::yield_now().await;
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
 
-    // Resolved and kept, then asked for the reap.
-    let mut exit = exit_of(child.id());
+    // Await the exit, then wait for the reap with the same future.
+    let mut process = exit_of(child.id());
     child.end();
-    deadline(&mut exit).await.unwrap();
+    deadline(&mut process).await.unwrap();
     child.reap();
-    deadline(exit.until_reaped()).await.unwrap();
+    deadline(process.until_reaped()).await.unwrap();
 
-    // Errors.
+    // Fail to open or adopt a process.
     assert!(exit_of(0).await.is_err());
     assert!(ProcessExit::open(i32::MAX as u32).is_err());
     #[cfg(target_os = "linux")]
@@ -75,12 +79,12 @@ async fn every_way_to_end() {
         assert!(ProcessExit::try_from(std::os::fd::OwnedFd::from(pipe)).is_err());
     }
 
-    // Not a child.
+    // Wait for a process that is not our child.
     #[cfg(unix)]
     {
         let mut grandchild = Grandchild::spawn();
-        let exit = exit_of(grandchild.id());
+        let process = exit_of(grandchild.id());
         grandchild.end(0);
-        deadline(exit).await.unwrap();
+        deadline(process).await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Promise: any tokio runtime will do, and none is harmed.
+//! Promise: a `ProcessExit` works on every tokio runtime, and never delays its shutdown.
 
 mod support;
 
@@ -20,11 +20,11 @@ fn runtimes() -> [Runtime; 2] {
 }
 
 #[test]
-fn both_flavours_of_runtime_will_do() {
+fn works_on_both_runtime_flavors() {
     for runtime in runtimes() {
         let mut child = Child::spawn(7);
-        let exit = exit_of(child.id());
-        let task = runtime.spawn(exit);
+        let process = exit_of(child.id());
+        let task = runtime.spawn(process);
         child.end();
         let exit = runtime.block_on(deadline(task)).unwrap().unwrap();
         assert_eq!(exit.status().unwrap().code(), Some(7));
@@ -32,7 +32,7 @@ fn both_flavours_of_runtime_will_do() {
 }
 
 #[test]
-fn a_runtime_without_time_will_do() {
+fn works_on_a_runtime_without_time() {
     let runtime = Builder::new_current_thread().enable_io().build().unwrap();
     let mut child = Child::spawn(0);
     child.end();
@@ -40,43 +40,43 @@ fn a_runtime_without_time_will_do() {
 }
 
 #[test]
-fn it_goes_on_in_another_runtime_when_the_first_is_no_longer_driven() {
+fn continues_after_the_first_runtime_is_not_driven() {
     let [first, second] = runtimes();
     let mut child = Child::spawn(7);
-    let mut exit = exit_of(child.id());
-    first.block_on(still_pending(&mut exit));
-    // `first` lives on, but nobody drives it.
-    second.block_on(still_pending(&mut exit));
-    first.block_on(still_pending(&mut exit));
+    let mut process = exit_of(child.id());
+    first.block_on(still_pending(&mut process));
+    // `first` still exists, but no thread drives it.
+    second.block_on(still_pending(&mut process));
+    first.block_on(still_pending(&mut process));
     child.end();
-    second.block_on(deadline(exit)).unwrap();
+    second.block_on(deadline(process)).unwrap();
 }
 
 #[test]
-fn it_goes_on_in_another_runtime_when_the_first_has_shut_down() {
+fn continues_after_the_first_runtime_shuts_down() {
     let [first, second] = runtimes();
     let mut child = Child::spawn(7);
-    let mut exit = exit_of(child.id());
-    first.block_on(still_pending(&mut exit));
+    let mut process = exit_of(child.id());
+    first.block_on(still_pending(&mut process));
     drop(first);
-    second.block_on(still_pending(&mut exit));
+    second.block_on(still_pending(&mut process));
     child.end();
     assert_eq!(
-        second.block_on(deadline(exit)).unwrap().pid(),
+        second.block_on(deadline(process)).unwrap().pid(),
         Some(child.id())
     );
 }
 
 #[test]
-fn a_runtime_shuts_down_at_once_with_waits_in_it() {
+fn runtime_with_pending_waits_shuts_down_at_once() {
     for runtime in runtimes() {
         let child = Child::spawn(0);
-        let mut outside = exit_of(child.id());
+        let mut process = exit_of(child.id());
         runtime.block_on(async {
             for _ in 0..10 {
                 tokio::spawn(exit_of(child.id()));
             }
-            still_pending(&mut outside).await;
+            still_pending(&mut process).await;
         });
         let start = std::time::Instant::now();
         drop(runtime);
@@ -85,23 +85,23 @@ fn a_runtime_shuts_down_at_once_with_waits_in_it() {
             "{:?}",
             start.elapsed()
         );
-        assert_eq!(outside.try_wait().unwrap(), None);
+        assert_eq!(process.try_wait().unwrap(), None);
     }
 }
 
 #[cfg(unix)]
 #[test]
 #[should_panic(expected = "there is no reactor running")]
-fn polling_outside_a_runtime_panics_as_tokio_does() {
+fn awaiting_outside_a_runtime_panics() {
     if support::poll_forced() {
-        panic!("there is no reactor running, and none is needed: everything is polled");
+        panic!("there is no reactor running: polling is forced and does not need a reactor");
     }
     let _ = futures::executor::block_on(exit_of(std::process::id()));
 }
 
 #[test]
-fn opening_outside_a_runtime_is_fine() {
+fn opens_a_process_outside_a_runtime() {
     let child = Child::spawn(0);
-    let exit = exit_of(child.id());
-    assert!(exit.mechanism().is_some());
+    let process = exit_of(child.id());
+    assert!(process.mechanism().is_some());
 }
