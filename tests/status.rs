@@ -1,4 +1,4 @@
-//! Promise: the exit status is that process's or unknown, and is left for its owner to collect.
+//! Promise: a returned exit status is never wrong, and the parent can still reap the process.
 
 mod support;
 
@@ -15,7 +15,7 @@ use tokio_process_exit::ProcessExit;
 use tokio_process_exit::exit_of;
 
 #[tokio::test]
-async fn the_status_of_a_child_is_the_one_its_owner_collects_afterwards() {
+async fn child_status_equals_the_reaped_status() {
     for script in [
         "exit 0",
         "exit 1",
@@ -34,7 +34,7 @@ async fn the_status_of_a_child_is_the_one_its_owner_collects_afterwards() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_core_dump_shows_in_the_status() {
+async fn status_includes_the_core_dump_flag() {
     let directory = std::env::temp_dir();
     let script = "ulimit -c unlimited 2>/dev/null; kill -ABRT $$";
     let mut child = Child::spawn_command(shell(script).current_dir(directory));
@@ -44,7 +44,7 @@ async fn a_core_dump_shows_in_the_status() {
     assert_eq!(exit.status(), Some(status));
     assert_eq!(status.signal(), Some(libc::SIGABRT));
     if !status.core_dumped() {
-        skip("no core was dumped here; the signal was seen");
+        skip("no core was dumped; the signal was still reported");
     }
     for name in ["core".to_owned(), format!("core.{id}")] {
         let _ = std::fs::remove_file(std::env::temp_dir().join(name));
@@ -52,16 +52,16 @@ async fn a_core_dump_shows_in_the_status() {
 }
 
 #[tokio::test]
-async fn tokio_and_std_owners_get_their_status_in_any_order() {
+async fn leaves_the_status_for_tokio_to_reap() {
     for code in 0..30 {
         let script = format!("exit {code}");
         let mut child = tokio::process::Command::from(shell(&script))
             .spawn()
             .unwrap();
-        let exit = exit_of(child.id().unwrap());
-        let (exit, status) = deadline(futures::future::join(exit, child.wait())).await;
+        let process = exit_of(child.id().unwrap());
+        let (exit, status) = deadline(futures::future::join(process, child.wait())).await;
         assert_eq!(status.unwrap().code(), Some(code));
-        // Polling does not see it if the owner was faster.
+        // Polling returns no status if tokio reaps the child first.
         if tells_the_status_of_reaped() {
             assert_eq!(exit.unwrap().status().unwrap().code(), Some(code));
         }
@@ -69,32 +69,32 @@ async fn tokio_and_std_owners_get_their_status_in_any_order() {
 }
 
 #[tokio::test]
-async fn the_status_of_a_child_reaped_before_the_wait_is_known() {
+async fn returns_the_status_of_a_child_reaped_before_poll() {
     let mut child = Child::spawn(11);
-    let exit = exit_of(child.id());
+    let process = exit_of(child.id());
     child.reap();
-    let exit = deadline(exit).await.unwrap();
+    let exit = deadline(process).await.unwrap();
     if exit.status().is_none() && !tells_the_status_of_reaped() {
-        return skip("polling does not tell, nor a pidfd before Linux 6.15");
+        return skip("no status after the reap: polling, or Linux before 6.15");
     }
     assert_eq!(exit.status().unwrap().code(), Some(11));
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn an_automatically_reaped_child_gives_its_own_status_or_none() {
+async fn auto_reaped_child_has_its_own_status_or_none() {
     if support::role().is_none() {
-        // SIGCHLD is the whole process's.
-        let test = "an_automatically_reaped_child_gives_its_own_status_or_none";
+        // The disposition of SIGCHLD applies to the whole process.
+        let test = "auto_reaped_child_has_its_own_status_or_none";
         return support::assert_passed(&support::rerun(test, "ignore", |_| {}));
     }
-    // SAFETY: SIG_IGN is no handler, so nothing runs.
+    // SAFETY: SIG_IGN installs no handler, so no code runs on a signal.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     for code in 1..=50 {
         let mut child = Child::spawn(code);
-        let exit = exit_of(child.id());
+        let process = exit_of(child.id());
         child.end();
-        let status = deadline(exit).await.unwrap().status();
+        let status = deadline(process).await.unwrap().status();
         match status {
             Some(status) => assert_eq!(status.code(), Some(code.into())),
             None => assert!(!tells_the_status_of_reaped()),
@@ -104,15 +104,15 @@ async fn an_automatically_reaped_child_gives_its_own_status_or_none() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn the_status_of_an_unreaped_process_of_another_parent_is_known_to_its_user() {
+async fn returns_the_status_of_another_parents_zombie() {
     if !support::tells_the_status_of_zombies() {
-        return skip("this system does not tell");
+        return skip("this system does not report the status of another parent's zombie");
     }
     for code in [0, 1, 7, 255] {
         let mut grandchild = Grandchild::spawn();
-        let exit = exit_of(grandchild.id());
+        let process = exit_of(grandchild.id());
         grandchild.end(code);
-        let exit = deadline(exit).await.unwrap();
+        let exit = deadline(process).await.unwrap();
         assert_eq!(exit.status().unwrap().code(), Some(code.into()));
     }
     let mut grandchild = Grandchild::spawn();
@@ -123,63 +123,62 @@ async fn the_status_of_an_unreaped_process_of_another_parent_is_known_to_its_use
 
 #[cfg(unix)]
 #[tokio::test]
-async fn reaped_resolves_at_the_reap_with_the_status() {
+async fn until_reaped_resolves_at_the_reap_with_the_status() {
     let mut grandchild = Grandchild::spawn();
-    let mut exit = exit_of(grandchild.id()).until_reaped();
-    support::still_pending(&mut exit).await;
+    let mut process = exit_of(grandchild.id()).until_reaped();
+    support::still_pending(&mut process).await;
     grandchild.end(42);
-    support::still_pending(&mut exit).await;
-    assert_eq!(exit.try_wait().unwrap(), None);
+    support::still_pending(&mut process).await;
+    assert_eq!(process.try_wait().unwrap(), None);
     grandchild.reap();
-    let exit = deadline(exit).await.unwrap();
+    let exit = deadline(process).await.unwrap();
     assert_eq!(exit.status().unwrap().code(), Some(42));
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn reaped_may_be_asked_for_after_the_exit() {
+async fn until_reaped_can_follow_a_resolved_exit() {
     let mut child = Child::spawn(12);
-    let mut exit = exit_of(child.id());
+    let mut process = exit_of(child.id());
     child.end();
-    deadline(&mut exit).await.unwrap();
-    let mut exit = exit.until_reaped();
-    support::still_pending(&mut exit).await;
+    deadline(&mut process).await.unwrap();
+    let mut process = process.until_reaped();
+    support::still_pending(&mut process).await;
     child.reap();
     assert_eq!(
-        deadline(exit).await.unwrap().status().unwrap().code(),
+        deadline(process).await.unwrap().status().unwrap().code(),
         Some(12)
     );
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn reaped_resolves_for_a_process_that_had_been_reaped() {
+async fn until_reaped_resolves_for_a_reaped_process() {
     let mut grandchild = Grandchild::spawn();
-    let exit = exit_of(grandchild.id()).until_reaped();
+    let process = exit_of(grandchild.id()).until_reaped();
     grandchild.end(13);
     grandchild.reap();
-    let exit = deadline(exit).await.unwrap();
+    let exit = deadline(process).await.unwrap();
     if tells_the_status_of_reaped() {
         assert_eq!(exit.status().unwrap().code(), Some(13));
     }
 }
 
-/// Another user must learn of the exit, but the kernel shows it 0 for a status that it may not
-/// read.
+/// For another user's zombie, `/proc` shows 0 instead of the status. The 0 must not be returned.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_stranger_learns_of_the_exit_but_never_a_wrong_status() {
-    const TEST: &str = "a_stranger_learns_of_the_exit_but_never_a_wrong_status";
+async fn other_user_gets_the_exit_without_a_status() {
+    const TEST: &str = "other_user_gets_the_exit_without_a_status";
     if support::role().is_some() {
         let pids = std::env::var("PIDS").unwrap();
         let mut pids = pids.split(',').map(|pid| pid.parse::<u32>().unwrap());
         for code in [0, 7] {
-            let exit = ProcessExit::open(pids.next().unwrap()).unwrap();
-            let exit = deadline(exit).await.unwrap();
+            let process = ProcessExit::open(pids.next().unwrap()).unwrap();
+            let exit = deadline(process).await.unwrap();
             assert_eq!(
                 exit.status(),
                 None,
-                "a status that nobody may read, really {code}"
+                "the user nobody may not read the status, which is {code}"
             );
         }
         support::still_pending(exit_of(pids.next().unwrap())).await;
@@ -187,52 +186,52 @@ async fn a_stranger_learns_of_the_exit_but_never_a_wrong_status() {
         return;
     }
     if !linux::is_root() {
-        return skip("not root, so there is no stranger to be");
+        return skip("not root, so the test cannot run as another user");
     }
     let (success, failure) = (Grandchild::zombie(0), Grandchild::zombie(7));
     let alive = Grandchild::spawn();
     let pids = format!("{},{},{}", success.id(), failure.id(), alive.id());
     match linux::rerun_as_nobody(TEST, &[("PIDS", pids)]) {
         Some(output) => support::assert_passed(&output),
-        None => skip("nobody cannot start this binary"),
+        None => skip("the user nobody cannot start this binary"),
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_stranger_learns_the_status_once_it_is_reaped() {
-    const TEST: &str = "a_stranger_learns_the_status_once_it_is_reaped";
+async fn other_user_gets_the_status_after_the_reap() {
+    const TEST: &str = "other_user_gets_the_status_after_the_reap";
     if support::role().is_some() {
         let pid = std::env::var("PIDS").unwrap().parse().unwrap();
-        let exit = exit_of(pid).until_reaped();
+        let process = exit_of(pid).until_reaped();
         assert_eq!(
-            deadline(exit).await.unwrap().status().unwrap().code(),
+            deadline(process).await.unwrap().status().unwrap().code(),
             Some(21)
         );
         return;
     }
     if !linux::is_root() || !linux::pidfd_tells_the_status() {
-        return skip("not root, or no pidfd of Linux 6.15");
+        return skip("not root, or Linux before 6.15");
     }
     let mut grandchild = Grandchild::zombie(21);
     let pid = grandchild.id();
     let output = std::thread::scope(|scope| {
-        let stranger = scope.spawn(|| linux::rerun_as_nobody(TEST, &[("PIDS", pid.to_string())]));
-        // It can be opened only before the reap.
-        support::until("the stranger opens it", || {
-            linux::holds_pidfd_of(pid, std::process::id()) || stranger.is_finished()
+        let other_user = scope.spawn(|| linux::rerun_as_nobody(TEST, &[("PIDS", pid.to_string())]));
+        // The other user must open the process before the reap.
+        support::until("the other user has opened the process", || {
+            linux::holds_pidfd_of(pid, std::process::id()) || other_user.is_finished()
         });
         grandchild.reap();
-        stranger.join().unwrap()
+        other_user.join().unwrap()
     });
     match output {
         Some(output) => support::assert_passed(&output),
-        None => skip("nobody cannot start this binary"),
+        None => skip("the user nobody cannot start this binary"),
     }
 }
 
 #[test]
-fn an_exit_says_what_it_is() {
+fn exit_displays_its_pid_and_status() {
     let mut child = Child::zombie(7);
     let exit = exit_of(child.id()).try_wait().unwrap().unwrap();
     let word = if cfg!(windows) { "code" } else { "status" };
@@ -246,29 +245,28 @@ fn an_exit_says_what_it_is() {
     child.reap();
 }
 
-/// There the same number means another process to `/proc`.
+/// In `/proc` of an outer pid namespace, the same pid belongs to a different process.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_process() {
-    const TEST: &str =
-        "with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_process";
+async fn is_not_misled_by_the_proc_of_another_pid_namespace() {
+    const TEST: &str = "is_not_misled_by_the_proc_of_another_pid_namespace";
     if support::role().is_some() {
         let mut grandchild = Grandchild::spawn();
         assert!(grandchild.id() < 100, "a pid of a new namespace");
-        let mut exit = exit_of(grandchild.id());
-        let mut reaped = exit_of(grandchild.id()).until_reaped();
-        support::still_pending(&mut exit).await;
+        let mut process = exit_of(grandchild.id());
+        let mut until_reaped = exit_of(grandchild.id()).until_reaped();
+        support::still_pending(&mut process).await;
         grandchild.end(77);
         if !support::poll_forced() {
-            let exit = deadline(exit).await.unwrap();
+            let exit = deadline(process).await.unwrap();
             assert!(
                 exit.status().is_none_or(|status| status.code() == Some(77)),
                 "{exit}"
             );
         }
-        support::still_pending(&mut reaped).await;
+        support::still_pending(&mut until_reaped).await;
         grandchild.reap();
-        let exit = deadline(reaped).await.unwrap();
+        let exit = deadline(until_reaped).await.unwrap();
         assert!(
             exit.status().is_none_or(|status| status.code() == Some(77)),
             "{exit}"
@@ -294,38 +292,39 @@ async fn with_the_proc_of_an_outer_pid_namespace_no_stranger_is_taken_for_the_pr
         .output();
     match output {
         Ok(output) if linux::is_root() => support::assert_passed(&output),
-        _ => skip("not root, or no unshare(1), so there is no other pid namespace"),
+        _ => skip("no pid namespace can be created (not root, or no unshare(1))"),
     }
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_status_is_told_to_a_process_whose_own_leading_thread_has_exited() {
+fn returns_the_status_after_own_leader_thread_exits() {
     if std::env::var_os("TEST_RUNNER").is_some() {
-        return skip("an emulator ends with its leading thread, or keeps it");
+        return skip("an emulator does not let the leader thread exit alone");
     }
-    const TEST: &str = "the_status_is_told_to_a_process_whose_own_leading_thread_has_exited";
+    const TEST: &str = "returns_the_status_after_own_leader_thread_exits";
     if support::role().is_none() {
         return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
     }
     if !linux::stat_tells_the_status() {
-        return skip("Linux before 6.1 does not tell");
+        return skip("no status from /proc before Linux 6.1");
     }
-    // A fork of this process, which has no other thread at work, starts one and ends the first.
-    let process = linux::fork(|| {
+    // The forked child starts a second thread and ends its leader thread. All other threads of this
+    // process are idle, so the child inherits no held lock.
+    let child = linux::fork(|| {
         std::thread::spawn(|| {
             let me = std::process::id();
-            support::until("no leading thread", || linux::state_of(me) == Some('Z'));
+            support::until("the leader has exited", || linux::state_of(me) == Some('Z'));
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
             let mut grandchild = Grandchild::spawn();
             let status = runtime.block_on(async {
-                let mut exit = exit_of(grandchild.id());
-                support::still_pending(&mut exit).await;
+                let mut process = exit_of(grandchild.id());
+                support::still_pending(&mut process).await;
                 grandchild.end(8);
-                deadline(exit).await.unwrap().status()
+                deadline(process).await.unwrap().status()
             });
             linux::exit_group(status.and_then(|status| status.code()).unwrap_or(99));
         });
@@ -333,8 +332,8 @@ fn the_status_is_told_to_a_process_whose_own_leading_thread_has_exited() {
         unsafe { libc::syscall(libc::SYS_exit, 98) };
         97
     });
-    let pid = process.id();
-    // It would be killed when dropped.
-    let status = process.reap();
-    assert_eq!(status, 8 << 8, "of {pid}");
+    let pid = child.id();
+    // `reap` waits for the exit; a drop would kill the child.
+    let status = child.reap();
+    assert_eq!(status, 8 << 8, "wait status of {pid}");
 }
