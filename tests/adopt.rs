@@ -1,4 +1,4 @@
-//! Promise: a pidfd from elsewhere is as good as a pid, and whatever is no pidfd is refused.
+//! Promise: a `ProcessExit` can be made from any pidfd of a process, and from no other descriptor.
 
 #![cfg(target_os = "linux")]
 
@@ -15,14 +15,14 @@ use support::{Child, deadline, still_pending};
 use tokio_process_exit::ProcessExit;
 
 #[tokio::test]
-async fn a_pidfd_can_be_adopted() {
+async fn adopts_a_pidfd() {
     let mut child = Child::spawn(3);
-    let mut exit = ProcessExit::try_from(linux::pidfd_open(child.id(), 0)).unwrap();
-    assert_eq!(exit.pid(), Some(child.id()));
-    still_pending(&mut exit).await;
+    let mut process = ProcessExit::try_from(linux::pidfd_open(child.id(), 0)).unwrap();
+    assert_eq!(process.pid(), Some(child.id()));
+    still_pending(&mut process).await;
     child.end();
     assert_eq!(
-        deadline(exit).await.unwrap().status().unwrap().code(),
+        deadline(process).await.unwrap().status().unwrap().code(),
         Some(3)
     );
 
@@ -34,41 +34,41 @@ async fn a_pidfd_can_be_adopted() {
 }
 
 #[tokio::test]
-async fn a_pidfd_of_a_reaped_process_can_be_adopted() {
+async fn adopts_the_pidfd_of_a_reaped_process() {
     let mut grandchild = Grandchild::spawn();
     let pidfd = linux::pidfd_open(grandchild.id(), 0);
     grandchild.end(5);
     grandchild.reap();
-    let exit = ProcessExit::try_from(pidfd).unwrap();
-    assert_eq!(exit.pid(), None);
-    let exit = deadline(exit).await.unwrap();
+    let process = ProcessExit::try_from(pidfd).unwrap();
+    assert_eq!(process.pid(), None);
+    let exit = deadline(process).await.unwrap();
     if linux::pidfd_tells_the_status() {
         assert_eq!(exit.status().unwrap().code(), Some(5));
     }
 }
 
 #[tokio::test]
-async fn a_peer_is_adopted_from_its_socket() {
+async fn adopts_the_peer_pidfd_of_a_socket() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut pidfd: libc::c_int = -1;
     let mut size = size_of_val(&pidfd) as libc::socklen_t;
     const SO_PEERPIDFD: libc::c_int = 77;
     let socket = ours.as_raw_fd();
     let value = (&raw mut pidfd).cast();
-    // SAFETY: room for a descriptor, and its size.
+    // SAFETY: `value` points to space for a descriptor, and `size` is the size of that space.
     let result =
         unsafe { libc::getsockopt(socket, libc::SOL_SOCKET, SO_PEERPIDFD, value, &mut size) };
     if result < 0 {
-        return support::skip("no SO_PEERPIDFD before Linux 6.5");
+        return support::skip("SO_PEERPIDFD needs Linux 6.5");
     }
-    let exit = ProcessExit::try_from(linux::own(pidfd)).unwrap();
-    assert_eq!(exit.pid(), Some(std::process::id()));
-    still_pending(exit).await;
+    let process = ProcessExit::try_from(linux::own(pidfd)).unwrap();
+    assert_eq!(process.pid(), Some(std::process::id()));
+    still_pending(process).await;
     drop(theirs);
 }
 
 #[tokio::test]
-async fn a_descriptor_that_is_no_pidfd_is_refused() {
+async fn rejects_other_kinds_of_descriptors() {
     let child = Child::spawn(0);
     let (read, write) = linux::pipe();
     // SAFETY: takes integers.
@@ -81,7 +81,7 @@ async fn a_descriptor_that_is_no_pidfd_is_refused() {
     let timerfd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
     // SAFETY: takes an integer.
     let inotify = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
-    // SAFETY: a set of signals is integers, for which all zeroes is a valid value, that of no signal.
+    // SAFETY: a `sigset_t` consists of integers. All zeroes is a valid value: the empty set.
     let none: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `none` is readable.
     let signalfd = unsafe { libc::signalfd(-1, &none, libc::SFD_CLOEXEC) };
@@ -95,7 +95,7 @@ async fn a_descriptor_that_is_no_pidfd_is_refused() {
         OwnedFd::from(File::open(std::env::current_exe().unwrap()).unwrap()),
         OwnedFd::from(File::open("/").unwrap()),
         OwnedFd::from(File::open("/proc/self/ns/pid").unwrap()),
-        // The kernel itself takes this one for a pidfd in places.
+        // Some system calls of the kernel accept a /proc/<pid> directory as a pidfd.
         OwnedFd::from(File::open(format!("/proc/{}", child.id())).unwrap()),
         OwnedFd::from(File::open(format!("/proc/{}/stat", child.id())).unwrap()),
     ]);
@@ -107,30 +107,30 @@ async fn a_descriptor_that_is_no_pidfd_is_refused() {
     }
 }
 
-/// A container that was handed the pidfd of a process outside.
+/// A container may receive the pidfd of a process outside its pid namespace.
 #[tokio::test]
-async fn a_process_of_an_outer_pid_namespace_has_no_pid_and_exits_all_the_same() {
-    const TEST: &str = "a_process_of_an_outer_pid_namespace_has_no_pid_and_exits_all_the_same";
+async fn resolves_for_a_process_outside_the_pid_namespace() {
+    const TEST: &str = "resolves_for_a_process_outside_the_pid_namespace";
     if let Some(number) = support::role() {
-        // SAFETY: the descriptor that was left open for us.
+        // SAFETY: the parent left this descriptor open, and no other code in this process owns it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(number.parse().unwrap()) };
-        let exit = ProcessExit::try_from(pidfd).unwrap();
-        assert_eq!(exit.pid(), None);
-        let error = exit.identity().unwrap_err();
+        let process = ProcessExit::try_from(pidfd).unwrap();
+        assert_eq!(process.pid(), None);
+        let error = process.identity().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        let exit = deadline(exit).await.unwrap();
-        // Not told across namespaces. If it is one day, it must be right.
+        let exit = deadline(process).await.unwrap();
+        // Linux reports no status across pid namespaces. If a later version does, check the status.
         assert!(exit.status().is_none_or(|status| status.code() == Some(7)));
         return;
     }
     let unshare = ["--pid", "--fork", "--mount-proc", "--kill-child"];
-    let try_it = Command::new("unshare").args(unshare).arg("true").status();
-    if !try_it.is_ok_and(|status| status.success()) {
-        return support::skip("no pid namespace can be made (not root, or no unshare(1))");
+    let unshared = Command::new("unshare").args(unshare).arg("true").status();
+    if !unshared.is_ok_and(|status| status.success()) {
+        return support::skip("no pid namespace can be created (not root, or no unshare(1))");
     }
     let mut child = Child::spawn(7);
-    // Not closed by an exec, unlike the first.
     let pidfd = linux::pidfd_open(child.id(), 0);
+    // Duplicate the pidfd so that it stays open across an exec.
     // SAFETY: takes an open descriptor.
     let pidfd = linux::own(unsafe { libc::dup(pidfd.as_raw_fd()) });
     let mut inside = Command::new("unshare");
@@ -148,9 +148,9 @@ async fn a_process_of_an_outer_pid_namespace_has_no_pid_and_exits_all_the_same()
 }
 
 #[tokio::test]
-async fn the_pidfd_of_a_thread_is_refused() {
+async fn rejects_the_pidfd_of_a_thread() {
     if linux::release() < (6, 9) {
-        return support::skip("no pidfds of threads before Linux 6.9");
+        return support::skip("pidfds of threads need Linux 6.9");
     }
     let pidfd = linux::pidfd_open(std::process::id(), libc::PIDFD_THREAD);
     let error = ProcessExit::try_from(pidfd).unwrap_err();
@@ -158,32 +158,32 @@ async fn the_pidfd_of_a_thread_is_refused() {
     assert!(error.to_string().contains("thread"), "{error}");
 
     if !linux::pidfd_can_be_asked() {
-        return support::skip("a pidfd that has lost its mark cannot be told before Linux 6.13");
+        return support::skip("a reopened pidfd of a thread is recognized from Linux 6.13 on");
     }
-    // Also when it has lost its mark.
+    // Reopening a pidfd through /proc drops its PIDFD_THREAD flag.
     let thread = std::thread::spawn(|| {
         // SAFETY: takes nothing.
         let tid = unsafe { libc::gettid() } as u32;
         let pidfd = linux::pidfd_open(tid, libc::PIDFD_THREAD);
         let path = format!("/proc/self/fd/{}", pidfd.as_raw_fd());
-        let again = File::options().read(true).write(true).open(path);
-        again.map(|again| ProcessExit::try_from(OwnedFd::from(again)))
+        let reopened = File::options().read(true).write(true).open(path);
+        reopened.map(|reopened| ProcessExit::try_from(OwnedFd::from(reopened)))
     });
     match thread.join().unwrap() {
         Ok(adopted) => assert_eq!(adopted.unwrap_err().kind(), ErrorKind::InvalidInput),
-        Err(error) => support::skip(&format!("a pidfd cannot be opened again here: {error}")),
+        Err(error) => support::skip(&format!("a pidfd cannot be reopened here: {error}")),
     }
 }
 
-/// While a thread replaces the leading one, its number and the process's differ for an instant.
+/// During `execve` the calling thread replaces the leader. Briefly, its id differs from the pid.
 #[tokio::test]
-async fn a_process_can_be_adopted_during_an_exec_by_another_thread() {
+async fn adopts_a_pidfd_during_exec_by_another_thread() {
     for _ in 0..200 {
-        let process = linux::fork(|| linux::leader_exits(|| linux::exec_sh(c"exit 8")));
-        let pidfd = linux::pidfd_open(process.id(), 0);
+        let child = linux::fork(|| linux::leader_exits(|| linux::exec_sh(c"exit 8")));
+        let pidfd = linux::pidfd_open(child.id(), 0);
         loop {
-            let mut exit = ProcessExit::try_from(pidfd.try_clone().unwrap()).unwrap();
-            if exit.try_wait().unwrap().is_some() {
+            let mut process = ProcessExit::try_from(pidfd.try_clone().unwrap()).unwrap();
+            if process.try_wait().unwrap().is_some() {
                 break;
             }
         }

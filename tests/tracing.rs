@@ -1,4 +1,4 @@
-//! Promise: the feature `tracing` tells how a process is waited for, and why it is polled.
+//! Promise: the feature `tracing` logs the mechanism of each wait, and the reason for polling.
 
 #![cfg(feature = "tracing")]
 
@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use tokio_process_exit::{ExitSet, Mechanism, exit_of};
 use tracing_subscriber::filter::LevelFilter;
 
-/// What `body` has told.
-fn told_by(body: impl FnOnce()) -> String {
+/// Returns the log lines that `body` emits.
+fn log_of(body: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Text(Arc<Mutex<Vec<u8>>>);
 
@@ -38,38 +38,39 @@ fn told_by(body: impl FnOnce()) -> String {
 }
 
 #[test]
-fn a_wait_tells_its_mechanism_and_the_reason_of_a_fallback() {
-    let me = std::process::id();
+fn process_logs_its_mechanism_and_fallback_reason() {
+    let pid = std::process::id();
     let mut expected = Vec::new();
-    let told = told_by(|| {
-        let exit = exit_of(me);
+    let log = log_of(|| {
+        let process = exit_of(pid);
         expected.push(format!(
-            "pid={me} mechanism={:?}",
-            exit.mechanism().unwrap()
+            "pid={pid} mechanism={:?}",
+            process.mechanism().unwrap()
         ));
         expected.extend(
-            exit.fallback_reason()
+            process
+                .fallback_reason()
                 .map(|reason| format!("reason={reason}")),
         );
     });
     for expected in expected {
-        assert!(told.contains(&expected), "{expected} in {told}");
+        assert!(log.contains(&expected), "{expected} in {log}");
     }
-    assert!(told.contains(" DEBUG tokio_process_exit"), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(log.contains(" DEBUG tokio_process_exit"), "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
 }
 
 #[test]
-fn a_set_does_too() {
-    let me = std::process::id();
+fn set_logs_the_mechanism_and_fallback_reason() {
+    let pid = std::process::id();
     let mut polled = 0;
-    let told = told_by(|| {
+    let log = log_of(|| {
         let mut set = ExitSet::new();
-        set.insert(me).unwrap();
+        set.insert(pid).unwrap();
         polled = set.polled_len();
     });
-    let is_polled = told.contains(&format!("pid={me} mechanism={:?}", Mechanism::Polling));
-    assert_eq!(is_polled, polled == 1, "{told}");
-    assert_eq!(told.contains("reason="), polled == 1, "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let is_polled = log.contains(&format!("pid={pid} mechanism={:?}", Mechanism::Polling));
+    assert_eq!(is_polled, polled == 1, "{log}");
+    assert_eq!(log.contains("reason="), polled == 1, "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
 }
