@@ -1,4 +1,4 @@
-//! Promise: on macOS and the BSDs one descriptor does for a wait, and one for a set of any size.
+//! Promise: on macOS and the BSDs, a wait needs one descriptor, and so does a set of any size.
 
 #![cfg(any(
     target_vendor = "apple",
@@ -16,10 +16,10 @@ use support::unix::{Grandchild, open_fds};
 use support::{Child, Sleeper, deadline, many, skip, still_pending};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
-/// In a process of its own, as it counts descriptors.
+/// Runs in a process of its own because it counts the descriptors of the whole process.
 #[test]
-fn a_wait_takes_one_descriptor_and_a_set_one_for_all() {
-    const TEST: &str = "a_wait_takes_one_descriptor_and_a_set_one_for_all";
+fn wait_and_set_each_need_one_fd() {
+    const TEST: &str = "wait_and_set_each_need_one_fd";
     if support::role().is_none() {
         return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
     }
@@ -30,43 +30,43 @@ fn a_wait_takes_one_descriptor_and_a_set_one_for_all() {
         .enable_all()
         .build()
         .unwrap();
-    let mut processes = many(300);
+    let mut sleepers = many(300);
     let before = open_fds().len();
     runtime.block_on(async {
-        let mut exit = exit_of(processes[0].id());
-        still_pending(&mut exit).await;
+        let mut process = exit_of(sleepers[0].id());
+        still_pending(&mut process).await;
         assert_eq!(open_fds().len(), before + 1);
-        drop(exit);
+        drop(process);
 
         let mut set = ExitSet::new();
-        for process in &processes {
-            assert!(set.insert(process.id()).unwrap());
+        for sleeper in &sleepers {
+            assert!(set.insert(sleeper.id()).unwrap());
         }
         still_pending(set.next_exit()).await;
         assert_eq!(open_fds().len(), before + 1);
         assert_eq!(set.polled_len(), 0);
-        processes.iter_mut().for_each(Sleeper::kill);
+        sleepers.iter_mut().for_each(Sleeper::kill);
         let mut ids = HashSet::new();
         while let Some(exit) = deadline(set.next_exit()).await {
             assert!(ids.insert(exit.unwrap().pid().unwrap()));
         }
-        assert_eq!(ids.len(), processes.len());
+        assert_eq!(ids.len(), sleepers.len());
     });
 }
 
-/// A filter is one per pid, so an event that was not read yet must not stand in for the next.
+/// A kqueue has one filter per pid, so an unread event must not replace the event of a later wait.
 #[tokio::test]
-async fn a_process_goes_from_its_own_kqueue_to_that_of_a_set() {
+async fn registered_process_moves_to_the_kqueue_of_a_set() {
     let (mut child, mut early) = (Child::spawn(3), Child::spawn(4));
-    let (mut exit, mut ended) = (exit_of(child.id()), exit_of(early.id()));
-    still_pending(&mut exit).await;
-    still_pending(&mut ended).await;
+    let (mut running, mut exited) = (exit_of(child.id()), exit_of(early.id()));
+    still_pending(&mut running).await;
+    still_pending(&mut exited).await;
     early.end();
     early.until_exited();
     let mut set = ExitSet::new();
-    assert!(set.insert_exit(exit));
-    // It has exited, and has not told yet.
-    assert!(set.insert_exit(ended));
+    assert!(set.insert_exit(running));
+    // `early` has exited, but its wait has not read the event yet.
+    assert!(set.insert_exit(exited));
     assert!(!set.insert(child.id()).unwrap());
     let first = deadline(set.next_exit()).await.unwrap().unwrap();
     assert_eq!(first.status().unwrap().code(), Some(4));
@@ -76,33 +76,33 @@ async fn a_process_goes_from_its_own_kqueue_to_that_of_a_set() {
 }
 
 #[tokio::test]
-async fn the_status_of_another_parents_process_comes_with_its_exit() {
+async fn returns_the_status_of_another_parents_process() {
     if support::poll_forced() {
         return skip("polling is forced");
     }
     for code in [0, 7] {
         let mut grandchild = Grandchild::spawn();
-        let exit = ProcessExit::open(grandchild.id()).unwrap();
-        assert_eq!(exit.mechanism(), Some(Mechanism::Kqueue));
+        let process = ProcessExit::open(grandchild.id()).unwrap();
+        assert_eq!(process.mechanism(), Some(Mechanism::Kqueue));
         grandchild.end(code);
-        let exit = deadline(exit).await.unwrap();
+        let exit = deadline(process).await.unwrap();
         assert_eq!(exit.status().unwrap().code(), Some(code.into()));
     }
 }
 
 #[tokio::test]
-async fn an_open_wait_knows_the_status_also_after_the_reap() {
+async fn returns_the_status_after_the_reap() {
     if support::poll_forced() {
         return skip("polling is forced");
     }
     let mut grandchild = Grandchild::spawn();
-    let exit = exit_of(grandchild.id());
+    let process = exit_of(grandchild.id());
     let mut set = ExitSet::new();
     set.insert(grandchild.id()).unwrap();
     grandchild.end(9);
     grandchild.reap();
     for exit in [
-        deadline(exit).await,
+        deadline(process).await,
         deadline(set.next_exit()).await.unwrap(),
     ] {
         assert_eq!(exit.unwrap().status().unwrap().code(), Some(9));

@@ -1,4 +1,6 @@
-//! Promise: on Windows too nothing is lost, leaked or locked up, whatever the code and the waker.
+//! Promise: on Windows a wait loses no exit, leaks no handle and never deadlocks.
+//!
+//! This holds for every exit code, and for wakers that block or drop the wait.
 
 #![cfg(windows)]
 
@@ -18,11 +20,11 @@ use futures::future::join_all;
 use support::{Child, deadline, many, shell, still_pending};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
-/// `STILL_ACTIVE`, as `GetExitCodeProcess` says of a process that is running.
+/// `STILL_ACTIVE`, the exit code that `GetExitCodeProcess` returns for a running process.
 const STILL_ACTIVE: i32 = 259;
 
 #[tokio::test]
-async fn every_exit_code_is_told_259_included() {
+async fn returns_every_exit_code_including_259() {
     for code in [0, 1, 255, 256, STILL_ACTIVE, i32::MAX, -1, i32::MIN] {
         let mut child = Child::spawn_command(&mut shell(&format!("exit {code}")));
         let exit = deadline(exit_of(child.id())).await.unwrap();
@@ -32,17 +34,17 @@ async fn every_exit_code_is_told_259_included() {
 }
 
 #[tokio::test]
-async fn a_process_that_will_exit_with_259_is_not_taken_for_exited_nor_for_running() {
+async fn exit_code_259_is_not_still_active() {
     let read_and_exit = format!("set /p line= & exit {STILL_ACTIVE}");
     let mut child = Child::spawn_command(&mut shell(&read_and_exit));
-    let mut exit = exit_of(child.id());
+    let mut process = exit_of(child.id());
     let mut set = ExitSet::new();
     set.insert(child.id()).unwrap();
-    still_pending(&mut exit).await;
-    assert_eq!(exit.try_wait().unwrap(), None);
+    still_pending(&mut process).await;
+    assert_eq!(process.try_wait().unwrap(), None);
     child.end();
     for exit in [
-        deadline(exit).await,
+        deadline(process).await,
         deadline(set.next_exit()).await.unwrap(),
     ] {
         assert_eq!(exit.unwrap().status().unwrap().code(), Some(STILL_ACTIVE));
@@ -50,35 +52,35 @@ async fn a_process_that_will_exit_with_259_is_not_taken_for_exited_nor_for_runni
 }
 
 #[tokio::test]
-async fn a_terminated_process_has_the_code_it_was_terminated_with() {
+async fn returns_the_code_given_to_terminate_process() {
     let mut child = Child::spawn(0);
-    let exit = exit_of(child.id());
+    let process = exit_of(child.id());
     child.kill();
     assert_eq!(
-        deadline(exit).await.unwrap().status().unwrap().code(),
+        deadline(process).await.unwrap().status().unwrap().code(),
         Some(1)
     );
 }
 
 #[tokio::test]
-async fn reaped_resolves_at_the_exit_as_there_is_no_reaping() {
+async fn until_reaped_resolves_at_the_exit() {
     let mut child = Child::spawn(3);
-    let mut exit = exit_of(child.id()).until_reaped();
+    let mut process = exit_of(child.id()).until_reaped();
     let mut set = ExitSet::new();
     set.insert_exit(exit_of(child.id()).until_reaped());
-    still_pending(&mut exit).await;
+    still_pending(&mut process).await;
     child.end();
-    let exit = deadline(exit).await.unwrap();
+    let exit = deadline(process).await.unwrap();
     assert_eq!(exit.status().unwrap().code(), Some(3));
     assert_eq!(deadline(set.next_exit()).await.unwrap().unwrap(), exit);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_processes_than_one_thread_can_wait_for() {
-    // MAXIMUM_WAIT_OBJECTS is 64.
+async fn waits_for_more_than_64_processes() {
+    // A single thread can wait for MAXIMUM_WAIT_OBJECTS handles, which is 64.
     let mut children = many(150);
-    let exits = children.iter().map(|child| exit_of(child.id()));
-    let tasks: Vec<_> = exits.map(tokio::spawn).collect();
+    let processes = children.iter().map(|child| exit_of(child.id()));
+    let tasks: Vec<_> = processes.map(tokio::spawn).collect();
     let mut set = ExitSet::new();
     for child in &children {
         assert!(set.insert(child.id()).unwrap());
@@ -92,26 +94,28 @@ async fn more_processes_than_one_thread_can_wait_for() {
     assert_eq!(exits.len(), children.len());
 }
 
-/// A process can be opened for as long as anybody has a handle of it, so one that we have dropped
-/// shows whether all of ours are closed.
-fn assert_forgotten(child: Child) {
+/// Drops `child` and asserts that no handle of its process is open.
+///
+/// A process can be opened until its last handle is closed, so a failing open proves that no wait
+/// leaked a handle.
+fn assert_no_handle_is_open(child: Child) {
     let pid = child.id();
     drop(child);
     support::until_forgotten(pid);
 }
 
 #[tokio::test]
-async fn cancelled_waits_leave_nothing_behind() {
+async fn cancelled_waits_leak_no_handle() {
     let mut noop = Context::from_waker(Waker::noop());
     let child = Child::spawn(0);
     for _ in 0..100 {
-        let mut exit = exit_of(child.id());
-        assert!(Pin::new(&mut exit).poll(&mut noop).is_pending());
+        let mut process = exit_of(child.id());
+        assert!(Pin::new(&mut process).poll(&mut noop).is_pending());
         let mut set = ExitSet::new();
         set.insert(child.id()).unwrap();
         assert!(set.poll_next_exit(&mut noop).is_pending());
     }
-    assert_forgotten(child);
+    assert_no_handle_is_open(child);
 
     let (removed, other) = (Child::spawn(0), Child::spawn(0));
     let mut set = ExitSet::new();
@@ -119,17 +123,17 @@ async fn cancelled_waits_leave_nothing_behind() {
     set.insert(other.id()).unwrap();
     assert!(set.poll_next_exit(&mut noop).is_pending());
     assert!(set.remove(removed.id()));
-    assert_forgotten(removed);
+    assert_no_handle_is_open(removed);
 
     let mut child = Child::spawn(0);
-    let mut exit = exit_of(child.id());
+    let mut process = exit_of(child.id());
     child.end();
-    deadline(&mut exit).await.unwrap();
-    drop(exit);
-    assert_forgotten(child);
+    deadline(&mut process).await.unwrap();
+    drop(process);
+    assert_no_handle_is_open(child);
 }
 
-/// Drops what it holds when it is woken, in the middle of the callback.
+/// A waker that drops the value it holds when woken, which happens during the callback.
 struct DropWaker<T>(Mutex<Option<T>>);
 
 impl<T: Send + 'static> Wake for DropWaker<T> {
@@ -144,10 +148,10 @@ impl<T> DropWaker<T> {
     }
 }
 
-/// Polls once with a waker that will drop the future, and puts it there.
+/// Polls `future` once with a [`DropWaker`], and moves `future` into that waker.
 fn poll_to_drop<F: Future + Unpin + Send + 'static>(mut future: F) -> Arc<DropWaker<F>> {
     let waker = Arc::new(DropWaker(Mutex::new(None)));
-    // A wake-up waits for the lock until the future has arrived.
+    // Hold the lock while polling: otherwise a wake-up could find the waker still empty.
     let mut slot = waker.0.lock().unwrap();
     let shared = Waker::from(waker.clone());
     assert!(
@@ -161,38 +165,39 @@ fn poll_to_drop<F: Future + Unpin + Send + 'static>(mut future: F) -> Arc<DropWa
 }
 
 #[tokio::test]
-async fn a_waker_may_drop_the_wait_that_wakes_it() {
+async fn waker_can_drop_its_own_wait() {
     for _ in 0..30 {
         let mut child = Child::spawn(0);
         let waker = poll_to_drop(exit_of(child.id()));
         child.end();
-        support::until("it is dropped", || waker.is_empty());
+        support::until("the wait is dropped", || waker.is_empty());
     }
 }
 
 #[tokio::test]
-async fn a_waker_may_drop_other_waits_too() {
+async fn waker_can_drop_other_waits() {
     let alive = many(5);
     for _ in 0..20 {
         let mut child = Child::spawn(0);
-        // The one that exits, and others that the same thread may wait for.
-        let mut exits: Vec<ProcessExit> = alive.iter().map(|child| exit_of(child.id())).collect();
-        exits.push(exit_of(child.id()));
-        let waker = poll_to_drop(futures::future::select_all(exits));
+        // The waits for running processes may share a thread with the wait for `child`.
+        let mut processes: Vec<ProcessExit> =
+            alive.iter().map(|child| exit_of(child.id())).collect();
+        processes.push(exit_of(child.id()));
+        let waker = poll_to_drop(futures::future::select_all(processes));
         child.end();
-        support::until("they are dropped", || waker.is_empty());
-        assert_forgotten(child);
+        support::until("the waits are dropped", || waker.is_empty());
+        assert_no_handle_is_open(child);
     }
-    alive.into_iter().for_each(assert_forgotten);
-    // The waits that are left still work.
+    alive.into_iter().for_each(assert_no_handle_is_open);
+    // A new wait still resolves.
     let mut child = Child::spawn(3);
-    let exit = exit_of(child.id());
+    let process = exit_of(child.id());
     child.end();
-    deadline(exit).await.unwrap();
+    deadline(process).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_waker_may_drop_a_set() {
+async fn waker_can_drop_a_set() {
     let alive = many(5);
     for _ in 0..10 {
         let mut child = Child::spawn(0);
@@ -202,42 +207,42 @@ async fn a_waker_may_drop_a_set() {
         }
         let waker = poll_to_drop(futures::stream::StreamExt::into_future(set));
         child.end();
-        support::until("it is dropped", || waker.is_empty());
+        support::until("the set is dropped", || waker.is_empty());
     }
 }
 
-/// Keeps the callback that wakes it until it is released.
-struct Block {
+/// A waker that blocks the callback until `released` is unlocked.
+struct BlockingWaker {
     woken: AtomicBool,
     released: Mutex<()>,
 }
 
-impl Wake for Block {
+impl Wake for BlockingWaker {
     fn wake(self: Arc<Self>) {
         self.woken.store(true, Ordering::Release);
         drop(self.released.lock());
     }
 }
 
-/// All waits of this process share a thread, as long as they are few.
+/// The few waits of this test share one thread, so a blocked callback holds up all of them.
 #[test]
-fn while_the_thread_that_calls_back_is_busy_all_exits_are_seen_and_drops_do_not_wait() {
+fn blocked_callback_delays_neither_exits_nor_drops() {
     if support::poll_forced() {
-        return support::skip("polling is forced, so that no thread calls back");
+        return support::skip("polling is forced, so there are no callbacks");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let mut children = many(4);
-    let block = Arc::new(Block {
+    let blocking = Arc::new(BlockingWaker {
         woken: AtomicBool::new(false),
         released: Mutex::new(()),
     });
-    let waker = Waker::from(block.clone());
-    let mut exit = exit_of(children[0].id());
+    let waker = Waker::from(blocking.clone());
+    let mut process = exit_of(children[0].id());
     assert!(
-        Pin::new(&mut exit)
+        Pin::new(&mut process)
             .poll(&mut Context::from_waker(&waker))
             .is_pending()
     );
@@ -258,78 +263,80 @@ fn while_the_thread_that_calls_back_is_busy_all_exits_are_seen_and_drops_do_not_
             .is_pending()
     );
 
-    let held = block.released.lock().unwrap();
+    let held = blocking.released.lock().unwrap();
     children[0].kill();
-    support::until("the callback", || block.woken.load(Ordering::Acquire));
+    support::until("the callback runs", || {
+        blocking.woken.load(Ordering::Acquire)
+    });
     children[1..3].iter_mut().for_each(Child::kill);
-    // Under a lock that the callback waits for.
+    // The drop must not wait for the blocked callback.
     drop(dropped);
-    let [mut one, mut other] = sets;
+    let [mut first, mut second] = sets;
     assert_eq!(
         runtime
-            .block_on(other.exits_within(Duration::ZERO))
+            .block_on(second.exits_within(Duration::ZERO))
             .unwrap()
             .len(),
         2
     );
     let mut ids = HashSet::new();
-    while let Some(exit) = one.try_next_exit() {
+    while let Some(exit) = first.try_next_exit() {
         assert!(ids.insert(exit.unwrap().pid().unwrap()));
     }
     assert_eq!(ids.len(), 2);
-    drop((one, other));
+    drop((first, second));
     drop(held);
 }
 
 #[tokio::test]
-async fn a_wait_that_has_ended_lets_go_of_its_waker() {
+async fn resolved_wait_drops_its_waker() {
     let mut child = Child::spawn(0);
-    let block = Arc::new(Block {
+    let blocking = Arc::new(BlockingWaker {
         woken: AtomicBool::new(false),
         released: Mutex::new(()),
     });
-    let waker = Waker::from(block.clone());
-    let mut exit = exit_of(child.id());
+    let waker = Waker::from(blocking.clone());
+    let mut process = exit_of(child.id());
     assert!(
-        Pin::new(&mut exit)
+        Pin::new(&mut process)
             .poll(&mut Context::from_waker(&waker))
             .is_pending()
     );
     drop(waker);
     child.kill();
-    assert!(exit.try_wait().unwrap().is_some());
-    support::until("no waker", || Arc::strong_count(&block) == 1);
+    assert!(process.try_wait().unwrap().is_some());
+    support::until("the waker is dropped", || Arc::strong_count(&blocking) == 1);
 }
 
-/// The callback waits for a lock that is held where the wait is dropped.
+/// The wait is dropped under a lock that the callback needs. Blocking in `drop` would deadlock.
 #[tokio::test]
-async fn dropping_does_not_wait_for_a_waker() {
+async fn drop_does_not_block_on_a_running_waker() {
     for _ in 0..20 {
         let mut child = Child::spawn(0);
         let waker = poll_to_drop(exit_of(child.id()));
         let mut held = waker.0.lock().unwrap();
         child.kill();
-        // It is being called back, or about to be.
+        // Sleep so that the callback has probably started.
         std::thread::sleep(Duration::from_millis(20));
         drop(held.take());
     }
 }
 
 #[test]
-fn no_runtime_is_needed() {
+fn resolves_without_a_tokio_runtime() {
     let mut child = Child::spawn(4);
-    let exit = exit_of(child.id());
+    let process = exit_of(child.id());
     child.end();
     if support::poll_forced() {
-        return support::skip("polling is forced, which takes the blocking pool");
+        return support::skip("polling is forced, and polling needs a runtime");
     }
-    let exit = futures::executor::block_on(exit).unwrap();
+    let exit = futures::executor::block_on(process).unwrap();
     assert_eq!(exit.status().unwrap().code(), Some(4));
 }
 
-/// `OpenProcess` ignores the two low bits.
+/// `OpenProcess` ignores the two low bits of a pid, so `open` must reject such numbers itself.
 #[tokio::test]
-async fn a_number_beside_a_pid_is_not_found() {
+async fn number_next_to_a_pid_is_not_found() {
     let child = Child::spawn(0);
     let thread = support::thread_id();
     for pid in (child.id() + 1..child.id() + 4).chain(thread + 1..thread + 4) {
@@ -340,26 +347,26 @@ async fn a_number_beside_a_pid_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_process_handle_can_be_adopted() {
+async fn adopts_a_process_handle() {
     let mut child = Child::spawn(6);
     let handle = child.0.as_handle().try_clone_to_owned().unwrap();
-    let mut exit = ProcessExit::try_from(handle).unwrap();
-    assert_eq!(exit.pid(), Some(child.id()));
-    assert!(exit.as_handle().is_some());
+    let mut process = ProcessExit::try_from(handle).unwrap();
+    assert_eq!(process.pid(), Some(child.id()));
+    assert!(process.as_handle().is_some());
     if !support::poll_forced() {
-        assert_eq!(exit.mechanism(), Some(Mechanism::WaitHandle));
+        assert_eq!(process.mechanism(), Some(Mechanism::WaitHandle));
     }
-    still_pending(&mut exit).await;
+    still_pending(&mut process).await;
     let mut set = ExitSet::new();
     assert!(set.insert(child.id()).unwrap());
-    assert!(!set.insert_exit(exit));
+    assert!(!set.insert_exit(process));
     child.end();
     let exit = deadline(set.next_exit()).await.unwrap().unwrap();
     assert_eq!(exit.status().unwrap().code(), Some(6));
 }
 
 #[test]
-fn a_handle_of_anything_else_is_refused() {
+fn rejects_handles_of_other_objects() {
     let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
     let mut child = Child::spawn(0);
     let pipe = child.0.stdin.take().unwrap();
@@ -371,7 +378,7 @@ fn a_handle_of_anything_else_is_refused() {
             "{error}"
         );
     }
-    // SAFETY: neither is a handle that anybody else owns, and both may be closed.
+    // SAFETY: no other code owns -1 or 0 as a handle, and closing either value has no effect.
     for handle in [-1_isize, 0].map(|raw| unsafe { OwnedHandle::from_raw_handle(raw as _) }) {
         let error = ProcessExit::try_from(handle).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
