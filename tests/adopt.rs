@@ -71,19 +71,19 @@ async fn adopts_the_peer_pidfd_of_a_socket() {
 async fn rejects_other_kinds_of_descriptors() {
     let child = Child::spawn(0);
     let (read, write) = linux::pipe();
-    // SAFETY: takes integers.
+    // SAFETY: the call takes only integers.
     let eventfd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    // SAFETY: takes an integer.
+    // SAFETY: the call takes only an integer.
     let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    // SAFETY: takes a null-terminated name.
+    // SAFETY: the name is null-terminated.
     let memfd = unsafe { libc::memfd_create(c"a file".as_ptr(), libc::MFD_CLOEXEC) };
-    // SAFETY: takes integers.
+    // SAFETY: the call takes only integers.
     let timerfd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
-    // SAFETY: takes an integer.
+    // SAFETY: the call takes only an integer.
     let inotify = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
     // SAFETY: a `sigset_t` consists of integers. All zeroes is a valid value: the empty set.
     let none: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `none` is readable.
+    // SAFETY: `none` is a valid signal set that outlives the call.
     let signalfd = unsafe { libc::signalfd(-1, &none, libc::SFD_CLOEXEC) };
     let others = [eventfd, epoll, memfd, timerfd, inotify, signalfd].map(linux::own);
     let others = others.into_iter().chain([
@@ -119,7 +119,7 @@ async fn resolves_for_a_process_outside_the_pid_namespace() {
         let error = process.identity().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         let exit = deadline(process).await.unwrap();
-        // Linux reports no status across pid namespaces. If a later version does, check the status.
+        // Linux reports no status across pid namespaces. If a later version does, expect 7.
         assert!(exit.status().is_none_or(|status| status.code() == Some(7)));
         return;
     }
@@ -131,7 +131,7 @@ async fn resolves_for_a_process_outside_the_pid_namespace() {
     let mut child = Child::spawn(7);
     let pidfd = linux::pidfd_open(child.id(), 0);
     // Duplicate the pidfd so that it stays open across an exec.
-    // SAFETY: takes an open descriptor.
+    // SAFETY: the descriptor is open.
     let pidfd = linux::own(unsafe { libc::dup(pidfd.as_raw_fd()) });
     let mut inside = Command::new("unshare");
     inside
@@ -162,7 +162,7 @@ async fn rejects_the_pidfd_of_a_thread() {
     }
     // Reopening a pidfd through /proc drops its PIDFD_THREAD flag.
     let thread = std::thread::spawn(|| {
-        // SAFETY: takes nothing.
+        // SAFETY: the call takes no arguments.
         let tid = unsafe { libc::gettid() } as u32;
         let pidfd = linux::pidfd_open(tid, libc::PIDFD_THREAD);
         let path = format!("/proc/self/fd/{}", pidfd.as_raw_fd());

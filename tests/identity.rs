@@ -63,7 +63,7 @@ async fn identities_differ_between_processes() {
 async fn does_not_open_another_process_with_the_pid() {
     let child = Child::spawn(0);
     let identity = identity_of!(exit_of(child.id()));
-    // Forge an identity: the value of `child`, with the pid of `other`.
+    // Forge an identity: replace the pid in the identity of `child` by the pid of `other`.
     let other = Child::spawn(0);
     let forged = identity
         .to_string()

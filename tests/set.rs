@@ -19,8 +19,8 @@ use tokio_process_exit::{Exit, ExitSet, exit_of};
 async fn next(set: &mut ExitSet) -> Exit {
     deadline(set.next_exit())
         .await
-        .expect("not empty")
-        .expect("no error")
+        .expect("the set is not empty")
+        .expect("the wait succeeds")
 }
 
 fn set_of(sleepers: &[Sleeper]) -> ExitSet {

@@ -273,7 +273,7 @@ async fn is_not_misled_by_the_proc_of_another_pid_namespace() {
         );
 
         let thread = std::thread::spawn(|| {
-            // SAFETY: takes nothing.
+            // SAFETY: the call takes no arguments.
             ProcessExit::open(unsafe { libc::gettid() } as u32).unwrap_err()
         });
         let error = thread.join().unwrap();
@@ -300,7 +300,7 @@ async fn is_not_misled_by_the_proc_of_another_pid_namespace() {
 #[test]
 fn returns_the_status_after_own_leader_thread_exits() {
     if std::env::var_os("TEST_RUNNER").is_some() {
-        return skip("an emulator does not let the leader thread exit alone");
+        return skip("under an emulator the leader thread cannot exit alone");
     }
     const TEST: &str = "returns_the_status_after_own_leader_thread_exits";
     if support::role().is_none() {
@@ -328,7 +328,7 @@ fn returns_the_status_after_own_leader_thread_exits() {
             });
             linux::exit_group(status.and_then(|status| status.code()).unwrap_or(99));
         });
-        // SAFETY: ends this thread only, and takes an integer.
+        // SAFETY: the call takes only an integer, and ends only the calling thread.
         unsafe { libc::syscall(libc::SYS_exit, 98) };
         97
     });
