@@ -1,4 +1,6 @@
-//! The pictures.
+//! SVG charts of the results.
+//!
+//! The text is large enough to be read when a chart is shown at two thirds of its width.
 
 use std::path::Path;
 
@@ -6,26 +8,40 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::os::median;
+use crate::os::{median, quantile};
 
-/// What is drawn beside one name.
-pub(crate) struct Row<'a> {
-    pub(crate) name: String,
-    /// This crate.
+/// A labelled value.
+pub(crate) struct Bar<'a> {
+    pub(crate) label: &'a str,
+    /// Whether the contender uses this crate.
     pub(crate) ours: bool,
-    /// Bars show the first one only.
-    pub(crate) figures: Vec<f64>,
-    /// Written instead of a figure that there is none of.
-    pub(crate) text: &'a str,
+    pub(crate) value: f64,
 }
 
-const WIDTH: u32 = 900;
-const ROW: u32 = 26;
-/// Room for names, for figures, above and below.
-const LEFT: i32 = 330;
-const RIGHT: i32 = 80;
-const TOP: i32 = 44;
-const BOTTOM: i32 = 34;
+/// Values measured for the same kind of process.
+pub(crate) struct Panel<'a> {
+    pub(crate) heading: &'a str,
+    /// The first row is the floor of this panel.
+    pub(crate) rows: Vec<Distribution<'a>>,
+}
+
+/// Labelled measurements, in microseconds.
+pub(crate) struct Distribution<'a> {
+    pub(crate) label: &'a str,
+    /// Whether the contender uses this crate.
+    pub(crate) ours: bool,
+    pub(crate) values: Vec<f64>,
+}
+
+const WIDTH: i32 = 640;
+const MARGIN: i32 = 14;
+/// Right end of the labels, and left end of what is plotted.
+const LABELS: i32 = 212;
+const LEFT: i32 = 222;
+const ROW: i32 = 36;
+/// Font sizes in pixels.
+const TITLE: f64 = 23.0;
+const TEXT: f64 = 19.0;
 
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(220, 220, 220);
@@ -34,178 +50,227 @@ const THEIRS: RGBColor = RGBColor(150, 150, 150);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Each row's distribution on a logarithmic axis of microseconds, and its median.
-pub(crate) fn distributions(file: &Path, rows: &[Row<'_>]) {
-    const BINS: usize = 160;
-    let all = || rows.iter().flat_map(|row| row.figures.iter().copied());
-    let low = all().fold(f64::INFINITY, f64::min);
-    let high = all().fold(0.0, f64::max);
-    let axis = Axis::new(low / 1.2, high * 1.2);
-    let area = canvas(file, rows.len());
-    let title = "From exit to wake-up: µs, and their median (dashed: the floor's)";
-    frame(&area, title, &axis, rows);
-
-    let floor = axis.x(median(&rows[0].figures));
-    for y in (TOP..bottom(rows.len())).step_by(8) {
-        line(&area, (floor, y), (floor, y + 4), &INK);
+/// Draws a bar for each value, from zero.
+pub(crate) fn bars(file: &Path, title: &str, note: &str, bars: &[Bar<'_>]) {
+    const TOP: i32 = 90;
+    /// Room for a number behind the longest bar.
+    const NUMBER: i32 = 90;
+    let area = canvas(file, TOP + bars.len() as i32 * ROW + MARGIN);
+    write(&area, title, TITLE, (MARGIN, 26), HPos::Left);
+    write(&area, note, TEXT, (MARGIN, 62), HPos::Left);
+    let most = bars.iter().map(|bar| bar.value).fold(1.0, f64::max);
+    let width = f64::from(WIDTH - LEFT - NUMBER);
+    for (index, bar) in bars.iter().enumerate() {
+        let y = TOP + index as i32 * ROW + ROW / 2;
+        let end = LEFT + ((bar.value / most * width).round() as i32).max(2);
+        let style = color(bar.ours).mix(0.8).filled();
+        draw(
+            &area,
+            &Rectangle::new([(LEFT, y - 11), (end, y + 11)], style),
+        );
+        write(&area, bar.label, TEXT, (LABELS, y), HPos::Right);
+        write(&area, &number(bar.value), TEXT, (end + 8, y), HPos::Left);
     }
-    for (index, row) in rows.iter().enumerate() {
-        // A share of the figures in each bin, smoothed a little.
-        let mut shares = [0.0; BINS];
-        for &figure in &row.figures {
-            let at = axis.share(figure) * BINS as f64;
-            for (bin, share) in shares.iter_mut().enumerate() {
-                let off = (bin as f64 + 0.5 - at) / 1.5;
-                *share += (-off * off / 2.0).exp();
-            }
+    area.present().expect("the chart is written");
+}
+
+/// Draws the distributions of each panel, their medians, and the ratios of the medians to the
+/// panel's floor.
+pub(crate) fn distributions(file: &Path, title: &str, note: &str, panels: &[Panel<'_>]) {
+    const TOP: i32 = 84;
+    const HEADING: i32 = 42;
+    const BETWEEN: i32 = 16;
+    const TICKS: i32 = 40;
+    let height_of = |panel: &Panel<'_>| HEADING + panel.rows.len() as i32 * ROW + BETWEEN;
+    let height = TOP + panels.iter().map(height_of).sum::<i32>() + TICKS;
+    let area = canvas(file, height);
+    write(&area, title, TITLE, (MARGIN, 26), HPos::Left);
+    write(&area, note, TEXT, (MARGIN, 62), HPos::Left);
+    let axis = Axis::of(panels);
+    let mut top = TOP;
+    for panel in panels {
+        let rows_top = top + HEADING;
+        let rows_bottom = rows_top + panel.rows.len() as i32 * ROW;
+        let heading = top + HEADING / 2;
+        write(&area, panel.heading, TEXT, (MARGIN, heading), HPos::Left);
+        write(&area, "median", TEXT, (MEDIANS, heading), HPos::Right);
+        write(&area, "ratio", TEXT, (RATIOS, heading), HPos::Right);
+        for tick in axis.ticks() {
+            let x = axis.x(tick);
+            line(&area, (x, rows_top), (x, rows_bottom), &GRID);
         }
+        let floor = median(&panel.rows[0].values);
+        for (index, row) in panel.rows.iter().enumerate() {
+            let y = rows_top + index as i32 * ROW;
+            distribution(&area, &axis, row, floor, y);
+        }
+        let x = axis.x(floor);
+        for y in (rows_top..rows_bottom).step_by(8) {
+            line(&area, (x, y), (x, (y + 4).min(rows_bottom)), &INK);
+        }
+        top += height_of(panel);
+    }
+    for tick in axis.ticks() {
+        let text = match number(tick) {
+            zero if tick == 0.0 => format!("{zero} µs"),
+            text => text,
+        };
+        let y = height - TICKS / 2 - 8;
+        write(&area, &text, TEXT, (axis.x(tick), y), HPos::Center);
+    }
+    area.present().expect("the chart is written");
+}
+
+/// Right end of what is plotted, and right ends of the two columns of numbers beside it.
+const RIGHT: i32 = 462;
+const MEDIANS: i32 = 552;
+const RATIOS: i32 = WIDTH - MARGIN;
+
+/// Draws a row whose top is `top`.
+fn distribution(area: &Area<'_>, axis: &Axis, row: &Distribution<'_>, floor: f64, top: i32) {
+    let base = top + ROW - 3;
+    let middle = top + ROW / 2;
+    let figure = median(&row.values);
+    if figure > axis.end {
+        // An arrow: the median is to the right of the axis.
+        let style = color(row.ours).filled();
+        let head = vec![
+            (RIGHT - 14, middle - 9),
+            (RIGHT, middle),
+            (RIGHT - 14, middle + 9),
+        ];
+        draw(area, &Polygon::new(head, style));
+        let shaft = [(RIGHT - 40, middle - 2), (RIGHT - 14, middle + 2)];
+        draw(area, &Rectangle::new(shaft, style));
+    } else {
+        let height = f64::from(ROW) - 6.0;
+        let shares = smoothed(axis, &row.values);
         let most = shares.iter().copied().fold(0.0, f64::max);
-        let base = middle(index) + ROW as i32 / 2 - 3;
-        let height = f64::from(ROW) - 5.0;
-        let top = shares.iter().enumerate().map(|(bin, share)| {
-            let x = axis.x_of_share((bin as f64 + 0.5) / BINS as f64);
-            (x, base - (share / most * height).round() as i32)
+        let top = shares.iter().enumerate().map(|(x, share)| {
+            let height = (share / most * height).round() as i32;
+            (LEFT + x as i32, base - height)
         });
-        // What is flat is left out.
+        // Leaves out the flat ends.
         let shape: Vec<(i32, i32)> = top.filter(|&(_, y)| y < base).collect();
         if let (Some(&(first, _)), Some(&(last, _))) = (shape.first(), shape.last()) {
             let outline = [(first, base)]
                 .into_iter()
                 .chain(shape)
                 .chain([(last, base)]);
-            let outline: Vec<_> = outline.collect();
-            let style = color(row).mix(0.55).filled();
-            area.draw(&Polygon::new(outline, style)).expect("drawn");
+            let style = color(row.ours).mix(0.55).filled();
+            draw(area, &Polygon::new(outline.collect::<Vec<_>>(), style));
         }
-        let figure = median(&row.figures);
         let x = axis.x(figure);
-        line(&area, (x, base - height as i32), (x, base), &INK);
-        write(&area, &number(figure), WIDTH as i32 - 8, index, HPos::Right);
+        line(area, (x, base - height as i32), (x, base), &INK);
     }
-    area.present().expect("a picture");
+    write(area, row.label, TEXT, (LABELS, middle), HPos::Right);
+    write(area, &number(figure), TEXT, (MEDIANS, middle), HPos::Right);
+    write(
+        area,
+        &ratio(figure / floor),
+        TEXT,
+        (RATIOS, middle),
+        HPos::Right,
+    );
 }
 
-/// A bar for each row, on a logarithmic axis.
-pub(crate) fn bars(file: &Path, title: &str, rows: &[Row<'_>]) {
-    let all = || rows.iter().flat_map(|row| row.figures.first().copied());
-    let high = all().fold(1.0, f64::max);
-    let low = all().filter(|&figure| figure > 0.0).fold(high, f64::min);
-    let axis = Axis::new((low / 2.0).min(1.0), high * 1.3);
-    let area = canvas(file, rows.len());
-    frame(&area, title, &axis, rows);
-    for (index, row) in rows.iter().enumerate() {
-        let Some(&figure) = row.figures.first() else {
-            write(&area, row.text, LEFT + 6, index, HPos::Left);
-            continue;
-        };
-        let (from, to) = (LEFT, axis.x(figure).max(LEFT + 1));
-        let (y, half) = (middle(index), ROW as i32 / 2 - 5);
-        let style = color(row).mix(0.8).filled();
-        area.draw(&Rectangle::new([(from, y - half), (to, y + half)], style))
-            .expect("drawn");
-        let text = if row.text.is_empty() {
-            number(figure)
-        } else {
-            row.text.to_owned()
-        };
-        write(&area, &text, WIDTH as i32 - 8, index, HPos::Right);
+/// Returns the density of `values` at each pixel of the axis.
+fn smoothed(axis: &Axis, values: &[f64]) -> Vec<f64> {
+    /// The standard deviation of the kernel, in pixels.
+    const SPREAD: f64 = 3.0;
+    let mut shares = vec![0.0; (RIGHT - LEFT) as usize];
+    for &value in values {
+        let at = value / axis.end * shares.len() as f64;
+        for (x, share) in shares.iter_mut().enumerate() {
+            let off = (x as f64 + 0.5 - at) / SPREAD;
+            *share += (-off * off / 2.0).exp();
+        }
     }
-    area.present().expect("a picture");
+    shares
 }
 
-/// A logarithmic scale.
+/// A linear scale from zero, shared by all panels.
 struct Axis {
-    low: f64,
-    high: f64,
+    end: f64,
 }
 
 impl Axis {
-    fn new(low: f64, high: f64) -> Axis {
-        Axis { low, high }
+    /// Medians of more than this many times the floor are off the scale.
+    const OFF_SCALE: f64 = 3.0;
+
+    /// Ends where nearly all values on the scale fit, or at `OFF_SCALE` times the largest floor.
+    fn of(panels: &[Panel<'_>]) -> Axis {
+        let (mut end, mut limit) = (0.0, 0.0);
+        for panel in panels {
+            let most = median(&panel.rows[0].values) * Axis::OFF_SCALE;
+            limit = most.max(limit);
+            let shown = panel.rows.iter().map(|row| &row.values);
+            let shown = shown.filter(|values| median(values) <= most);
+            end = shown
+                .map(|values| quantile(values, 0.95))
+                .fold(end, f64::max);
+        }
+        Axis {
+            end: limit.min(end * 1.05),
+        }
     }
 
-    fn share(&self, figure: f64) -> f64 {
-        ((figure / self.low).ln() / (self.high / self.low).ln()).clamp(0.0, 1.0)
+    fn x(&self, value: f64) -> i32 {
+        LEFT + (value / self.end * f64::from(RIGHT - LEFT)).round() as i32
     }
 
-    fn x(&self, figure: f64) -> i32 {
-        self.x_of_share(self.share(figure))
-    }
-
-    fn x_of_share(&self, share: f64) -> i32 {
-        LEFT + (share * f64::from(WIDTH as i32 - LEFT - RIGHT)).round() as i32
-    }
-
-    /// Where it is marked: at 1, 10, 100, and between these too if it is short.
-    fn marks(&self) -> Vec<f64> {
-        let steps: &[f64] = if self.high / self.low > 300.0 {
-            &[1.0]
-        } else {
-            &[1.0, 2.0, 5.0]
-        };
-        (-3..12)
-            .flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)))
-            .filter(|mark| (self.low..=self.high).contains(mark))
-            .collect()
+    fn ticks(&self) -> Vec<f64> {
+        let power = 10f64.powf(self.end.log10().floor());
+        let steps = [0.2, 0.5, 1.0, 2.0, 5.0].map(|step| step * power);
+        let step = steps.into_iter().find(|step| self.end / step <= 5.0);
+        let step = step.unwrap_or(self.end);
+        let ticks = (0..=5).map(|index| f64::from(index) * step);
+        ticks.filter(|&tick| tick <= self.end).collect()
     }
 }
 
-fn canvas(file: &Path, rows: usize) -> Area<'_> {
-    let size = (WIDTH, (bottom(rows) + BOTTOM) as u32);
-    let area = SVGBackend::new(file, size).into_drawing_area();
-    // Not transparent: a dark page would swallow the text.
-    area.fill(&WHITE).expect("drawn");
+fn canvas(file: &Path, height: i32) -> Area<'_> {
+    let area = SVGBackend::new(file, (WIDTH as u32, height as u32)).into_drawing_area();
+    // A transparent background would leave dark text on a dark page.
+    area.fill(&WHITE).expect("the chart is drawn");
     area
 }
 
-fn frame(area: &Area<'_>, title: &str, axis: &Axis, rows: &[Row<'_>]) {
-    let style = ("sans-serif", 17).into_font().color(&INK);
-    area.draw(&Text::new(title.to_owned(), (12, 12), style))
-        .expect("drawn");
-    let bottom = bottom(rows.len());
-    for mark in axis.marks() {
-        let x = axis.x(mark);
-        line(area, (x, TOP), (x, bottom), &GRID);
-        let style = ("sans-serif", 13).into_font().color(&INK);
-        let style = style.pos(Pos::new(HPos::Center, VPos::Top));
-        area.draw(&Text::new(number(mark), (x, bottom + 8), style))
-            .expect("drawn");
-    }
-    for (index, row) in rows.iter().enumerate() {
-        write(area, &row.name, LEFT - 10, index, HPos::Right);
-    }
-}
-
-fn bottom(rows: usize) -> i32 {
-    TOP + (rows as u32 * ROW) as i32
-}
-
-fn middle(row: usize) -> i32 {
-    TOP + (row as u32 * ROW + ROW / 2) as i32
+fn write(area: &Area<'_>, text: &str, size: f64, at: (i32, i32), side: HPos) {
+    // plotters divides a font size by 1.24 when it writes SVG.
+    let style = ("sans-serif", size * 1.24).into_font().color(&INK);
+    let style = style.pos(Pos::new(side, VPos::Center));
+    draw(area, &Text::new(text.to_owned(), at, style));
 }
 
 fn line(area: &Area<'_>, from: (i32, i32), to: (i32, i32), color: &RGBColor) {
-    area.draw(&PathElement::new([from, to], color))
-        .expect("drawn");
+    draw(area, &PathElement::new([from, to], color));
 }
 
-fn write(area: &Area<'_>, text: &str, x: i32, row: usize, side: HPos) {
-    let style = ("sans-serif", 13).into_font().color(&INK);
-    let style = style.pos(Pos::new(side, VPos::Center));
-    area.draw(&Text::new(text.to_owned(), (x, middle(row)), style))
-        .expect("drawn");
+fn draw<'a, 'b, E>(area: &Area<'a>, element: &'b E)
+where
+    &'b E: plotters::element::PointCollection<'b, (i32, i32)>,
+    E: plotters::element::Drawable<SVGBackend<'a>>,
+{
+    area.draw(element).expect("the chart is drawn");
 }
 
-fn color(row: &Row<'_>) -> RGBColor {
-    if row.ours { OURS } else { THEIRS }
+fn color(ours: bool) -> RGBColor {
+    if ours { OURS } else { THEIRS }
 }
 
-/// With thousands set apart.
-fn number(figure: f64) -> String {
-    if figure < 1.0 && figure > 0.0 {
-        return format!("{figure:.1}");
+/// Returns two decimals of a small ratio, and none of a large one.
+fn ratio(ratio: f64) -> String {
+    if ratio < 9.995 {
+        format!("{ratio:.2}")
+    } else {
+        number(ratio)
     }
-    let digits = format!("{figure:.0}");
+}
+
+/// Returns a whole number with separated thousands.
+pub(crate) fn number(value: f64) -> String {
+    let digits = format!("{value:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index) % 3 == 0 {

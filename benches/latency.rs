@@ -1,4 +1,4 @@
-//! From the last thing that a process does until whoever waits for it runs.
+//! The time from a process's last instruction until the program that waits for it runs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -15,49 +15,92 @@ use tokio_process_exit::{Exit, Mechanism, exit_of};
 use crate::chart;
 use crate::os::{self, Epoll, median, now, quantile};
 use crate::python::Python;
-use crate::run::{Plan, Role, ourselves};
-use crate::subject::Stage;
+use crate::run::{Plan, Role, self_command};
+use crate::subject::Subjects;
 
+/// A way to wait for a process.
 struct Contender<'a> {
     name: &'static str,
-    /// Whose child it waits for, and what it then knows.
-    what: &'static str,
-    /// It looks again and again, so it has to be waiting for some time to show what it does.
-    looks: bool,
-    /// Waits for one subject, and returns when it ran.
-    turn: Box<dyn FnMut(&Stage) -> u64 + 'a>,
+    /// The name in the picture, if the picture shows this contender.
+    label: Option<&'static str>,
+    case: Case,
+    method: Method,
+    /// Waits for one subject, and returns the time at which the waiting program ran.
+    turn: Box<dyn FnMut(&Subjects) -> u64 + 'a>,
 }
 
-/// Of a contender in a round.
+/// The process that a contender waits for.
+#[derive(Clone, Copy)]
+struct Case {
+    target: Target,
+    /// Whether the contender also reads the exit status.
+    status: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// A child of the waiting program.
+    Child,
+    /// A child of another process.
+    Other,
+}
+
+const CHILD: Case = Case {
+    target: Target::Child,
+    status: false,
+};
+const CHILD_STATUS: Case = Case {
+    target: Target::Child,
+    status: true,
+};
+const OTHER: Case = Case {
+    target: Target::Other,
+    status: false,
+};
+const OTHER_STATUS: Case = Case {
+    target: Target::Other,
+    status: true,
+};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// Sleeps until the kernel reports the exit.
+    Event,
+    /// May check at growing intervals, so the subject must live long enough for these to grow.
+    Interval,
+}
+
+/// How many turns a contender has in a round.
 const TURNS: usize = 4;
 
-const CHILD: &str = "child";
-const CHILD_STATUS: &str = "child, status";
-const OTHER: &str = "other";
-const OTHER_STATUS: &str = "other, status";
-
 pub(crate) fn measure(plan: &Plan) -> bool {
-    let stage = Stage::new();
+    let subjects = Subjects::new();
     let python = Python::find();
     let rounds = plan.rounds.unwrap_or(if plan.quick { 12 } else { 250 });
-    let mut contenders = contenders(&stage, python.as_ref());
+    let mut contenders = contenders(&subjects, python.as_ref());
     let mut figures = vec![Vec::new(); contenders.len()];
     let mut order: Vec<usize>;
-    // The first two rounds are for warming up.
+    // The first two rounds only warm up.
     for round in 0..rounds + 2 {
-        // Those that look take long, and are far off.
-        let turns = |which: usize| if contenders[which].looks { 1 } else { TURNS };
+        // Contenders that check at intervals take long and are far off: one turn is enough.
+        let turns = |which: usize| match contenders[which].method {
+            Method::Event => TURNS,
+            Method::Interval => 1,
+        };
         order = (0..contenders.len())
             .flat_map(|which| std::iter::repeat_n(which, turns(which)))
             .collect();
         fastrand::shuffle(&mut order);
         for &which in &order {
             let contender = &mut contenders[which];
-            let milliseconds = if contender.looks { 60..140 } else { 3..12 };
+            let milliseconds = match contender.method {
+                Method::Event => 3..12,
+                Method::Interval => 60..140,
+            };
             let sleep = fastrand::u64(milliseconds.start * 1000..milliseconds.end * 1000);
-            stage.set_sleep(Duration::from_micros(sleep));
-            let ran = (contender.turn)(&stage);
-            let exited = stage.exited();
+            subjects.set_sleep(Duration::from_micros(sleep));
+            let ran = (contender.turn)(&subjects);
+            let exited = subjects.exited();
             assert!(exited != 0 && ran > exited, "{}: too early", contender.name);
             if round >= 2 {
                 figures[which].push((ran - exited) as f64 / 1e3);
@@ -65,187 +108,238 @@ pub(crate) fn measure(plan: &Plan) -> bool {
         }
     }
 
+    let mut panels = Vec::new();
+    // A child of this program is a copy of this program, and takes longer to exit than a child of
+    // the smaller process. So each target has a floor of its own.
+    for (target, heading) in [
+        (Target::Child, "A child of the waiting program"),
+        (Target::Other, "A child of another program"),
+    ] {
+        let measured = contenders.iter().zip(&figures);
+        let measured: Vec<_> = measured
+            .filter(|(contender, _)| contender.case.target == target)
+            .collect();
+        println!("\n### {heading}, from exit to wake-up: {rounds} rounds of up to {TURNS} turns\n");
+        print_table(&measured);
+        let rows = measured.into_iter().filter_map(|(contender, figures)| {
+            Some(chart::Distribution {
+                label: contender.label?,
+                ours: contender.name.starts_with("exit_of"),
+                values: figures.clone(),
+            })
+        });
+        panels.push(chart::Panel {
+            heading,
+            rows: rows.collect(),
+        });
+    }
+    let title = "Microseconds from exit to wake-up";
+    let note = "Dashed: the floor of each panel, a thread in epoll_wait.";
+    chart::distributions(&plan.pictures().join("latency.svg"), title, note, &panels);
+    true
+}
+
+/// Prints the contenders for one target. The first one is the floor.
+fn print_table(measured: &[(&Contender<'_>, &Vec<f64>)]) {
     println!(
-        "\n### From exit to wake-up, {rounds} rounds of {TURNS} turns (one for those that look)\n"
+        "| {:38} | status read | median, µs |  ratio | p90, µs | p99, µs |",
+        ""
     );
     println!(
-        "| {:38} | {:13} | median, µs | ratio | p90, µs | p99, µs |",
-        "", "whose, knows"
+        "|{:-<40}|-------------|-----------:|-------:|--------:|--------:|",
+        ""
     );
-    println!(
-        "|{:-<40}|{:-<15}|-----------:|------:|--------:|--------:|",
-        "", ""
-    );
-    // Another process's children are smaller, as it is, and so gone sooner: they have their own floor.
-    let floor_of = |what: &str| {
-        let same = |contender: &Contender<'_>| what.starts_with(contender.what);
-        contenders
-            .iter()
-            .position(same)
-            .map(|row| median(&figures[row]))
-    };
-    for (contender, figures) in contenders.iter().zip(&figures) {
+    let floor = median(measured[0].1);
+    for (contender, figures) in measured {
         let middle = median(figures);
-        let floor = floor_of(contender.what).unwrap_or(f64::NAN);
         println!(
-            "| {:38} | {:13} | {middle:10.0} | {:5.2} | {:7.0} | {:7.0} |",
+            "| {:38} | {:11} | {middle:10.0} | {:6.2} | {:7.0} | {:7.0} |",
             contender.name,
-            contender.what,
+            if contender.case.status { "yes" } else { "no" },
             middle / floor,
             quantile(figures, 0.9),
             quantile(figures, 0.99),
         );
     }
-    let rows: Vec<chart::Row<'_>> = contenders
-        .iter()
-        .zip(figures)
-        .map(|(contender, figures)| chart::Row {
-            name: format!("{} ({})", contender.name, contender.what),
-            ours: contender.name.starts_with("exit_of"),
-            figures,
-            text: "",
-        })
-        .collect();
-    chart::distributions(&plan.pictures().join("latency.svg"), &rows);
-    true
 }
 
-fn contenders<'a>(stage: &Stage, python: Option<&Python>) -> Vec<Contender<'a>> {
+fn contenders<'a>(subjects: &Subjects, python: Option<&Python>) -> Vec<Contender<'a>> {
+    use Method::{Event, Interval};
+
     let mut contenders: Vec<Contender<'a>> = Vec::new();
-    let mut add = |name, what, looks, turn: Box<dyn FnMut(&Stage) -> u64 + 'a>| {
+    let mut add = |name, label, case, method, turn: Box<dyn FnMut(&Subjects) -> u64 + 'a>| {
         contenders.push(Contender {
             name,
-            what,
-            looks,
+            label,
+            case,
+            method,
             turn,
         });
     };
 
-    add("a thread in epoll_wait: the floor", CHILD, false, {
-        let epoll = Epoll::new();
-        Box::new(move |stage| {
-            let child = stage.fork();
-            by_hand(&epoll, stage, child.pid, false)
-        })
-    });
     add(
-        "a thread in epoll_wait, then waitid",
-        CHILD_STATUS,
-        false,
+        "a thread in epoll_wait: the floor",
+        Some("epoll_wait"),
+        CHILD,
+        Event,
         {
             let epoll = Epoll::new();
-            Box::new(move |stage| {
-                let child = stage.fork();
-                by_hand(&epoll, stage, child.pid, true)
+            Box::new(move |subjects| {
+                let child = subjects.fork_child();
+                by_hand(&epoll, subjects, child.pid, false)
             })
         },
     );
-    add("a thread in epoll_wait", OTHER, false, {
-        let epoll = Epoll::new();
-        Box::new(move |stage| {
-            let other = stage.fork_elsewhere();
-            by_hand(&epoll, stage, other.pid, false)
-        })
-    });
-    add("mio", CHILD, false, {
-        let mut poll = mio::Poll::new().expect("an epoll");
+    add(
+        "a thread in epoll_wait, then waitid",
+        None,
+        CHILD_STATUS,
+        Event,
+        {
+            let epoll = Epoll::new();
+            Box::new(move |subjects| {
+                let child = subjects.fork_child();
+                by_hand(&epoll, subjects, child.pid, true)
+            })
+        },
+    );
+    add(
+        "a thread in epoll_wait: the floor",
+        Some("epoll_wait"),
+        OTHER,
+        Event,
+        {
+            let epoll = Epoll::new();
+            Box::new(move |subjects| {
+                let other = subjects.fork_grandchild();
+                by_hand(&epoll, subjects, other.pid, false)
+            })
+        },
+    );
+    add("mio", None, CHILD, Event, {
+        let mut poll = mio::Poll::new().expect("an epoll instance");
         let mut events = mio::Events::with_capacity(1024);
-        Box::new(move |stage| {
-            let child = stage.fork();
+        Box::new(move |subjects| {
+            let child = subjects.fork_child();
             let pidfd = os::pidfd_open(child.pid);
             let fd = pidfd.as_raw_fd();
             let registry = poll.registry();
             let (token, interest) = (mio::Token(0), mio::Interest::READABLE);
             registry
                 .register(&mut SourceFd(&fd), token, interest)
-                .expect("it can be registered");
-            stage.go();
+                .expect("the pidfd is registered");
+            subjects.release();
             poll.poll(&mut events, None).expect("an event");
             let now = now();
             assert_eq!(events.iter().count(), 1);
             poll.registry()
                 .deregister(&mut SourceFd(&fd))
-                .expect("it is registered");
+                .expect("the pidfd is deregistered");
             now
         })
     });
-    add("AsyncFd by hand, current_thread", CHILD, false, {
+    add(
+        "AsyncFd by hand, current_thread",
+        Some("AsyncFd by hand"),
+        CHILD,
+        Event,
+        {
+            let runtime = os::current_thread();
+            Box::new(move |subjects| {
+                let child = subjects.fork_child();
+                async_fd(&runtime, subjects, child.pid, false)
+            })
+        },
+    );
+    add("AsyncFd by hand, then waitid", None, CHILD_STATUS, Event, {
         let runtime = os::current_thread();
-        Box::new(move |stage| {
-            let child = stage.fork();
-            async_fd(&runtime, stage, child.pid, false)
+        Box::new(move |subjects| {
+            let child = subjects.fork_child();
+            async_fd(&runtime, subjects, child.pid, true)
         })
     });
-    add("AsyncFd by hand, then waitid", CHILD_STATUS, false, {
-        let runtime = os::current_thread();
-        Box::new(move |stage| {
-            let child = stage.fork();
-            async_fd(&runtime, stage, child.pid, true)
-        })
-    });
-    add("AsyncFd by hand, current_thread", OTHER, false, {
-        let runtime = os::current_thread();
-        Box::new(move |stage| {
-            let other = stage.fork_elsewhere();
-            async_fd(&runtime, stage, other.pid, false)
-        })
-    });
-    add("exit_of, current_thread", CHILD_STATUS, false, {
-        let runtime = os::current_thread();
-        Box::new(move |stage| {
-            let child = stage.fork();
-            here(&runtime, stage, child.pid, Some(7))
-        })
-    });
-    add("exit_of, multi_thread", CHILD_STATUS, false, {
+    add(
+        "AsyncFd by hand, current_thread",
+        Some("AsyncFd by hand"),
+        OTHER,
+        Event,
+        {
+            let runtime = os::current_thread();
+            Box::new(move |subjects| {
+                let other = subjects.fork_grandchild();
+                async_fd(&runtime, subjects, other.pid, false)
+            })
+        },
+    );
+    add(
+        "exit_of, current_thread",
+        Some("exit_of"),
+        CHILD_STATUS,
+        Event,
+        {
+            let runtime = os::current_thread();
+            Box::new(move |subjects| {
+                let child = subjects.fork_child();
+                in_block_on(&runtime, subjects, child.pid, Some(7))
+            })
+        },
+    );
+    add("exit_of, multi_thread", None, CHILD_STATUS, Event, {
         let runtime = os::multi_thread();
-        Box::new(move |stage| {
-            let child = stage.fork();
-            in_a_task(&runtime, stage, child.pid)
+        Box::new(move |subjects| {
+            let child = subjects.fork_child();
+            in_task(&runtime, subjects, child.pid)
         })
     });
-    add("exit_of, and closed", CHILD_STATUS, false, {
+    add("exit_of, including the close", None, CHILD_STATUS, Event, {
         let runtime = os::current_thread();
-        Box::new(move |stage| {
-            let child = stage.fork();
+        Box::new(move |subjects| {
+            let child = subjects.fork_child();
             runtime.block_on(async {
-                let exit = exit_of(child.pid);
-                stage.go();
-                let exit = exit.await.expect("an exit");
+                let process = exit_of(child.pid);
+                subjects.release();
+                let exit = process.await.expect("an exit");
                 let now = now();
                 assert_eq!(code_of(exit), Some(7));
                 now
             })
         })
     });
-    add("exit_of, current_thread", OTHER_STATUS, false, {
-        let runtime = os::current_thread();
-        Box::new(move |stage| {
-            let other = stage.fork_elsewhere();
-            here(&runtime, stage, other.pid, Some(7))
-        })
-    });
-    add("exit_of, multi_thread", OTHER_STATUS, false, {
+    add(
+        "exit_of, current_thread",
+        Some("exit_of, with status"),
+        OTHER_STATUS,
+        Event,
+        {
+            let runtime = os::current_thread();
+            Box::new(move |subjects| {
+                let other = subjects.fork_grandchild();
+                in_block_on(&runtime, subjects, other.pid, Some(7))
+            })
+        },
+    );
+    add("exit_of, multi_thread", None, OTHER_STATUS, Event, {
         let runtime = os::multi_thread();
-        Box::new(move |stage| {
-            let other = stage.fork_elsewhere();
-            in_a_task(&runtime, stage, other.pid)
+        Box::new(move |subjects| {
+            let other = subjects.fork_grandchild();
+            in_task(&runtime, subjects, other.pid)
         })
     });
     add(
-        "tokio::process: Child::wait, closes",
+        "tokio::process: Child::wait",
+        Some("tokio Child::wait"),
         CHILD_STATUS,
-        false,
+        Event,
         {
             let runtime = os::current_thread();
-            let role = stage.role();
+            let hook = subjects.hook();
             let mut command = tokio::process::Command::new("true");
-            // SAFETY: it only makes system calls, and ends the child.
-            unsafe { command.pre_exec(role) };
-            Box::new(move |stage| {
+            // SAFETY: the hook only makes system calls, and ends the child.
+            unsafe { command.pre_exec(hook) };
+            Box::new(move |subjects| {
                 runtime.block_on(async {
-                    let mut child = command.spawn().expect("a child");
-                    stage.go();
+                    let mut child = command.spawn().expect("the child starts");
+                    subjects.release();
                     let status = child.wait().await.expect("a status");
                     let now = now();
                     assert_eq!(status.code(), Some(7));
@@ -254,97 +348,145 @@ fn contenders<'a>(stage: &Stage, python: Option<&Python>) -> Vec<Contender<'a>> 
             })
         },
     );
-    add("async-process: Child::status", CHILD_STATUS, false, {
-        let role = stage.role();
-        let mut command = std::process::Command::new("true");
-        // SAFETY: it only makes system calls, and ends the child.
-        unsafe { command.pre_exec(role) };
-        let mut command = async_process::Command::from(command);
-        Box::new(move |stage| {
-            futures_lite::future::block_on(async {
-                let mut child = command.spawn().expect("a child");
-                stage.go();
-                let status = child.status().await.expect("a status");
-                let now = now();
-                assert_eq!(status.code(), Some(7));
-                now
+    add(
+        "async-process: Child::status",
+        Some("async-process"),
+        CHILD_STATUS,
+        Event,
+        {
+            let hook = subjects.hook();
+            let mut command = std::process::Command::new("true");
+            // SAFETY: the hook only makes system calls, and ends the child.
+            unsafe { command.pre_exec(hook) };
+            let mut command = async_process::Command::from(command);
+            Box::new(move |subjects| {
+                futures_lite::future::block_on(async {
+                    let mut child = command.spawn().expect("the child starts");
+                    subjects.release();
+                    let status = child.status().await.expect("a status");
+                    let now = now();
+                    assert_eq!(status.code(), Some(7));
+                    now
+                })
             })
-        })
-    });
-    add("waitpid-any on spawn_blocking", CHILD, false, {
-        let runtime = os::current_thread();
-        Box::new(move |stage| {
-            let child = stage.fork();
-            on_a_thread(&runtime, stage, child.pid)
-        })
-    });
-    add("waitpid-any on spawn_blocking", OTHER, false, {
-        let runtime = os::current_thread();
-        Box::new(move |stage| {
-            let other = stage.fork_elsewhere();
-            on_a_thread(&runtime, stage, other.pid)
-        })
-    });
-    add("sysinfo: Process::wait, reaped at once", OTHER, true, {
-        use sysinfo::{Pid, ProcessesToUpdate, System};
-        let mut system = System::new().expect("a system");
-        Box::new(move |stage| {
-            let other = stage.fork_elsewhere();
-            let pid = Pid::from_u32(other.pid);
-            system.refresh_processes(ProcessesToUpdate::Some(&[pid]), true);
-            stage.go();
-            // It takes a zombie for alive.
-            other.reap_soon();
-            system.process(pid).expect("a process").wait();
-            now()
-        })
-    });
-    match Helper::polled() {
-        Ok(mut helper) => add("exit_of, pidfds denied: polled", OTHER_STATUS, true, {
-            Box::new(move |stage| {
-                let child = stage.fork();
-                helper.send(&child.pid.to_string());
-                stage.go();
-                helper.receive()
+        },
+    );
+    add(
+        "waitpid-any on spawn_blocking",
+        Some("waitpid-any"),
+        CHILD,
+        Event,
+        {
+            let runtime = os::current_thread();
+            Box::new(move |subjects| {
+                let child = subjects.fork_child();
+                on_thread(&runtime, subjects, child.pid)
             })
-        }),
-        Err(error) => println!("\nskipped: our fallback, {error}"),
-    }
-    for (order, name, what, looks) in [
-        ("psutil", "psutil 7.2.2: Process.wait", CHILD_STATUS, false),
-        ("other", "psutil 7.2.2, reaped at once", OTHER, true),
-        ("popen", "CPython: Popen.wait(timeout)", CHILD_STATUS, true),
+        },
+    );
+    add(
+        "waitpid-any on spawn_blocking",
+        Some("waitpid-any"),
+        OTHER,
+        Event,
+        {
+            let runtime = os::current_thread();
+            Box::new(move |subjects| {
+                let other = subjects.fork_grandchild();
+                on_thread(&runtime, subjects, other.pid)
+            })
+        },
+    );
+    for (order, name, label, case, method) in [
+        (
+            "psutil",
+            "psutil 7.2.2: Process.wait",
+            "psutil",
+            CHILD_STATUS,
+            Event,
+        ),
+        (
+            "other",
+            "psutil 7.2.2, reaped at once",
+            "psutil",
+            OTHER,
+            Interval,
+        ),
+        (
+            "popen",
+            "CPython: Popen.wait(timeout)",
+            "CPython Popen",
+            CHILD_STATUS,
+            Interval,
+        ),
     ] {
         let Some(python) = python else { continue };
         let mut command = python.command("latency");
-        command.arg(std::env::current_exe().expect("this program"));
-        command.arg(stage.file());
+        command.arg(std::env::current_exe().expect("the path of this program"));
+        command.arg(subjects.file());
         let mut helper = Helper::start(command);
         assert_eq!(helper.receive_line(), "ready");
-        add(name, what, looks, {
-            Box::new(move |stage| {
-                if what == OTHER {
-                    let other = stage.fork_elsewhere();
+        add(name, Some(label), case, method, {
+            Box::new(move |subjects| {
+                if case.target == Target::Other {
+                    let other = subjects.fork_grandchild();
                     helper.send(&format!("{order} {}", other.pid));
-                    stage.go();
-                    // It takes a zombie for alive.
-                    other.reap_soon();
+                    subjects.release();
+                    // psutil takes another parent's zombie for a live process.
+                    other.reap_at_exit();
                     helper.receive()
                 } else {
-                    // Only Python itself can have children of Python's.
+                    // The child must be Python's, so Python starts the subject.
                     helper.send(order);
                     helper.receive()
                 }
             })
         });
     }
+    add(
+        "sysinfo: Process::wait, reaped at once",
+        Some("sysinfo"),
+        OTHER,
+        Interval,
+        {
+            use sysinfo::{Pid, ProcessesToUpdate, System};
+            let mut system = System::new().expect("a system");
+            Box::new(move |subjects| {
+                let other = subjects.fork_grandchild();
+                let pid = Pid::from_u32(other.pid);
+                system.refresh_processes(ProcessesToUpdate::Some(&[pid]), true);
+                subjects.release();
+                // sysinfo takes a zombie for a live process.
+                other.reap_at_exit();
+                system.process(pid).expect("the process is listed").wait();
+                now()
+            })
+        },
+    );
+    match Helper::polled() {
+        Ok(mut helper) => add(
+            "exit_of, pidfds denied: polled",
+            Some("exit_of, polling"),
+            OTHER_STATUS,
+            Interval,
+            {
+                Box::new(move |subjects| {
+                    let child = subjects.fork_child();
+                    helper.send(&child.pid.to_string());
+                    subjects.release();
+                    helper.receive()
+                })
+            },
+        ),
+        Err(error) => println!("\nskipped: exit_of by polling, {error}"),
+    }
     contenders
 }
 
-fn by_hand(epoll: &Epoll, stage: &Stage, pid: u32, status: bool) -> u64 {
+fn by_hand(epoll: &Epoll, subjects: &Subjects, pid: u32, status: bool) -> u64 {
     let pidfd = os::pidfd_open(pid);
     epoll.add(pidfd.as_raw_fd(), libc::EPOLLIN, 0);
-    stage.go();
+    subjects.release();
     let mut events = [libc::epoll_event { events: 0, u64: 0 }; 8];
     assert_eq!(epoll.wait(&mut events, -1).len(), 1);
     if status {
@@ -355,13 +497,13 @@ fn by_hand(epoll: &Epoll, stage: &Stage, pid: u32, status: bool) -> u64 {
     now
 }
 
-fn async_fd(runtime: &Runtime, stage: &Stage, pid: u32, status: bool) -> u64 {
+fn async_fd(runtime: &Runtime, subjects: &Subjects, pid: u32, status: bool) -> u64 {
     runtime.block_on(async {
         let pidfd = os::pidfd_open(pid);
         // SAFETY: the descriptor is owned by the `AsyncFd` and never replaced.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
-        let pidfd = pidfd.expect("it can be registered");
-        stage.go();
+        let pidfd = pidfd.expect("the pidfd is registered");
+        subjects.release();
         drop(pidfd.readable().await.expect("an event"));
         if status {
             assert_eq!(os::child_status(pidfd.as_raw_fd()), 7);
@@ -370,41 +512,43 @@ fn async_fd(runtime: &Runtime, stage: &Stage, pid: u32, status: bool) -> u64 {
     })
 }
 
-fn here(runtime: &Runtime, stage: &Stage, pid: u32, code: Option<i32>) -> u64 {
+fn in_block_on(runtime: &Runtime, subjects: &Subjects, pid: u32, code: Option<i32>) -> u64 {
     runtime.block_on(async {
-        let mut exit = exit_of(pid);
-        assert!(futures::poll!(&mut exit).is_pending());
-        stage.go();
-        // Borrowed, so that closing it does not count.
-        let exit = (&mut exit).await.expect("an exit");
+        let mut process = exit_of(pid);
+        assert!(futures::poll!(&mut process).is_pending());
+        subjects.release();
+        // Await a reference: closing the pidfd then comes after the time is taken.
+        let exit = (&mut process).await.expect("an exit");
         let now = now();
         assert_eq!(code_of(exit), code);
         now
     })
 }
 
-fn in_a_task(runtime: &Runtime, stage: &Stage, pid: u32) -> u64 {
-    let mut exit = exit_of(pid);
+fn in_task(runtime: &Runtime, subjects: &Subjects, pid: u32) -> u64 {
+    let mut process = exit_of(pid);
     let (registered, wait) = std::sync::mpsc::channel();
     let task = runtime.spawn(async move {
-        assert!(futures::poll!(&mut exit).is_pending());
+        assert!(futures::poll!(&mut process).is_pending());
         _ = registered.send(());
-        let exit = (&mut exit).await.expect("an exit");
+        let exit = (&mut process).await.expect("an exit");
         let now = now();
         assert_eq!(code_of(exit), Some(7));
         now
     });
-    wait.recv().expect("a task");
-    stage.go();
-    runtime.block_on(task).expect("no panic")
+    wait.recv().expect("the task polls");
+    subjects.release();
+    runtime.block_on(task).expect("the task does not panic")
 }
 
-fn on_a_thread(runtime: &Runtime, stage: &Stage, pid: u32) -> u64 {
+fn on_thread(runtime: &Runtime, subjects: &Subjects, pid: u32) -> u64 {
     runtime.block_on(async {
         let mut handle = waitpid_any::WaitHandle::open(pid as i32).expect("a handle");
         let wait = tokio::task::spawn_blocking(move || handle.wait());
-        stage.go();
-        wait.await.expect("no panic").expect("an exit");
+        subjects.release();
+        wait.await
+            .expect("the thread does not panic")
+            .expect("an exit");
         now()
     })
 }
@@ -413,7 +557,7 @@ fn code_of(exit: Exit) -> Option<i32> {
     exit.status().and_then(|status| status.code())
 }
 
-/// Another process that waits when told to.
+/// Another process that waits on order.
 struct Helper {
     child: Child,
     orders: ChildStdin,
@@ -426,34 +570,38 @@ impl Helper {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("a helper");
+            .expect("the helper starts");
         Helper {
-            orders: child.stdin.take().expect("a pipe"),
-            replies: BufReader::new(child.stdout.take().expect("a pipe")),
+            orders: child.stdin.take().expect("the stream is piped"),
+            replies: BufReader::new(child.stdout.take().expect("the stream is piped")),
             child,
         }
     }
 
-    /// This crate, with pidfds denied.
+    /// Starts a process that uses this crate while a filter denies pidfds.
     fn polled() -> Result<Helper, String> {
-        let mut helper = Helper::start(ourselves(Role::Polled));
+        let mut helper = Helper::start(self_command(Role::Polled));
         match helper.receive_line().as_str() {
-            "polls" => Ok(helper),
-            why => Err(why.to_owned()),
+            "ready" => Ok(helper),
+            reason => Err(reason.to_owned()),
         }
     }
 
     fn send(&mut self, order: &str) {
-        writeln!(self.orders, "{order}").expect("a helper");
+        writeln!(self.orders, "{order}").expect("the helper reads");
     }
 
     fn receive(&mut self) -> u64 {
-        self.receive_line().parse().expect("a time")
+        self.receive_line()
+            .parse()
+            .expect("the helper replies with a time")
     }
 
     fn receive_line(&mut self) -> String {
         let mut line = String::new();
-        self.replies.read_line(&mut line).expect("a helper");
+        self.replies
+            .read_line(&mut line)
+            .expect("the helper writes");
         line.trim().to_owned()
     }
 }
@@ -465,8 +613,9 @@ impl Drop for Helper {
     }
 }
 
-/// Waits for each process that it is told of, with pidfds denied to this process.
-pub(crate) fn polled() {
+/// Waits for each process whose pid stands in a line of standard input, while a filter denies
+/// pidfds to this process.
+pub(crate) fn serve_polled() {
     use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
     let denied = std::env::consts::ARCH
         .try_into()
@@ -481,19 +630,19 @@ pub(crate) fn polled() {
         .and_then(seccompiler::BpfProgram::try_from);
     match denied.map(|program| apply_filter(&program)) {
         Ok(Ok(())) => {}
-        _ => return println!("no system call can be denied"),
+        _ => return println!("seccomp filters are not available"),
     }
-    let exit = exit_of(std::process::id());
-    if exit.mechanism() != Some(Mechanism::Polling) {
-        return println!("nothing was denied");
+    let process = exit_of(std::process::id());
+    if process.mechanism() != Some(Mechanism::Polling) {
+        return println!("the filter did not deny pidfds");
     }
-    println!("polls");
+    println!("ready");
     let runtime = os::current_thread();
     for pid in std::io::stdin().lines() {
-        let pid = pid.expect("a line").parse().expect("a pid");
+        let pid = pid.expect("a line of text").parse().expect("a pid");
         let now = runtime.block_on(async {
-            let mut exit = exit_of(pid);
-            let exit = (&mut exit).await.expect("an exit");
+            let mut process = exit_of(pid);
+            let exit = (&mut process).await.expect("an exit");
             let now = now();
             assert_eq!(code_of(exit), Some(7));
             now

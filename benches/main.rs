@@ -1,26 +1,21 @@
-//! This crate, the floor and its peers side by side, in one run:
+//! Compares this crate with other ways to wait for processes, in one run:
 //!
-//! - `latency`: from a process's last instruction until whoever waits for it runs;
-//! - `wait`: what it costs to open, poll once and drop one wait, in time, system calls and
-//!   instructions;
-//! - `herd`: many processes at once;
-//! - `idle`: waiting for ten seconds for nothing.
+//! - `wait`: the time, system calls and instructions that one wait costs;
+//! - `latency`: the time from a process's exit until the waiting program runs;
+//! - `idle`: context switches during ten seconds in which nothing happens;
+//! - `many`: thousands of processes at once.
 //!
-//! `cargo bench` runs them all, draws the pictures in this directory and writes `results.md`;
-//! `cargo bench -- latency wait` runs these two and keeps nothing, nor does `--quick`, which takes
-//! less than a minute and only shows that it runs.
-//!
-//! Contenders take turns: in every round each has one turn, in an order drawn anew. Figures are
-//! medians of the rounds. Another machine gives other times, so compare ratios.
+//! `cargo bench` runs all parts, draws the pictures in this directory and writes `results.md`.
+//! With `--quick` or the names of parts, it leaves these files alone. See `README.md`.
 
 #[cfg(target_os = "linux")]
 mod chart;
 #[cfg(target_os = "linux")]
-mod herd;
-#[cfg(target_os = "linux")]
 mod idle;
 #[cfg(target_os = "linux")]
 mod latency;
+#[cfg(target_os = "linux")]
+mod many;
 #[cfg(target_os = "linux")]
 mod os;
 #[cfg(target_os = "linux")]
@@ -39,5 +34,5 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    println!("the benchmarks are for Linux");
+    println!("these benchmarks run on Linux only");
 }

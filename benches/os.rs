@@ -1,9 +1,9 @@
-//! The system calls that the benchmarks share, runtimes and figures.
+//! System calls, runtimes and statistics shared by the benchmarks.
 //!
 //! # Safety
 //!
-//! Each block is one system call (or one read of what it wrote). Every pointer is to a local of the
-//! type that the call expects.
+//! Each unsafe block is one system call, or one read of a system call's result. Every pointer
+//! points to a local variable of the type that the call expects.
 
 use std::io;
 use std::mem;
@@ -18,7 +18,7 @@ pub(crate) fn current_thread() -> Runtime {
     Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime")
+        .expect("the runtime starts")
 }
 
 pub(crate) fn multi_thread() -> Runtime {
@@ -26,28 +26,28 @@ pub(crate) fn multi_thread() -> Runtime {
         .worker_threads(2)
         .enable_all()
         .build()
-        .expect("a runtime")
+        .expect("the runtime starts")
 }
 
-/// Takes over what a system call has returned.
-pub(crate) fn own(fd: RawFd) -> OwnedFd {
+/// Returns the descriptor that a system call has returned, owned.
+pub(crate) fn owned(fd: RawFd) -> OwnedFd {
     assert!(fd >= 0, "{}", io::Error::last_os_error());
-    // SAFETY: a system call has just returned it.
+    // SAFETY: a system call has just returned `fd`.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 pub(crate) fn pidfd_open(pid: u32) -> OwnedFd {
     // SAFETY: takes integers.
-    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd)
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd)
 }
 
-/// An epoll by hand.
+/// An epoll instance.
 pub(crate) struct Epoll(OwnedFd);
 
 impl Epoll {
     pub(crate) fn new() -> Epoll {
         // SAFETY: takes an integer.
-        Epoll(own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))
+        Epoll(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))
     }
 
     pub(crate) fn add(&self, fd: RawFd, events: libc::c_int, key: u64) {
@@ -63,40 +63,40 @@ impl Epoll {
 
     pub(crate) fn delete(&self, fd: RawFd) {
         let epoll = self.0.as_raw_fd();
-        // SAFETY: deleting takes no event.
+        // SAFETY: `EPOLL_CTL_DEL` ignores the event.
         unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
-    /// The events, as many as there is room for.
+    /// Waits for at most as many events as `events` has room for, and returns them.
     pub(crate) fn wait<'a>(
         &self,
         events: &'a mut [libc::epoll_event],
         timeout: libc::c_int,
     ) -> &'a [libc::epoll_event] {
         let (epoll, buffer, room) = (self.0.as_raw_fd(), events.as_mut_ptr(), events.len());
-        // SAFETY: `events` has room for that many.
+        // SAFETY: `events` has room for `room` events.
         let count = unsafe { libc::epoll_wait(epoll, buffer, room as libc::c_int, timeout) };
         &events[..count.max(0) as usize]
     }
 }
 
-/// The status of our own child that has exited, left in place.
+/// Returns the exit status of a child that has exited, without reaping the child.
 pub(crate) fn child_status(pidfd: RawFd) -> i32 {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
-    // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
+    // SAFETY: a siginfo is integers and pointers, for which zeroes are valid.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     // SAFETY: `info` is writable.
     unsafe { libc::waitid(libc::P_PIDFD, pidfd as libc::id_t, &raw mut info, options) };
-    // SAFETY: `waitid` has filled it in.
+    // SAFETY: `waitid` has initialized `info`.
     unsafe { info.si_status() }
 }
 
-/// The status of a process that has been reaped.
+/// Returns the exit status of a process that has been reaped.
 pub(crate) fn reaped_status(pidfd: RawFd) -> i32 {
-    // SAFETY: a `pidfd_info` is all integers.
+    // SAFETY: a `pidfd_info` is integers, for which zeroes are valid.
     let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
     info.mask = libc::PIDFD_INFO_EXIT.into();
-    // SAFETY: the request carries the size of `info`, which is writable.
+    // SAFETY: `info` is writable, and the request contains its size.
     unsafe { libc::ioctl(pidfd, libc::PIDFD_GET_INFO as _, &raw mut info) };
     info.exit_code
 }
@@ -107,13 +107,13 @@ pub(crate) fn kill(pid: u32) {
 }
 
 pub(crate) fn reap(pid: u32) {
-    // SAFETY: the status is not asked for.
+    // SAFETY: the status pointer may be null.
     unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };
 }
 
-/// Waits until a child has exited, and leaves it unreaped.
+/// Waits until a child has exited, without reaping the child.
 pub(crate) fn await_zombie(pid: u32) {
-    // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
+    // SAFETY: a siginfo is integers and pointers, for which zeroes are valid.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     // SAFETY: `info` is writable.
     unsafe {
@@ -126,7 +126,7 @@ pub(crate) fn await_zombie(pid: u32) {
     };
 }
 
-/// Raises the limit of descriptors as far as we may, and returns it.
+/// Raises the soft limit of descriptors to the hard limit, and returns it.
 pub(crate) fn raise_descriptors() -> u64 {
     let mut limit = descriptor_limit();
     limit.rlim_cur = limit.rlim_max;
@@ -134,7 +134,7 @@ pub(crate) fn raise_descriptors() -> u64 {
     limit.rlim_max
 }
 
-/// Sets the limit of descriptors, and returns what it was.
+/// Sets the soft limit of descriptors, and returns the previous one.
 pub(crate) fn limit_descriptors(soft: u64) -> u64 {
     let mut limit = descriptor_limit();
     let before = mem::replace(&mut limit.rlim_cur, soft);
@@ -158,13 +158,15 @@ fn set_descriptor_limit(limit: &libc::rlimit) {
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
-/// Gives this process a table of descriptors that is as small as it can be. It only ever grows, so
-/// whoever came later would find room that others have made.
+/// Gives this process the smallest possible descriptor table.
+///
+/// A table only grows, so later contenders would otherwise benefit from growth that earlier
+/// contenders have paid for.
 pub(crate) fn renew_descriptor_table() {
-    // Only a table that is shared is copied, so there is another thread meanwhile.
+    // The kernel copies only a table that is shared, so a second thread shares it meanwhile.
     let (end, ended) = mpsc::channel::<()>();
     let other = thread::spawn(move || ended.recv());
-    // It closes nothing, as there are none so high.
+    // No descriptor is in this range, so none is closed.
     let (first, last) = (i32::MAX, i32::MAX);
     let flags = libc::CLOSE_RANGE_UNSHARE;
     // SAFETY: takes integers.
@@ -184,7 +186,7 @@ pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Nanoseconds of the clock that all processes, and Python, have in common.
+/// Returns nanoseconds of the monotonic clock, which all processes share.
 pub(crate) fn now() -> u64 {
     clock(libc::CLOCK_MONOTONIC).as_nanos() as u64
 }
@@ -193,26 +195,26 @@ pub(crate) fn cpu_time() -> Duration {
     clock(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
-/// How often this process has gone to sleep: its voluntary context switches.
-pub(crate) fn sleeps() -> i64 {
-    // SAFETY: a `rusage` is all integers.
+/// Returns the voluntary context switches of this process.
+pub(crate) fn voluntary_switches() -> i64 {
+    // SAFETY: a `rusage` is integers, for which zeroes are valid.
     let mut usage: libc::rusage = unsafe { mem::zeroed() };
     // SAFETY: `usage` is writable.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
     usage.ru_nvcsw as i64
 }
 
-/// Waits for a child, and returns what it has used in all its life.
+/// Reaps a child, and returns its wait status and resource usage.
 pub(crate) fn reap_with_usage(pid: u32) -> (i32, libc::rusage) {
     let mut status = 0;
-    // SAFETY: a `rusage` is all integers.
+    // SAFETY: a `rusage` is integers, for which zeroes are valid.
     let mut usage: libc::rusage = unsafe { mem::zeroed() };
     // SAFETY: `status` and `usage` are writable.
     unsafe { libc::wait4(pid as libc::pid_t, &raw mut status, 0, &raw mut usage) };
     (status, usage)
 }
 
-/// The bytes of memory that are in use: what the kernel says.
+/// Returns the bytes of resident memory.
 pub(crate) fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = status
@@ -233,14 +235,14 @@ pub(crate) fn write_all(fd: BorrowedFd<'_>, bytes: &[u8]) {
     );
 }
 
-/// Fills `bytes`, or returns false at the end.
+/// Fills `bytes`, or returns false at the end of the stream.
 pub(crate) fn read_all(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> bool {
     // SAFETY: `bytes` is writable.
     let read = unsafe { libc::read(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len()) };
     read == bytes.len() as isize
 }
 
-/// The figure that this share of them do not exceed.
+/// Returns the value that a `share` of the figures does not exceed.
 pub(crate) fn quantile(figures: &[f64], share: f64) -> f64 {
     let mut figures = figures.to_vec();
     figures.sort_by(f64::total_cmp);

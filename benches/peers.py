@@ -1,4 +1,4 @@
-"""What Python does with the same processes: psutil, and CPython's own subprocess module."""
+"""Waits for the same processes with psutil and with CPython's subprocess module."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ import psutil
 
 
 def latency(program, file):
-    """For each order on standard input, waits for a process, and tells when it ran."""
+    """Waits for a process per line of standard input, and prints when the wait returned."""
     print("ready", flush=True)
     for order in sys.stdin:
         name, *pid = order.split()
@@ -23,7 +23,7 @@ def latency(program, file):
             command = [program, "--role", "subject", "--file", file]
             child = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
             process = psutil.Process(child.pid)
-            # It goes on into its sleep and its end.
+            # Lets the subject sleep and then exit.
             child.stdin.write(b"!")
             if name == "psutil":
                 code = process.wait()
@@ -37,8 +37,8 @@ def latency(program, file):
         print(now, flush=True)
 
 
-def myself():
-    """What the experiment does: waits ten seconds for itself."""
+def self_wait():
+    """Waits for this process with psutil, for ten seconds."""
     try:
         psutil.Process(os.getpid()).wait(timeout=10)
     except psutil.TimeoutExpired:
@@ -46,7 +46,7 @@ def myself():
 
 
 def popen():
-    """The same with the subprocess module, which takes a child."""
+    """Waits for a child with the subprocess module, for ten seconds."""
     child = subprocess.Popen(["sleep", "11"])
     try:
         child.wait(timeout=10)
@@ -55,15 +55,19 @@ def popen():
     os.kill(child.pid, signal.SIGKILL)
 
 
-def herd(size, seconds, rounds):
-    """psutil.wait_procs: bytes each, ns to register, ns until told, ns of CPU; sleeps, idle CPU."""
+def many(size, seconds, rounds):
+    """Waits for many processes with psutil.wait_procs.
+
+    Prints the medians of: bytes per process, ns to register, ns until the last exit, ns of CPU.
+    Then prints the voluntary context switches and the ns of CPU while nothing happens.
+    """
     figures = []
     for _ in range(rounds):
         pids = [fork_sleeper() for _ in range(size)]
-        # Not while the clock runs, as counting takes time.
+        # Memory is counted before the timed run, because counting is slow.
         tracemalloc.start()
         processes = [psutil.Process(pid) for pid in pids]
-        size_each = tracemalloc.get_traced_memory()[0] / size
+        bytes_each = tracemalloc.get_traced_memory()[0] / size
         tracemalloc.stop()
         start = time.monotonic_ns()
         processes = [psutil.Process(pid) for pid in pids]
@@ -72,24 +76,24 @@ def herd(size, seconds, rounds):
             usage, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
             psutil.wait_procs(processes, timeout=seconds)
             idle_cpu = time.process_time_ns() - cpu
-            sleeps = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - usage.ru_nvcsw
+            switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - usage.ru_nvcsw
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         start, cpu = time.monotonic_ns(), time.process_time_ns()
         gone, alive = psutil.wait_procs(processes)
-        told, cpu = time.monotonic_ns() - start, time.process_time_ns() - cpu
+        last_exit, cpu = time.monotonic_ns() - start, time.process_time_ns() - cpu
         assert len(gone) == size and not alive
-        figures.append((size_each, register, told, cpu))
-    middle = [sorted(column)[len(column) // 2] for column in zip(*figures)]
-    print(*middle, sleeps, idle_cpu)
+        figures.append((bytes_each, register, last_exit, cpu))
+    medians = [sorted(column)[len(column) // 2] for column in zip(*figures)]
+    print(*medians, switches, idle_cpu)
 
 
 def fork_sleeper():
     pid = os.fork()
     if pid == 0:
-        # Should nobody kill it.
+        # Ends by itself if this program dies first.
         time.sleep(300)
         os._exit(1)
     return pid
@@ -99,9 +103,9 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["latency", program, file]:
             latency(program, file)
-        case ["myself"]:
-            myself()
+        case ["self_wait"]:
+            self_wait()
         case ["popen"]:
             popen()
-        case ["herd", size, seconds, rounds]:
-            herd(int(size), float(seconds), int(rounds))
+        case ["many", size, seconds, rounds]:
+            many(int(size), float(seconds), int(rounds))

@@ -1,9 +1,9 @@
-//! Python, with the psutil that this crate is measured against.
+//! A Python interpreter with psutil, for `peers.py`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// What each release does differs.
+/// The measured release: psutil's ways to wait differ between releases.
 const PSUTIL: &str = "psutil==7.2.2";
 
 pub(crate) struct Python {
@@ -11,14 +11,14 @@ pub(crate) struct Python {
 }
 
 impl Python {
-    /// In an environment of its own, which is made when it is first needed.
+    /// Returns the interpreter of a virtual environment, which the first call creates.
     pub(crate) fn find() -> Option<Python> {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
-        let program = place.join("bin/python");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
+        let program = directory.join("bin/python");
         let check = "import psutil; assert psutil.__version__ == '7.2.2'";
         if run(Command::new(&program).args(["-c", check])).is_err() {
             let mut venv = Command::new("python3");
-            venv.args(["-m", "venv"]).arg(&place);
+            venv.args(["-m", "venv"]).arg(&directory);
             let mut install = Command::new(&program);
             install.args(["-m", "pip", "install", "--quiet", PSUTIL]);
             if let Err(error) = run(&mut venv).and_then(|_| run(&mut install)) {
@@ -34,7 +34,7 @@ impl Python {
         output.map_or_else(|error| error, |version| version.trim().to_owned())
     }
 
-    /// A command of `peers.py`.
+    /// Returns a command that runs the function `name` of `peers.py`.
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers.py"));
@@ -43,7 +43,7 @@ impl Python {
     }
 }
 
-/// Its output, or what went wrong.
+/// Runs a command, and returns its standard output or an error message.
 pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let Output {

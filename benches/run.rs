@@ -1,4 +1,4 @@
-//! What is to be run, and where.
+//! The command line, and the processes that run the parts.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -6,33 +6,33 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Parser, ValueEnum};
 
-use crate::{herd, idle, latency, subject, wait};
+use crate::{idle, latency, many, subject, wait};
 
-/// Measures this crate, the floor and its peers side by side.
+/// Compares this crate with other ways to wait for processes.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure, by default everything.
+    /// The parts to run, by default all.
     parts: Vec<Part>,
-    /// Few rounds and small herds; draws no pictures.
+    /// Runs few rounds and few processes, and leaves the pictures and results alone.
     #[arg(long)]
     quick: bool,
-    /// How many rounds the latency is measured for.
+    /// Number of rounds of the latency part.
     #[arg(long)]
     rounds: Option<usize>,
-    /// How many processes the herds have.
+    /// Numbers of processes in the `many` part.
     #[arg(long, value_delimiter = ',')]
     sizes: Vec<usize>,
-    /// Passed by `cargo bench`, and not by `cargo test --benches`.
+    /// Passed by `cargo bench`, but not by `cargo test --benches`.
     #[arg(long, hide = true)]
     bench: bool,
-    /// What this program does for another instance of itself.
+    /// The job of an instance that another instance has started.
     #[arg(long, hide = true)]
     role: Option<Role>,
     #[arg(long, hide = true, default_value_t = 0)]
     count: usize,
     #[arg(long, hide = true)]
     file: Option<PathBuf>,
-    /// The pictures are to be kept.
+    /// Writes the pictures to the source directory.
     #[arg(long, hide = true)]
     keep: bool,
 }
@@ -42,31 +42,35 @@ enum Part {
     Wait,
     Latency,
     Idle,
-    Herd,
+    Many,
 }
 
-/// What another instance of this program is started for.
+/// The job of an instance that another instance has started.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Role {
     /// Measures one part.
     Part,
-    /// Exits when the time has come, and says when that was.
+    /// Sleeps, records the time and exits.
     Subject,
-    /// Waits for processes, with pidfds denied.
+    /// Waits for processes while a filter denies pidfds.
     Polled,
-    /// Makes waits, to be counted.
+    /// Makes waits whose system calls are counted.
     Waits,
+    /// Makes waits whose instructions are counted.
     AdoptedWaits,
-    /// Each waits 10 seconds for itself.
-    IdlePpoll,
+    /// Waits for itself with `poll`, for ten seconds.
+    IdlePoll,
+    /// Waits for itself with `exit_of`, for ten seconds.
     IdleCurrentThread,
+    /// Waits for itself with `exit_of`, for ten seconds, in a runtime with two workers.
     IdleMultiThread,
-    IdleBusy,
-    /// Registers a herd and waits.
-    IdleHerd,
+    /// Waits for itself with a loop of `kill`, for ten seconds.
+    IdleLoop,
+    /// Waits for many processes that do not exit.
+    IdleMany,
 }
 
-/// How thoroughly to measure.
+/// The extent of a run.
 pub(crate) struct Plan {
     pub(crate) quick: bool,
     keep: bool,
@@ -75,7 +79,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Where pictures go: into the source tree, if they are to be kept.
+    /// Returns the directory that the pictures are written to.
     pub(crate) fn pictures(&self) -> &'static Path {
         Path::new(if self.keep {
             env!("CARGO_MANIFEST_DIR")
@@ -85,9 +89,9 @@ impl Plan {
     }
 }
 
-/// Another instance of this program.
-pub(crate) fn ourselves(role: Role) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
+/// Returns a command that starts another instance of this program.
+pub(crate) fn self_command(role: Role) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("the path of this program"));
     let role = role.to_possible_value().expect("no role is skipped");
     command.arg("--role").arg(role.get_name());
     command
@@ -98,44 +102,45 @@ pub(crate) fn run() -> ExitCode {
     match arguments.role {
         None => return run_all(&arguments),
         Some(Role::Part) => return run_part(arguments),
-        Some(Role::Subject) => subject::exit_in_time(&arguments.file.expect("a file")),
-        Some(Role::Polled) => latency::polled(),
+        Some(Role::Subject) => subject::run_started(&arguments.file.expect("--file is given")),
+        Some(Role::Polled) => latency::serve_polled(),
         Some(Role::Waits) => wait::waits(arguments.count),
         Some(Role::AdoptedWaits) => wait::adopted_waits(arguments.count),
-        Some(Role::IdlePpoll) => idle::ppoll(),
+        Some(Role::IdlePoll) => idle::poll(),
         Some(Role::IdleCurrentThread) => idle::current_thread(),
         Some(Role::IdleMultiThread) => idle::multi_thread(),
-        Some(Role::IdleBusy) => idle::busy(),
-        Some(Role::IdleHerd) => herd::idle(arguments.count),
+        Some(Role::IdleLoop) => idle::kill_loop(),
+        Some(Role::IdleMany) => many::idle(arguments.count),
     }
     ExitCode::SUCCESS
 }
 
-/// What the tables begin with.
-const TABLES: &str = "\
-# What `cargo bench` has measured
+/// The head of `results.md`.
+const HEAD: &str = "\
+# Results of `cargo bench`
 
-Written by the run that has drawn the pictures here. Ratios are to the first row of a table, or of
-those in it that wait for the same kind of process.
+`cargo bench` has written this file and drawn the pictures in this directory, in the same run. The
+[README](README.md) explains the contenders and the columns. Each ratio is relative to the first
+row of its table.
 ";
 
-/// Each part in a process of its own, so that none finds what another has left: threads, a grown
-/// table of descriptors, a heap.
+/// Runs each part in a process of its own, so that no part inherits threads, a grown descriptor
+/// table or a fragmented heap from an earlier part.
 fn run_all(arguments: &Arguments) -> ExitCode {
     if !arguments.bench {
-        println!("run it with cargo bench");
+        println!("run the benchmarks with `cargo bench`");
         return ExitCode::SUCCESS;
     }
     let mut failed = false;
-    // Whatever is shown together has been measured together.
+    // Keep only complete runs: the files then show the results of one run.
     let keep = arguments.parts.is_empty() && !arguments.quick;
-    let mut tables = TABLES.to_owned();
+    let mut results = HEAD.to_owned();
     for part in Part::value_variants() {
         if !arguments.parts.is_empty() && !arguments.parts.contains(part) {
             continue;
         }
         let name = part.to_possible_value().expect("no part is skipped");
-        let mut command = ourselves(Role::Part);
+        let mut command = self_command(Role::Part);
         command.arg(name.get_name());
         if arguments.quick {
             command.arg("--quick");
@@ -152,14 +157,14 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
-            .expect("this program runs");
-        for line in BufReader::new(child.stdout.take().expect("a pipe")).lines() {
-            let line = line.expect("text");
+            .expect("the part starts");
+        for line in BufReader::new(child.stdout.take().expect("the stream is piped")).lines() {
+            let line = line.expect("a line of text");
             println!("{line}");
-            tables += &line;
-            tables.push('\n');
+            results += &line;
+            results.push('\n');
         }
-        let status = child.wait().expect("a child");
+        let status = child.wait().expect("an exit status");
         if !status.success() {
             println!("\n{} failed: {status}", name.get_name());
             failed = true;
@@ -167,7 +172,7 @@ fn run_all(arguments: &Arguments) -> ExitCode {
     }
     if keep && !failed {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results.md");
-        std::fs::write(file, tables).expect("a file");
+        std::fs::write(file, results).expect("results.md is written");
     }
     if failed {
         ExitCode::FAILURE
@@ -183,14 +188,14 @@ fn run_part(arguments: Arguments) -> ExitCode {
         rounds: arguments.rounds,
         sizes: arguments.sizes,
     };
-    let good = match arguments.parts.first() {
+    let passed = match arguments.parts.first() {
         Some(Part::Latency) => latency::measure(&plan),
         Some(Part::Wait) => wait::measure(&plan),
-        Some(Part::Herd) => herd::measure(&plan),
+        Some(Part::Many) => many::measure(&plan),
         Some(Part::Idle) => idle::measure(&plan),
         None => false,
     };
-    if good {
+    if passed {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

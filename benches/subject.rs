@@ -1,7 +1,8 @@
-//! The processes that are waited for.
+//! The processes whose exit is timed.
 //!
-//! A subject waits for a byte, sleeps for a while, so that whoever waits for it does so by then,
-//! writes the time to memory that it shares with this program, and exits at once with code 7.
+//! A subject waits for a byte. Then it sleeps for a while, so that the waiting program is asleep
+//! too. Finally it writes the time to memory shared with this program, and exits with code 7 in
+//! the next instruction.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -12,11 +13,11 @@ use std::time::Duration;
 
 use crate::os;
 
-/// Memory that all processes share, in a file.
+/// Memory in a file that all processes map.
 struct Shared {
-    /// How many nanoseconds the subject is to sleep.
+    /// How long the subject sleeps, in nanoseconds.
     sleep: AtomicU64,
-    /// When it has exited.
+    /// When the subject exited, on the clock of [`os::now`]. Zero until then.
     exited: AtomicU64,
 }
 
@@ -27,10 +28,10 @@ fn map(file: &Path) -> &'static Shared {
         .create(true)
         .truncate(false)
         .open(file)
-        .expect("a file to share");
-    file.set_len(4096).expect("a page");
+        .expect("the shared file opens");
+    file.set_len(4096).expect("the shared file has one page");
     let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
-    // SAFETY: maps anew, at an address of the kernel's choice.
+    // SAFETY: the kernel chooses a new address for the mapping.
     let page = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -42,74 +43,77 @@ fn map(file: &Path) -> &'static Shared {
         )
     };
     assert_ne!(page, libc::MAP_FAILED);
-    // SAFETY: a page is large enough and aligned, zeroes are valid, all accesses are atomic, and it
-    // is never unmapped.
+    // SAFETY: the page is large enough, aligned and never unmapped. Zeroes are valid, and all
+    // accesses are atomic.
     unsafe { &*page.cast() }
 }
 
-/// Where subjects come from and are told to exit.
-pub(crate) struct Stage {
+/// Starts subjects and makes them exit.
+pub(crate) struct Subjects {
     shared: &'static Shared,
     file: PathBuf,
-    go: (UnixStream, UnixStream),
-    keeper: UnixStream,
+    /// This program writes to the first socket, and a subject reads from the second.
+    gate: (UnixStream, UnixStream),
+    /// Carries orders to the parent of the grandchildren.
+    parent: UnixStream,
 }
 
-impl Stage {
-    /// To be called while there is one thread: it forks.
-    pub(crate) fn new() -> Stage {
+impl Subjects {
+    /// Forks the parent of the grandchildren. This process must have a single thread.
+    pub(crate) fn new() -> Subjects {
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("subject-{}", std::process::id()));
         let shared = map(&file);
-        let go = UnixStream::pair().expect("a pair of sockets");
-        let (keeper, other) = UnixStream::pair().expect("a pair of sockets");
-        // SAFETY: there is one thread.
+        let gate = UnixStream::pair().expect("a pair of sockets");
+        let (parent, orders) = UnixStream::pair().expect("a pair of sockets");
+        // SAFETY: this process has a single thread.
         if unsafe { libc::fork() } == 0 {
-            drop(keeper);
-            keep(shared, &go.1, &other);
+            drop(parent);
+            serve_orders(shared, &gate.1, &orders);
         }
-        Stage {
+        Subjects {
             shared,
             file,
-            go,
-            keeper,
+            gate,
+            parent,
         }
     }
 
+    /// Returns the path of the shared memory.
     pub(crate) fn file(&self) -> &Path {
         &self.file
     }
 
-    /// What a forked child calls to be a subject.
-    pub(crate) fn role(&self) -> impl Fn() -> std::io::Result<()> + Send + Sync + 'static + use<> {
-        let (shared, go) = (self.shared, self.go.1.as_raw_fd());
-        move || live(shared, go)
+    /// Returns a `pre_exec` hook that turns the forked child into a subject.
+    pub(crate) fn hook(&self) -> impl Fn() -> std::io::Result<()> + Send + Sync + 'static + use<> {
+        let (shared, gate) = (self.shared, self.gate.1.as_raw_fd());
+        move || run_forked(shared, gate)
     }
 
-    /// A child of this process.
-    pub(crate) fn fork(&self) -> Child {
-        let go = self.go.1.as_raw_fd();
+    /// Forks a subject that is a child of this process.
+    pub(crate) fn fork_child(&self) -> Child {
+        let gate = self.gate.1.as_raw_fd();
         // SAFETY: the child only makes system calls.
         match unsafe { libc::fork() } {
-            0 => live(self.shared, go),
+            0 => run_forked(self.shared, gate),
             pid => Child {
-                pid: u32::try_from(pid).expect("a child"),
+                pid: u32::try_from(pid).expect("a pid"),
             },
         }
     }
 
-    /// A child of another process, which reaps it when asked to.
-    pub(crate) fn fork_elsewhere(&self) -> Elsewhere<'_> {
-        os::write_all(self.keeper.as_fd(), b"f");
+    /// Forks a subject that is a child of another process.
+    pub(crate) fn fork_grandchild(&self) -> Grandchild<'_> {
+        os::write_all(self.parent.as_fd(), b"f");
         let mut pid = [0; 4];
-        assert!(os::read_all(self.keeper.as_fd(), &mut pid));
-        Elsewhere {
+        assert!(os::read_all(self.parent.as_fd(), &mut pid));
+        Grandchild {
             pid: u32::from_ne_bytes(pid),
-            keeper: &self.keeper,
+            parent: &self.parent,
         }
     }
 
-    /// How long the next subject sleeps.
+    /// Sets how long the next subject sleeps.
     pub(crate) fn set_sleep(&self, sleep: Duration) {
         self.shared.exited.store(0, Ordering::SeqCst);
         self.shared
@@ -117,18 +121,18 @@ impl Stage {
             .store(sleep.as_nanos() as u64, Ordering::SeqCst);
     }
 
-    /// Lets the subject go on, into its sleep and its end.
-    pub(crate) fn go(&self) {
-        os::write_all(self.go.0.as_fd(), b"!");
+    /// Lets the subject sleep and then exit.
+    pub(crate) fn release(&self) {
+        os::write_all(self.gate.0.as_fd(), b"!");
     }
 
-    /// When the subject exited.
+    /// Returns the time at which the subject exited.
     pub(crate) fn exited(&self) -> u64 {
         self.shared.exited.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Stage {
+impl Drop for Subjects {
     fn drop(&mut self) {
         _ = std::fs::remove_file(&self.file);
     }
@@ -144,40 +148,40 @@ impl Drop for Child {
     }
 }
 
-pub(crate) struct Elsewhere<'a> {
+pub(crate) struct Grandchild<'a> {
     pub(crate) pid: u32,
-    keeper: &'a UnixStream,
+    parent: &'a UnixStream,
 }
 
-impl Elsewhere<'_> {
-    /// Has its parent wait for it, and reap it as soon as it exits.
-    pub(crate) fn reap_soon(&self) {
-        os::write_all(self.keeper.as_fd(), b"r");
+impl Grandchild<'_> {
+    /// Orders the parent to reap this process as soon as it exits.
+    pub(crate) fn reap_at_exit(&self) {
+        os::write_all(self.parent.as_fd(), b"r");
     }
 }
 
-impl Drop for Elsewhere<'_> {
+impl Drop for Grandchild<'_> {
     fn drop(&mut self) {
-        // Reaping once more does no harm.
-        self.reap_soon();
-        os::write_all(self.keeper.as_fd(), b"?");
+        // A second order to reap does no harm.
+        self.reap_at_exit();
+        os::write_all(self.parent.as_fd(), b"?");
         let mut reply = [0; 4];
-        assert!(os::read_all(self.keeper.as_fd(), &mut reply));
+        assert!(os::read_all(self.parent.as_fd(), &mut reply));
     }
 }
 
-/// Forks and reaps on demand.
-fn keep(shared: &'static Shared, go: &UnixStream, orders: &UnixStream) -> ! {
+/// Forks and reaps grandchildren on order: `f` forks, `r` reaps, `?` is answered afterwards.
+fn serve_orders(shared: &'static Shared, gate: &UnixStream, orders: &UnixStream) -> ! {
     die_with_parent();
-    let go = go.as_raw_fd();
+    let gate = gate.as_raw_fd();
     let mut order = [0];
     let mut last = 0;
     while os::read_all(orders.as_fd(), &mut order) {
         match &order {
             b"f" => {
-                // SAFETY: there is one thread.
+                // SAFETY: this process has a single thread.
                 last = match unsafe { libc::fork() } {
-                    0 => live(shared, go),
+                    0 => run_forked(shared, gate),
                     pid => pid,
                 };
                 os::write_all(orders.as_fd(), &last.to_ne_bytes());
@@ -189,32 +193,33 @@ fn keep(shared: &'static Shared, go: &UnixStream, orders: &UnixStream) -> ! {
     exit(0)
 }
 
-/// What a subject does. It makes system calls only, as it has been forked.
-fn live(shared: &'static Shared, go: RawFd) -> ! {
+/// Runs a subject in a forked process, which may only make system calls.
+fn run_forked(shared: &'static Shared, gate: RawFd) -> ! {
     die_with_parent();
-    // All have the same left to close in the end. Whoever has started it with `exec` in mind learns
-    // by this that there is nothing more to wait for.
+    // Close all inherited descriptors before the wait: every subject then has the same few to
+    // close at its exit. A caller of `spawn` also waits until the pipe that reports a failed
+    // `exec` is closed.
     let close = |first: RawFd, last: libc::c_uint| {
-        // SAFETY: takes integers; nothing in this process uses these any more.
+        // SAFETY: takes integers. This process no longer uses these descriptors.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     };
-    if go > 3 {
-        close(3, go as libc::c_uint - 1);
+    if gate > 3 {
+        close(3, gate as libc::c_uint - 1);
     }
-    close(go + 1, libc::c_uint::MAX);
-    // SAFETY: a subject never ends the borrow, as it never returns.
-    let go = unsafe { BorrowedFd::borrow_raw(go) };
-    os::read_all(go, &mut [0]);
-    end(shared)
+    close(gate + 1, libc::c_uint::MAX);
+    // SAFETY: `gate` stays open, because this function never returns.
+    let gate = unsafe { BorrowedFd::borrow_raw(gate) };
+    os::read_all(gate, &mut [0]);
+    sleep_and_exit(shared)
 }
 
-fn end(shared: &'static Shared) -> ! {
+fn sleep_and_exit(shared: &'static Shared) -> ! {
     let sleep = Duration::from_nanos(shared.sleep.load(Ordering::SeqCst));
     let time = libc::timespec {
         tv_sec: sleep.as_secs() as _,
         tv_nsec: sleep.subsec_nanos() as _,
     };
-    // SAFETY: `time` is readable, and no rest is asked for.
+    // SAFETY: `time` is readable, and the remaining time is not requested.
     unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
     shared.exited.store(os::now(), Ordering::SeqCst);
     exit(7)
@@ -225,14 +230,15 @@ fn exit(code: libc::c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has the kernel kill this process when its parent dies.
 pub(crate) fn die_with_parent() {
     // SAFETY: takes integers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
-/// A subject that has been started by `exec`. Its byte comes from standard input.
-pub(crate) fn exit_in_time(file: &Path) -> ! {
+/// Runs a subject that was started by `exec`. It waits for a byte from standard input.
+pub(crate) fn run_started(file: &Path) -> ! {
     let shared = map(file);
     os::read_all(std::io::stdin().as_fd(), &mut [0]);
-    end(shared)
+    sleep_and_exit(shared)
 }

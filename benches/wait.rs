@@ -1,4 +1,4 @@
-//! What one wait costs: open, poll once, drop.
+//! The cost of one wait: open, poll once, drop.
 
 use std::future::Future;
 use std::hint::black_box;
@@ -15,10 +15,10 @@ use tokio_process_exit::{ProcessExit, exit_of};
 
 use crate::os::{self, Epoll, median};
 use crate::python::run;
-use crate::run::{Plan, Role, ourselves};
+use crate::run::{Plan, Role, self_command};
 
-/// More system calls or instructions for a wait are a mistake. They do not depend on what else the
-/// machine does, so this is a check that CI can make.
+/// The most system calls and instructions that a wait may take. Other load on the machine does not
+/// change these counts, so CI can check them.
 const SYSTEM_CALLS: f64 = 4.0;
 const INSTRUCTIONS: f64 = 2500.0;
 
@@ -58,11 +58,11 @@ pub(crate) fn measure(plan: &Plan) -> bool {
         println!("| {name:34} | {middle:10.0} | {:5.2} |", middle / floor);
     }
     println!();
-    // Not short-circuited: both are shown.
+    // `&`, not `&&`: both counts are always printed.
     system_calls() & instructions()
 }
 
-/// The calls that must be made in any design.
+/// Makes the system calls that every design needs.
 fn by_hand(epoll: &Epoll, pid: u32) {
     let pidfd = os::pidfd_open(pid);
     epoll.add(pidfd.as_raw_fd(), libc::EPOLLIN | libc::EPOLLET, 0);
@@ -73,18 +73,18 @@ fn async_fd(pid: u32) {
     let pidfd = os::pidfd_open(pid);
     // SAFETY: the descriptor is owned by the `AsyncFd` and never replaced.
     let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
-    let pidfd = pidfd.expect("it can be registered");
+    let pidfd = pidfd.expect("the pidfd is registered");
     let mut cx = Context::from_waker(Waker::noop());
     assert!(pidfd.poll_read_ready(&mut cx).is_pending());
 }
 
-fn poll_once(exit: ProcessExit) {
-    let mut exit = pin!(exit);
+fn poll_once(process: ProcessExit) {
+    let mut process = pin!(process);
     let mut cx = Context::from_waker(Waker::noop());
-    assert!(exit.as_mut().poll(&mut cx).is_pending());
+    assert!(process.as_mut().poll(&mut cx).is_pending());
 }
 
-/// Makes so many waits, to be watched from outside.
+/// Makes `count` waits, whose system calls strace counts.
 pub(crate) fn waits(count: usize) {
     let runtime = os::current_thread();
     let _guard = runtime.enter();
@@ -94,9 +94,10 @@ pub(crate) fn waits(count: usize) {
     }
 }
 
-/// As [`waits`], with pidfds that are adopted: standard input is one.
+/// Makes `count` waits from duplicates of the pidfd on standard input, whose instructions valgrind
+/// counts.
 ///
-/// Valgrind before 3.21 knows no `pidfd_open`, and fails it.
+/// Opens no process: valgrind before 3.21 does not support `pidfd_open`.
 pub(crate) fn adopted_waits(count: usize) {
     let runtime = os::current_thread();
     let _guard = runtime.enter();
@@ -107,23 +108,26 @@ pub(crate) fn adopted_waits(count: usize) {
     }
 }
 
+/// Numbers of waits in the two runs that are compared.
 const FEW: usize = 100;
 const MANY: usize = 1100;
 
+/// Runs `waits` waits under `wrapper`, and returns its output.
 fn count(role: Role, waits: usize, wrapper: &mut Command) -> Result<String, String> {
-    let ourselves = ourselves(role);
+    let program = self_command(role);
     wrapper
-        .arg(ourselves.get_program())
-        .args(ourselves.get_args())
+        .arg(program.get_program())
+        .args(program.get_args())
         .args(["--count", &waits.to_string()]);
     run(wrapper)
 }
 
-/// A difference, so that what the program does before and after does not count.
+/// Returns the count for one wait, without what the program does before and after the waits.
 fn per_wait(few: f64, many: f64) -> f64 {
     (many - few) / (MANY - FEW) as f64
 }
 
+/// Prints the system calls of a wait, and returns whether their number is right.
 fn system_calls() -> bool {
     let trace = |waits| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("strace");
@@ -154,11 +158,12 @@ fn system_calls() -> bool {
     for name in ["pidfd_open", "epoll_ctl", "close"] {
         print!(", {name} {:.2}", of(&format!("{name}(")));
     }
-    println!(". At most {SYSTEM_CALLS} are allowed.");
-    // Some slack for a call that the runtime makes once in a while.
+    println!(". The limit is {SYSTEM_CALLS}.");
+    // Tolerates a call that the runtime makes occasionally.
     (all - SYSTEM_CALLS).abs() < 0.1
 }
 
+/// Prints the instructions of a wait, and returns whether they are within the limit.
 fn instructions() -> bool {
     let collect = |waits| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("callgrind");
@@ -172,14 +177,14 @@ fn instructions() -> bool {
         let collected = log.split("Collected : ").nth(1);
         collected
             .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .ok_or_else(|| format!("valgrind says: {log}"))
+            .ok_or_else(|| format!("valgrind printed: {log}"))
     };
     match (collect(FEW), collect(MANY)) {
         (Ok(few), Ok(many)) => {
             let each: f64 = per_wait(few, many);
             println!(
-                "Instructions of a wait outside the kernel, from adopting a pidfd on, counted by \
-                 valgrind: {each:.0}. At most {INSTRUCTIONS} are allowed."
+                "\nInstructions of a wait in user space, from the adoption of a pidfd on, counted by \
+                 valgrind: {each:.0}. The limit is {INSTRUCTIONS}."
             );
             each > 0.0 && each <= INSTRUCTIONS
         }

@@ -1,9 +1,10 @@
-//! Many processes at once: `ExitSet` beside epoll by hand and the usual collections of futures.
+//! Many processes at once: `ExitSet`, epoll by hand and the usual collections of futures.
 //!
-//! The herd are children of this program. They are registered while they sleep; then they are all
-//! killed, left unreaped or reaped, and waited for. Each contender has a herd and a fresh table of
-//! descriptors of its own in every round. Ratios are to the first row, which does what must be done
-//! in any design: open, add, wait, ask for the exit status, close.
+//! The processes are children of this program. They are registered while they sleep; then all are
+//! killed, and either stay zombies or are reaped; then the contender collects all exits. In every
+//! round each contender has new processes and a new descriptor table. Ratios are relative to the
+//! first row, which makes the system calls that every design needs: open, register, wait, read the
+//! exit status, close.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -23,10 +24,10 @@ use tokio_process_exit::{Exit, ExitSet, ProcessExit, exit_of};
 use crate::chart;
 use crate::os::{self, Epoll, cpu_time};
 use crate::python::{Python, run};
-use crate::run::{Plan, Role, ourselves};
+use crate::run::{Plan, Role, self_command};
 use crate::subject::die_with_parent;
 
-/// psutil looks at them all again and again: more take a core.
+/// The most processes that psutil is measured with: it checks all of them in a loop.
 const PSUTIL_SIZE: usize = 1000;
 
 pub(crate) fn measure(plan: &Plan) -> bool {
@@ -37,100 +38,67 @@ pub(crate) fn measure(plan: &Plan) -> bool {
         (sizes, _) => sizes,
     };
     let seconds = if plan.quick { 2 } else { 10 };
-    let mut herds = Vec::new();
+    let mut results = Vec::new();
     for &size in sizes {
-        match Measured::new(size, plan.quick) {
-            Ok(measured) => herds.push(measured),
+        match Results::measure(size, plan.quick) {
+            Ok(measured) => results.push(measured),
             Err(error) => println!("\n{size} processes: skipped, {error}"),
         }
     }
-    // Of each contender the memory at the largest size that it was measured at.
-    let mut memory: Vec<chart::Row<'_>> = Vec::new();
-    for herd in &mut herds {
-        if let Err(error) = herd.finish(seconds) {
-            println!("\n{} processes: {error}", herd.size);
+    for results in &mut results {
+        if let Err(error) = results.finish(seconds) {
+            println!("\n{} processes: {error}", results.size);
         }
-        herd.print(seconds);
+        results.print(seconds);
     }
-    for herd in &herds {
-        let rows = &herd.zombies;
-        if herd.size == PSUTIL_SIZE {
-            let idle = rows.iter().filter_map(|row| row.sleeps_row());
-            let title = format!(
-                "Voluntary context switches in 10 s of waiting for {PSUTIL_SIZE} processes"
-            );
-            let file = plan.pictures().join("herd.svg");
-            chart::bars(&file, &title, &idle.collect::<Vec<_>>());
-        }
-        for row in rows.iter().map(|row| row.memory_row(herd.size)) {
-            memory.retain(|other| !same(&other.name, &row.name));
-            memory.push(row);
-        }
-    }
-    if !memory.is_empty() {
-        let title = "Bytes allocated for one watch, outside the kernel (for threads: resident)";
-        chart::bars(&plan.pictures().join("memory.svg"), title, &memory);
+    // Draw the smallest size: psutil and the threads are not measured at the largest.
+    if let Some(smallest) = results.iter().min_by_key(|results| results.size) {
+        smallest.draw(plan, seconds);
     }
     true
 }
 
-/// Whether two names differ only in the size that they are followed by.
-fn same(one: &str, other: &str) -> bool {
-    let bare = |name: &str| name.rsplit_once(" of ").map(|(bare, _)| bare.to_owned());
-    bare(one) == bare(other)
-}
-
-/// What is known of one contender: medians.
+/// The medians of one contender.
 struct Row {
     name: &'static str,
+    /// The name in the pictures, if they show this contender.
+    label: Option<&'static str>,
     round: Round,
     idle: Option<Idle>,
 }
 
-/// Ten seconds of waiting.
+/// The cost of waiting for some seconds in which nothing happens.
 #[derive(Clone, Copy)]
 struct Idle {
-    sleeps: f64,
+    /// Voluntary context switches.
+    switches: f64,
+    /// CPU time in nanoseconds.
     cpu: f64,
 }
 
 impl Row {
-    fn ours(&self) -> bool {
-        self.name.starts_with("ExitSet") || self.name.ends_with("ProcessExit")
-    }
-
-    fn sleeps_row(&self) -> Option<chart::Row<'static>> {
-        self.idle.map(|idle| chart::Row {
-            name: self.name.to_owned(),
-            ours: self.ours(),
-            figures: vec![idle.sleeps],
-            text: "",
+    fn bar(&self, value: f64) -> Option<chart::Bar<'static>> {
+        Some(chart::Bar {
+            label: self.label?,
+            ours: self.name.starts_with("ExitSet") || self.name.ends_with("ProcessExit"),
+            value,
         })
-    }
-
-    fn memory_row(&self, size: usize) -> chart::Row<'static> {
-        chart::Row {
-            name: format!("{}, one of {size}", self.name),
-            ours: self.ours(),
-            figures: vec![self.round.bytes as f64 / size as f64],
-            text: "",
-        }
     }
 }
 
-/// What is known of herds of one size.
-struct Measured {
+/// The rows of both tables for one number of processes.
+struct Results {
     size: usize,
     rounds: usize,
     reaped: Vec<Row>,
     zombies: Vec<Row>,
 }
 
-impl Measured {
-    fn new(size: usize, quick: bool) -> io::Result<Measured> {
+impl Results {
+    fn measure(size: usize, quick: bool) -> io::Result<Results> {
         let limit = os::raise_descriptors();
         if size as u64 + SPARE > limit {
-            let reason = format!("the limit of descriptors is {limit}");
+            let reason = format!("the descriptor limit is {limit}");
             return Err(io::Error::other(reason));
         }
         let rounds = match size {
@@ -138,21 +106,21 @@ impl Measured {
             0..10_000 => 5,
             _ => 3,
         };
-        Ok(Measured {
+        Ok(Results {
             size,
             rounds,
-            reaped: rows_of(size, Fate::Reaped, rounds, &CONTENDERS)?,
-            zombies: rows_of(size, Fate::Zombie, rounds, &CONTENDERS)?,
+            reaped: rows_of(size, State::Reaped, rounds, &CONTENDERS)?,
+            zombies: rows_of(size, State::Zombie, rounds, &CONTENDERS)?,
         })
     }
 
-    /// Adds those rows that are measured last.
+    /// Adds the rows that are measured after all sizes have been measured.
     fn finish(&mut self, seconds: u64) -> Result<(), String> {
         let size = self.size;
-        // As far as it goes: there are as many threads as processes. What they leave behind makes
-        // every later `fork` take ten times as long.
-        if 2 * size + 1000 < most_tasks() {
-            let threads = rows_of(size, Fate::Zombie, self.rounds, &[THREADS]);
+        // Threads come last: after thousands of threads, every later `fork` takes ten times as
+        // long. They count against the same limit as the processes.
+        if 2 * size + 1000 < max_tasks() {
+            let threads = rows_of(size, State::Zombie, self.rounds, &[THREADS]);
             self.zombies
                 .append(&mut threads.map_err(|error| error.to_string())?);
         }
@@ -160,7 +128,7 @@ impl Measured {
     }
 
     fn print(&self, seconds: u64) {
-        let Measured { size, rounds, .. } = self;
+        let Results { size, rounds, .. } = self;
         println!("\n### {size} processes, all killed and reaped; rounds: {rounds}\n");
         print_table(*size, &self.reaped);
         println!(
@@ -169,12 +137,32 @@ impl Measured {
         );
         print_table(*size, &self.zombies);
     }
+
+    fn draw(&self, plan: &Plan, seconds: u64) {
+        let rows = || self.zombies.iter();
+        let size = chart::number(self.size as f64);
+
+        let title = format!("Voluntary context switches in {seconds} s of waiting");
+        let note = format!("{size} processes are waited for; the whole program counts.");
+        let bars = rows().filter_map(|row| row.bar(row.idle?.switches));
+        let file = plan.pictures().join("many.svg");
+        chart::bars(&file, &title, &note, &bars.collect::<Vec<_>>());
+
+        let title = "Bytes allocated per process";
+        let note = format!("{size} processes are waited for; kernel memory is not counted.");
+        // The memory of threads is resident, not allocated.
+        let bars = rows()
+            .filter(|row| row.name != THREADS.name)
+            .filter_map(|row| row.bar(row.round.bytes as f64 / self.size as f64));
+        let file = plan.pictures().join("memory.svg");
+        chart::bars(&file, title, &note, &bars.collect::<Vec<_>>());
+    }
 }
 
-/// Runs all contenders, in another order in every round.
+/// Runs all contenders, in a new order in every round.
 fn rows_of(
     size: usize,
-    fate: Fate,
+    state: State,
     rounds: usize,
     contenders: &[Contender],
 ) -> io::Result<Vec<Row>> {
@@ -183,16 +171,17 @@ fn rows_of(
     for _ in 0..rounds {
         fastrand::shuffle(&mut order);
         for &which in &order {
-            let herd = Herd::new(size, fate)?;
+            let sleepers = Sleepers::new(size, state)?;
             os::renew_descriptor_table();
-            figures[which].push((contenders[which].run)(&herd.pids, &herd));
+            figures[which].push((contenders[which].run)(&sleepers.pids, &sleepers));
         }
     }
     let rows = contenders.iter().zip(&figures);
     Ok(rows
         .map(|(contender, figures)| Row {
             name: contender.name,
-            round: middle(figures),
+            label: contender.label,
+            round: median_of(figures),
             idle: None,
         })
         .collect())
@@ -200,26 +189,30 @@ fn rows_of(
 
 fn print_table(size: usize, rows: &[Row]) {
     println!(
-        "| {:35} | bytes each | registering, µs each | last exit told, ms | + closing, ms | CPU for \
-         all, µs each | idle: switches | idle: CPU, ms |",
+        "| {:37} | bytes per process | registration, µs per process, ratio | last exit, ms, ratio \
+         | closing, ms | CPU, µs per process, ratio | idle: context switches | idle: CPU, ms |",
         ""
     );
-    println!("|{:-<37}|---:|---:|---:|---:|---:|---:|---:|", "");
+    println!("|{:-<39}|---:|---:|---:|---:|---:|---:|---:|", "");
     let floor = rows[0].round;
     for row in rows {
         let round = row.round;
         let each = |figure: f64| figure / size as f64;
-        let (sleeps, cpu) = row.idle.map_or(("-".into(), "-".into()), |idle| {
-            (idle.sleeps.to_string(), format!("{:.1}", idle.cpu / 1e6))
+        let (switches, cpu) = row.idle.map_or(("-".into(), "-".into()), |idle| {
+            (idle.switches.to_string(), format!("{:.1}", idle.cpu / 1e6))
         });
-        let told = if round.told.is_nan() {
+        let last_exit = if round.last_exit.is_nan() {
             "-".to_owned()
         } else {
-            format!("{:.1}, {:.2}", round.told / 1e6, round.told / floor.told)
+            format!(
+                "{:.1}, {:.2}",
+                round.last_exit / 1e6,
+                round.last_exit / floor.last_exit
+            )
         };
         println!(
-            "| {:35} | {:5.0} | {:5.2}, {:4.2} | {told} | {:6.1} | {:6.2}, {:4.2} | {sleeps:>5} | \
-             {cpu:>6} |",
+            "| {:37} | {:5.0} | {:5.2}, {:4.2} | {last_exit} | {:6.1} | {:6.2}, {:4.2} | \
+             {switches:>5} | {cpu:>6} |",
             row.name,
             each(round.bytes as f64),
             each(round.register) / 1e3,
@@ -229,119 +222,132 @@ fn print_table(size: usize, rows: &[Row]) {
             round.cpu / floor.cpu,
         );
     }
-    let told = |name| {
+    let round_of = |name| {
         rows.iter()
             .find(|row| row.name == name)
             .map(|row| row.round)
     };
-    if let (Some(later), Some(at_once)) = (told(PREPARED), told(AT_ONCE)) {
+    if let (Some(later), Some(at_once)) = (round_of(PREPARED), round_of(AT_ONCE)) {
         println!(
-            "\nThe same set takes {:.2} times as long to tell the last exit if it closes at once. \
-             Before that, with_capacity took {:.1} ms.",
-            at_once.told / later.told,
-            later.made / 1e6,
+            "\nIf the set closes each pidfd at once, its last exit takes {:.2} times as long. \
+             `with_capacity` itself took {:.1} ms.",
+            at_once.last_exit / later.last_exit,
+            later.created / 1e6,
         );
     }
 }
 
-fn middle(rounds: &[Round]) -> Round {
+fn median_of(rounds: &[Round]) -> Round {
     let median =
         |figure: fn(&Round) -> f64| os::median(&rounds.iter().map(figure).collect::<Vec<_>>());
     Round {
-        made: median(|round| round.made),
+        created: median(|round| round.created),
         bytes: median(|round| round.bytes as f64) as usize,
         register: median(|round| round.register),
-        told: median(|round| round.told),
+        last_exit: median(|round| round.last_exit),
         closed: median(|round| round.closed),
         cpu: median(|round| round.cpu),
     }
 }
 
-/// Nanoseconds, but for `bytes`.
+/// Times in nanoseconds, and memory in bytes.
 #[derive(Clone, Copy, Default)]
 struct Round {
-    /// From nothing until the first can be registered.
-    made: f64,
-    /// From there until all are.
+    /// Time to create the empty collection.
+    created: f64,
+    /// Time to register all processes.
     register: f64,
-    /// Of memory, by then.
+    /// Memory allocated by the end of the registration.
     bytes: usize,
-    /// From there until the last exit has been told.
-    told: f64,
-    /// From there until everything is closed.
+    /// Time to collect all exits, after all processes have exited.
+    last_exit: f64,
+    /// Time from the last exit until everything is closed.
     closed: f64,
-    /// Processor time of telling and closing.
+    /// CPU time to collect all exits and to close everything.
     cpu: f64,
 }
 
 struct Contender {
     name: &'static str,
-    /// Registers them all, has them killed, and waits for all.
-    run: fn(&[u32], &Herd) -> Round,
+    /// The name in the pictures, if they show this contender.
+    label: Option<&'static str>,
+    /// Registers all processes, has them killed, and collects all exits.
+    run: fn(&[u32], &Sleepers) -> Round,
 }
 
 const PREPARED: &str = "ExitSet with_capacity, multi_thread";
-const AT_ONCE: &str = "the same, closed at once";
+const AT_ONCE: &str = "ExitSet with_capacity, closed at once";
 
 const CONTENDERS: [Contender; 9] = [
     Contender {
         name: "epoll by hand, closed later",
-        run: |pids, herd| by_hand(pids, herd, true, true),
+        label: Some("epoll by hand"),
+        run: |pids, sleepers| by_hand(pids, sleepers, true, true),
     },
     Contender {
         name: "epoll by hand, closed at once",
-        run: |pids, herd| by_hand(pids, herd, true, false),
+        label: None,
+        run: |pids, sleepers| by_hand(pids, sleepers, true, false),
     },
     Contender {
         name: "epoll by hand, without status",
-        run: |pids, herd| by_hand(pids, herd, false, true),
+        label: None,
+        run: |pids, sleepers| by_hand(pids, sleepers, false, true),
     },
     Contender {
         name: "ExitSet",
-        run: |pids, herd| set(os::current_thread(), ExitSet::new, pids, herd),
+        label: Some("ExitSet"),
+        run: |pids, sleepers| set(os::current_thread(), ExitSet::new, pids, sleepers),
     },
     Contender {
         name: "ExitSet, multi_thread",
-        run: |pids, herd| set(os::multi_thread(), ExitSet::new, pids, herd),
+        label: None,
+        run: |pids, sleepers| set(os::multi_thread(), ExitSet::new, pids, sleepers),
     },
     Contender {
         name: PREPARED,
+        label: None,
         run: prepared_set,
     },
     Contender {
         name: AT_ONCE,
-        run: |pids, herd| {
-            // A set that uses up more than half of the descriptors does so.
+        label: None,
+        run: |pids, sleepers| {
+            // A set closes each pidfd at once while more than half of the descriptors are in use.
             let before = os::limit_descriptors(pids.len() as u64 + SPARE);
-            let round = prepared_set(pids, herd);
+            let round = prepared_set(pids, sleepers);
             os::limit_descriptors(before);
             round
         },
     },
     Contender {
         name: "FuturesUnordered of ProcessExit",
+        label: Some("FuturesUnordered"),
         run: futures_unordered,
     },
     Contender {
         name: "JoinSet of ProcessExit",
+        label: Some("JoinSet"),
         run: join_set,
     },
 ];
 
 const THREADS: Contender = Contender {
     name: "waitpid-any, a thread each",
+    label: Some("thread for each"),
     run: threads,
 };
 
-/// How many descriptors this program needs beside those of a herd, or more.
+/// Room for the descriptors that this program needs besides the pidfds.
 const SPARE: u64 = 100;
 
-fn most_tasks() -> usize {
+/// Returns how many processes and threads can exist.
+fn max_tasks() -> usize {
     let limit = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
     limit.trim().parse().unwrap_or(32_768)
 }
 
-fn by_hand(pids: &[u32], herd: &Herd, status: bool, later: bool) -> Round {
+fn by_hand(pids: &[u32], sleepers: &Sleepers, status: bool, later: bool) -> Round {
     let mut round = Round::default();
     let bytes = allocated();
     let mut meter = Meter::start();
@@ -355,7 +361,7 @@ fn by_hand(pids: &[u32], herd: &Herd, status: bool, later: bool) -> Round {
     }
     round.register = meter.lap();
     round.bytes = allocated() - bytes;
-    herd.kill();
+    sleepers.kill();
     meter.lap();
     let cpu = cpu_time();
     let mut left = pids.len();
@@ -366,9 +372,9 @@ fn by_hand(pids: &[u32], herd: &Herd, status: bool, later: bool) -> Round {
             let pidfd = &mut pidfds[event.u64 as usize];
             if status {
                 let fd = pidfd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-                std::hint::black_box(match herd.fate {
-                    Fate::Zombie => os::child_status(fd),
-                    Fate::Reaped => os::reaped_status(fd),
+                std::hint::black_box(match sleepers.state {
+                    State::Zombie => os::child_status(fd),
+                    State::Reaped => os::reaped_status(fd),
                 });
             }
             if !later {
@@ -377,33 +383,43 @@ fn by_hand(pids: &[u32], herd: &Herd, status: bool, later: bool) -> Round {
         }
         left -= events.len();
     }
-    round.told = meter.lap();
+    round.last_exit = meter.lap();
     drop((pidfds, epoll));
     round.closed = meter.lap();
     round.cpu = (cpu_time() - cpu).as_nanos() as f64;
     round
 }
 
-fn set(runtime: Runtime, new: impl FnOnce() -> ExitSet, pids: &[u32], herd: &Herd) -> Round {
+fn set(
+    runtime: Runtime,
+    new: impl FnOnce() -> ExitSet,
+    pids: &[u32],
+    sleepers: &Sleepers,
+) -> Round {
     let mut round = Round::default();
     let bytes = allocated();
     let mut meter = Meter::start();
     let mut set = new();
-    round.made = meter.lap();
+    round.created = meter.lap();
     runtime.block_on(async {
         for &pid in pids {
-            set.insert(pid).expect("it is there");
+            set.insert(pid).expect("the process exists");
         }
         assert!(futures::FutureExt::now_or_never(set.next_exit()).is_none());
         round.register = meter.lap();
         round.bytes = allocated().saturating_sub(bytes);
-        herd.kill();
+        sleepers.kill();
         meter.lap();
         let cpu = cpu_time();
         for _ in pids {
-            std::hint::black_box(set.next_exit().await.expect("not empty").expect("an exit"));
+            std::hint::black_box(
+                set.next_exit()
+                    .await
+                    .expect("the set is not empty")
+                    .expect("an exit"),
+            );
         }
-        round.told = meter.lap();
+        round.last_exit = meter.lap();
         drop(set);
         round.closed = meter.lap();
         round.cpu = (cpu_time() - cpu).as_nanos() as f64;
@@ -411,50 +427,50 @@ fn set(runtime: Runtime, new: impl FnOnce() -> ExitSet, pids: &[u32], herd: &Her
     round
 }
 
-fn prepared_set(pids: &[u32], herd: &Herd) -> Round {
-    let set_of_them = || ExitSet::with_capacity(pids.len());
-    set(os::multi_thread(), set_of_them, pids, herd)
+fn prepared_set(pids: &[u32], sleepers: &Sleepers) -> Round {
+    let new = || ExitSet::with_capacity(pids.len());
+    set(os::multi_thread(), new, pids, sleepers)
 }
 
-fn futures_unordered(pids: &[u32], herd: &Herd) -> Round {
+fn futures_unordered(pids: &[u32], sleepers: &Sleepers) -> Round {
     let mut round = Round::default();
     os::current_thread().block_on(async {
         let bytes = allocated();
         let mut meter = Meter::start();
-        let mut exits = futures_of(pids).await;
+        let mut processes = futures_of(pids).await;
         round.register = meter.lap();
         round.bytes = allocated() - bytes;
-        herd.kill();
+        sleepers.kill();
         meter.lap();
         let cpu = cpu_time();
-        while let Some(exit) = exits.next().await {
+        while let Some(exit) = processes.next().await {
             _ = std::hint::black_box(exit.expect("an exit"));
         }
-        round.told = meter.lap();
-        drop(exits);
+        round.last_exit = meter.lap();
+        drop(processes);
         round.closed = meter.lap();
         round.cpu = (cpu_time() - cpu).as_nanos() as f64;
     });
     round
 }
 
-fn join_set(pids: &[u32], herd: &Herd) -> Round {
+fn join_set(pids: &[u32], sleepers: &Sleepers) -> Round {
     let mut round = Round::default();
     os::current_thread().block_on(async {
         let bytes = allocated();
         let mut meter = Meter::start();
-        let mut exits = tasks_of(pids).await;
+        let mut tasks = tasks_of(pids).await;
         round.register = meter.lap();
         round.bytes = allocated() - bytes;
-        herd.kill();
+        sleepers.kill();
         meter.lap();
         let cpu = cpu_time();
-        while let Some(exit) = exits.join_next().await {
-            _ = std::hint::black_box(exit.expect("no panic").expect("an exit"));
+        while let Some(exit) = tasks.join_next().await {
+            _ = std::hint::black_box(exit.expect("the task does not panic").expect("an exit"));
         }
-        round.told = meter.lap();
-        exits.shutdown().await;
-        drop(exits);
+        round.last_exit = meter.lap();
+        tasks.shutdown().await;
+        drop(tasks);
         round.closed = meter.lap();
         round.cpu = (cpu_time() - cpu).as_nanos() as f64;
     });
@@ -462,25 +478,26 @@ fn join_set(pids: &[u32], herd: &Herd) -> Round {
 }
 
 async fn futures_of(pids: &[u32]) -> FuturesUnordered<ProcessExit> {
-    let mut exits: FuturesUnordered<_> = pids.iter().map(|&pid| exit_of(pid)).collect();
-    // Registers them, some in each turn.
+    let mut processes: FuturesUnordered<_> = pids.iter().map(|&pid| exit_of(pid)).collect();
+    // Each poll registers some of the processes.
     for _ in 0..pids.len() / 64 + 2 {
-        assert!(futures::FutureExt::now_or_never(exits.next()).is_none());
+        assert!(futures::FutureExt::now_or_never(processes.next()).is_none());
         tokio::task::yield_now().await;
     }
-    exits
+    processes
 }
 
 async fn tasks_of(pids: &[u32]) -> JoinSet<io::Result<Exit>> {
-    let exits = pids.iter().map(|&pid| exit_of(pid)).collect();
+    let tasks = pids.iter().map(|&pid| exit_of(pid)).collect();
+    // The tasks run, and register their processes, in these turns.
     for _ in 0..pids.len() / 32 + 2 {
         tokio::task::yield_now().await;
     }
-    exits
+    tasks
 }
 
-/// A wait cannot be cancelled. What a thread takes is not allocated, so this counts what is resident.
-fn threads(pids: &[u32], herd: &Herd) -> Round {
+/// Counts resident memory, because the stacks of threads do not come from the allocator.
+fn threads(pids: &[u32], sleepers: &Sleepers) -> Round {
     let mut round = Round::default();
     let runtime = threads_runtime(pids.len());
     runtime.block_on(async {
@@ -489,15 +506,15 @@ fn threads(pids: &[u32], herd: &Herd) -> Round {
         let waits = spawn_threads(pids);
         round.register = meter.lap();
         round.bytes = os::resident() - bytes;
-        // The threads run while the rest is still being killed, so that only the time that they and
-        // this one then take can be told.
+        // The threads run while other processes are still being killed. So `cpu` counts the other
+        // threads from the start, but this thread only after the kill, and `last_exit` is unknown.
         let cpu = cpu_time() - os::clock(libc::CLOCK_THREAD_CPUTIME_ID);
-        herd.kill();
+        sleepers.kill();
         let own = os::clock(libc::CLOCK_THREAD_CPUTIME_ID);
         for wait in waits {
-            wait.await.expect("no panic");
+            wait.await.expect("the thread does not panic");
         }
-        round.told = f64::NAN;
+        round.last_exit = f64::NAN;
         round.cpu = (cpu_time() - own - cpu).as_nanos() as f64;
     });
     let mut meter = Meter::start();
@@ -511,10 +528,10 @@ fn threads_runtime(size: usize) -> Runtime {
         .enable_all()
         .max_blocking_threads(size + 8)
         .build()
-        .expect("a runtime")
+        .expect("the runtime starts")
 }
 
-/// Returns once all have opened their process.
+/// Starts a thread for each process, and returns when all processes are open.
 fn spawn_threads(pids: &[u32]) -> Vec<tokio::task::JoinHandle<()>> {
     let opened = Arc::new(AtomicUsize::new(0));
     let waits = pids.iter().map(|&pid| {
@@ -532,8 +549,8 @@ fn spawn_threads(pids: &[u32]) -> Vec<tokio::task::JoinHandle<()>> {
     waits
 }
 
-/// Who waits for nothing, each in a process of its own.
-const IDLERS: [&str; 5] = [
+/// The contenders that also wait while nothing happens, each in a process of its own.
+const IDLE_CONTENDERS: [&str; 5] = [
     "epoll by hand, closed later",
     "ExitSet",
     "FuturesUnordered of ProcessExit",
@@ -541,57 +558,58 @@ const IDLERS: [&str; 5] = [
     THREADS.name,
 ];
 
-/// All wait for the same herd at the same time.
+/// Has all contenders wait for the same processes at the same time.
 fn idle_of(size: usize, seconds: u64, rounds: usize, rows: &mut Vec<Row>) -> Result<(), String> {
-    let herd = Herd::new(size, Fate::Zombie).map_err(|error| error.to_string())?;
+    let sleepers = Sleepers::new(size, State::Zombie).map_err(|error| error.to_string())?;
     let mut order = format!("{seconds}\n");
-    for pid in &herd.pids {
+    for pid in &sleepers.pids {
         order += &format!("{pid}\n");
     }
-    let mut idlers = Vec::new();
-    for (index, name) in IDLERS.iter().enumerate() {
+    let mut children = Vec::new();
+    for (index, name) in IDLE_CONTENDERS.iter().enumerate() {
         if let Some(row) = rows.iter().position(|row| row.name == *name) {
-            let mut command = ourselves(Role::IdleHerd);
+            let mut command = self_command(Role::IdleMany);
             command.args(["--count", &index.to_string()]);
             let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut child = command.spawn().map_err(|error| error.to_string())?;
-            let mut orders = child.stdin.take().expect("a pipe");
-            orders.write_all(order.as_bytes()).expect("it listens");
-            idlers.push((row, child));
+            let mut orders = child.stdin.take().expect("the stream is piped");
+            orders.write_all(order.as_bytes()).expect("the child reads");
+            children.push((row, child));
         }
     }
     if size <= PSUTIL_SIZE
         && let Some(python) = Python::find()
     {
-        let mut command = python.command("herd");
+        let mut command = python.command("many");
         command.args([size as u64, seconds, rounds as u64].map(|number| number.to_string()));
         let figures = numbers(&run(&mut command)?);
-        let &[bytes, register, told, cpu, sleeps, idle_cpu] = &figures[..] else {
-            return Err("psutil told something else".into());
+        let &[bytes, register, last_exit, cpu, switches, idle_cpu] = &figures[..] else {
+            return Err("peers.py printed something else".into());
         };
         let round = Round {
-            made: 0.0,
+            created: 0.0,
             bytes: (bytes * size as f64) as usize,
             register,
-            told,
+            last_exit,
             closed: 0.0,
             cpu,
         };
         rows.push(Row {
             name: "psutil 7.2.2: wait_procs",
+            label: Some("psutil"),
             round,
             idle: Some(Idle {
-                sleeps,
+                switches,
                 cpu: idle_cpu,
             }),
         });
     }
-    for (row, child) in idlers {
+    for (row, child) in children {
         let output = child
             .wait_with_output()
             .map_err(|error| error.to_string())?;
-        if let &[sleeps, cpu] = &numbers(&String::from_utf8_lossy(&output.stdout))[..] {
-            rows[row].idle = Some(Idle { sleeps, cpu });
+        if let &[switches, cpu] = &numbers(&String::from_utf8_lossy(&output.stdout))[..] {
+            rows[row].idle = Some(Idle { switches, cpu });
         }
     }
     Ok(())
@@ -603,23 +621,24 @@ fn numbers(text: &str) -> Vec<f64> {
         .collect()
 }
 
-/// Registers the herd that it is told of and waits; then says how often it slept, and what it took.
-pub(crate) fn idle(idler: usize) {
-    let orders = io::read_to_string(io::stdin()).expect("orders");
+/// Registers the processes listed on standard input and waits; then prints the voluntary context
+/// switches and the CPU time.
+pub(crate) fn idle(contender: usize) {
+    let orders = io::read_to_string(io::stdin()).expect("text on standard input");
     let mut orders = orders.lines().filter_map(|line| line.parse::<u32>().ok());
-    let time = Duration::from_secs(orders.next().expect("seconds").into());
+    let time = Duration::from_secs(orders.next().expect("the seconds to wait").into());
     let pids: Vec<u32> = orders.collect();
     let runtime = threads_runtime(pids.len());
-    let registered = || (os::sleeps(), cpu_time());
+    let usage = || (os::voluntary_switches(), cpu_time());
     let before = runtime.block_on(async {
-        match idler {
+        match contender {
             0 => {
                 let epoll = Epoll::new();
                 let pidfds: Vec<_> = pids.iter().map(|&pid| os::pidfd_open(pid)).collect();
                 for pidfd in &pidfds {
                     epoll.add(pidfd.as_raw_fd(), libc::EPOLLIN, 0);
                 }
-                let before = registered();
+                let before = usage();
                 let mut events = [libc::epoll_event { events: 0, u64: 0 }; 128];
                 let events = epoll.wait(&mut events, time.as_millis() as libc::c_int);
                 assert!(events.is_empty());
@@ -628,99 +647,99 @@ pub(crate) fn idle(idler: usize) {
             1 => {
                 let mut set = ExitSet::with_capacity(pids.len());
                 for &pid in &pids {
-                    set.insert(pid).expect("it is there");
+                    set.insert(pid).expect("the process exists");
                 }
-                let before = registered();
+                let before = usage();
                 let exits = set.exits_within(time).await.expect("no error");
                 assert!(exits.is_empty());
                 before
             }
             2 => {
-                let mut exits = futures_of(&pids).await;
-                let before = registered();
-                assert!(timeout(time, exits.next()).await.is_err());
+                let mut processes = futures_of(&pids).await;
+                let before = usage();
+                assert!(timeout(time, processes.next()).await.is_err());
                 before
             }
             3 => {
-                let mut exits = tasks_of(&pids).await;
-                let before = registered();
-                assert!(timeout(time, exits.join_next()).await.is_err());
+                let mut tasks = tasks_of(&pids).await;
+                let before = usage();
+                assert!(timeout(time, tasks.join_next()).await.is_err());
                 before
             }
             _ => {
                 let _waits = spawn_threads(&pids);
-                let before = registered();
+                let before = usage();
                 tokio::time::sleep(time).await;
                 before
             }
         }
     });
     let cpu = (cpu_time() - before.1).as_nanos();
-    println!("{} {cpu}", os::sleeps() - before.0);
-    // Threads that still wait would hold up the end of the runtime.
+    println!("{} {cpu}", os::voluntary_switches() - before.0);
+    // Exit here: dropping the runtime would wait for its blocking threads.
     std::process::exit(0);
 }
 
-/// What becomes of those that are killed.
+/// The state of the killed processes while the contender collects their exits.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    /// They stay as they are while they are waited for. That is where their parent waits for them.
+enum State {
+    /// Nobody has waited for the processes, as is usual for children of the waiting program.
     Zombie,
-    /// They are reaped before they are waited for, as a busy waiter finds the processes of others.
+    /// Their parent has waited for them, as is usual for children of another program.
     Reaped,
 }
 
-/// Children that sleep until they are killed, and are reaped in the end.
-struct Herd {
+/// Children that sleep until they are killed.
+struct Sleepers {
     pids: Vec<u32>,
-    fate: Fate,
+    state: State,
     reaped: Cell<bool>,
 }
 
-impl Herd {
-    fn new(size: usize, fate: Fate) -> io::Result<Herd> {
-        let mut herd = Herd {
+impl Sleepers {
+    fn new(size: usize, state: State) -> io::Result<Sleepers> {
+        let mut sleepers = Sleepers {
             pids: Vec::with_capacity(size),
-            fate,
+            state,
             reaped: Cell::new(false),
         };
         for _ in 0..size {
             // SAFETY: the child only makes system calls.
             match unsafe { libc::fork() } {
                 0 => sleep_for_ever(),
-                pid if pid > 0 => herd.pids.push(pid as u32),
+                pid if pid > 0 => sleepers.pids.push(pid as u32),
                 _ => return Err(io::Error::last_os_error()),
             }
         }
-        Ok(herd)
+        Ok(sleepers)
     }
 
+    /// Kills all processes and brings them to their state.
     fn kill(&self) {
         self.pids.iter().copied().for_each(os::kill);
-        match self.fate {
-            Fate::Zombie => self.pids.iter().copied().for_each(os::await_zombie),
-            Fate::Reaped => {
+        match self.state {
+            State::Zombie => self.pids.iter().copied().for_each(os::await_zombie),
+            State::Reaped => {
                 self.pids.iter().copied().for_each(os::reap);
                 self.reaped.set(true);
             }
         }
-        // The kernel frees much of what they had only when it finds the time.
+        // Let the kernel free the memory of the processes, which it does later.
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
 fn sleep_for_ever() -> ! {
-    // A herd must not outlive its herdsman.
     die_with_parent();
     loop {
-        // SAFETY: takes nothing.
+        // SAFETY: takes no arguments.
         unsafe { libc::pause() };
     }
 }
 
-impl Drop for Herd {
+impl Drop for Sleepers {
     fn drop(&mut self) {
-        // Their pids may be others' by now.
+        // After the reap, other processes may have these pids.
         if self.reaped.get() {
             return;
         }
@@ -731,6 +750,7 @@ impl Drop for Herd {
     }
 }
 
+/// A stopwatch.
 struct Meter(Instant);
 
 impl Meter {
@@ -738,7 +758,7 @@ impl Meter {
         Meter(Instant::now())
     }
 
-    /// Nanoseconds since the last lap.
+    /// Returns the nanoseconds since the last lap.
     fn lap(&mut self) -> f64 {
         let now = Instant::now();
         now.duration_since(std::mem::replace(&mut self.0, now))
@@ -746,7 +766,7 @@ impl Meter {
     }
 }
 
-/// Counts the bytes that are allocated, once it is told to.
+/// The system's allocator, which counts allocated bytes while `COUNTING` is set.
 struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
@@ -756,13 +776,13 @@ fn allocated() -> usize {
     ALLOCATED.load(Ordering::Relaxed)
 }
 
-// SAFETY: passes everything on.
+// SAFETY: all calls are forwarded to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if COUNTING.load(Ordering::Relaxed) {
             ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
         }
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -770,7 +790,7 @@ unsafe impl GlobalAlloc for Counting {
         if COUNTING.load(Ordering::Relaxed) {
             ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
         }
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
