@@ -1,4 +1,4 @@
-//! Waiting for a child that std or tokio has spawned.
+//! Waits for the children that std and tokio spawn.
 
 use std::num::NonZeroU32;
 
@@ -7,10 +7,10 @@ use crate::sys;
 #[cfg(feature = "process")]
 use crate::{error::OpenError, process_exit::exit_of};
 
-/// Waits for a child, and leaves it to its owner to `wait` for it afterwards.
+/// Waits for a child without reaping it, so its owner can still `wait` for it.
 ///
-/// Unlike its pid, `child` cannot have been replaced by another process. If it has been waited for
-/// already, awaiting fails with [`NotFound`](io::ErrorKind::NotFound) on Unix, and resolves on
+/// `child` cannot have been replaced by another process, unlike its pid. If the child has already been
+/// waited for, awaiting returns [`NotFound`](std::io::ErrorKind::NotFound) on Unix, and resolves on
 /// Windows.
 ///
 /// # Examples
@@ -38,10 +38,11 @@ impl From<&std::process::Child> for ProcessExit {
     }
 }
 
-/// As for a [`std::process::Child`]. If it has been waited for already, awaiting fails with
-/// [`NotFound`](io::ErrorKind::NotFound). With the feature `process`.
+/// Waits for a child without reaping it, so its owner can still `wait` for it.
 ///
-/// Without that feature, `child.id().map(exit_of)` does the same.
+/// If the child has already been waited for, awaiting returns
+/// [`NotFound`](std::io::ErrorKind::NotFound). Requires the feature `process`; without it,
+/// `child.id().map(exit_of)` does the same.
 ///
 /// # Examples
 ///
@@ -54,12 +55,12 @@ impl From<&std::process::Child> for ProcessExit {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> std::io::Result<()> {
 /// let mut child = Command::new("sh").args(["-c", "exit 0"]).spawn()?;
-/// let exit = ProcessExit::from(&child);
-/// # async fn elsewhere(exit: ProcessExit) -> std::io::Result<()> {
-/// println!("{}", exit.await?); // in some other task
+/// let process = ProcessExit::from(&child);
+/// # async fn elsewhere(process: ProcessExit) -> std::io::Result<()> {
+/// println!("{}", process.await?); // in another task
 /// # Ok(())
 /// # }
-/// # elsewhere(exit).await?;
+/// # elsewhere(process).await?;
 /// assert!(child.wait().await?.success());
 /// # Ok(())
 /// # }
@@ -71,7 +72,7 @@ impl From<&std::process::Child> for ProcessExit {
 impl From<&tokio::process::Child> for ProcessExit {
     fn from(child: &tokio::process::Child) -> ProcessExit {
         match child.id() {
-            // It is not waited for before `child` says so, so the pid is its own.
+            // The pid belongs to the child: tokio has not reaped it as long as `id` returns a pid.
             Some(pid) => exit_of(pid),
             None => ProcessExit::failed(None, OpenError::Collected),
         }

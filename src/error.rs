@@ -1,126 +1,130 @@
-//! What goes wrong, in words.
+//! Error messages.
 
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
 
-/// Why a process could not be opened. Unlike an [`io::Error`] it can be reported again and again.
+/// The reason why a process could not be opened.
+///
+/// Unlike [`io::Error`] it is `Copy`, so that a failed wait returns it each time it is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "no system gives all of them")]
+#[allow(dead_code, reason = "no system reports all of them")]
 pub(crate) enum OpenError {
-    /// 0, or more than any system's pid.
+    /// The pid is 0 or above `i32::MAX`.
     OutOfRange,
     NoSuchProcess,
-    /// The number is a thread's, of this process where it could be told.
+    /// The number is the id of a thread, which belongs to `process` if that is known.
     Thread {
         process: Option<u32>,
     },
-    /// The process that is meant has been waited for, so that its pid may be another's.
+    /// The child has been waited for, so its pid may belong to another process.
     Collected,
-    /// The pid is another process's than the one that is meant.
+    /// The pid belongs to another process than the identity.
     AnotherProcess,
-    /// The process that is meant ran before this boot.
+    /// The identity is of an earlier boot.
     EarlierBoot,
-    /// It cannot be told whether the process that has the pid is the one that is meant.
-    Unproven,
-    /// There is such a process, but the system denies us any means to watch it.
+    /// The system does not report whether the process with this pid is the identity's.
+    Unverifiable,
+    /// The process exists, but the system denies every means to wait for it.
     Denied,
-    /// The system's own error.
+    /// An error of the system, by its number.
     System(i32),
 }
 
 impl OpenError {
-    /// `pid` is the number that was asked for, if it was not 0.
+    /// `pid` is the number that the caller passed, and `None` for 0.
     pub(crate) fn to_io_error(self, pid: Option<NonZeroU32>) -> io::Error {
-        let known = pid;
-        let pid = pid.map_or(0, NonZeroU32::get);
-        match self {
-            OpenError::OutOfRange if pid == 0 => io::Error::new(
+        let process = Process(pid);
+        let number = pid.map_or(0, NonZeroU32::get);
+        let (kind, message) = match self {
+            OpenError::OutOfRange if pid.is_none() => (
                 io::ErrorKind::InvalidInput,
-                "pid 0 names no process: pass a pid from 1 on",
+                "pid 0 names no process: pass a pid from 1 on".to_owned(),
             ),
-            OpenError::OutOfRange => io::Error::new(
+            OpenError::OutOfRange => (
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "pid {pid} names no process: the largest possible pid is {}",
+                    "pid {number} names no process: the largest possible pid is {}",
                     i32::MAX
                 ),
             ),
-            OpenError::NoSuchProcess => io::Error::new(
+            OpenError::NoSuchProcess => (
                 io::ErrorKind::NotFound,
-                format!("no process with pid {pid}"),
+                format!("no process with pid {number}"),
             ),
             OpenError::Thread {
                 process: Some(process),
-            } => io::Error::new(
+            } => (
                 io::ErrorKind::InvalidInput,
-                format!("{pid} is a thread of process {process}: pass the pid {process} instead"),
-            ),
-            OpenError::Thread { process: None } => io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{pid} is a thread, not a process: pass the pid of its process instead"),
-            ),
-            // The `Child` of tokio forgets its pid.
-            OpenError::Collected if pid == 0 => io::Error::new(
-                io::ErrorKind::NotFound,
-                "the child has been waited for already: `wait` tells its status again",
-            ),
-            OpenError::Collected => io::Error::new(
-                io::ErrorKind::NotFound,
                 format!(
-                    "process {pid} is not our child any more: it has been waited for already, or \
-                     SIGCHLD is ignored"
+                    "{number} is a thread of process {process}: pass the pid {process} instead"
                 ),
             ),
-            OpenError::AnotherProcess => io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("the process is gone, and its pid {pid} is another process's here"),
+            OpenError::Thread { process: None } => (
+                io::ErrorKind::InvalidInput,
+                format!("{number} is a thread, not a process: pass the pid of its process instead"),
             ),
-            OpenError::EarlierBoot => io::Error::new(
+            // tokio's `Child` forgets its pid.
+            OpenError::Collected if pid.is_none() => (
                 io::ErrorKind::NotFound,
-                format!("process {pid} was one of an earlier boot of the system"),
+                "the child has already been waited for: `Child::wait` returns its status again"
+                    .to_owned(),
             ),
-            OpenError::Unproven => io::Error::new(
+            OpenError::Collected => (
+                io::ErrorKind::NotFound,
+                format!(
+                    "{process} is no longer our child: it has already been waited for, or SIGCHLD \
+                     is ignored"
+                ),
+            ),
+            OpenError::AnotherProcess => (
+                io::ErrorKind::NotFound,
+                format!("the process has exited, and its pid {number} belongs to another process"),
+            ),
+            OpenError::EarlierBoot => (
+                io::ErrorKind::NotFound,
+                format!("{process} ran in an earlier boot of the system"),
+            ),
+            OpenError::Unverifiable => (
                 io::ErrorKind::Unsupported,
                 format!(
-                    "cannot tell whether process {pid} is the one that is meant: the system does \
-                     not show here what its id was made of"
+                    "cannot verify the identity of {process}: this system does not report the \
+                     value recorded in it"
                 ),
             ),
-            OpenError::Denied => io::Error::new(
+            OpenError::Denied => (
                 io::ErrorKind::PermissionDenied,
                 format!(
-                    "not permitted to watch process {pid}: it is another user's, or protected; \
-                     run as that user or as an administrator"
+                    "not permitted to wait for {process}: it is another user's, or protected; run \
+                     as that user or as an administrator"
                 ),
             ),
-            OpenError::System(code) => wait_error(known, &io::Error::from_raw_os_error(code)),
-        }
+            OpenError::System(code) => return wait_error(pid, &io::Error::from_raw_os_error(code)),
+        };
+        io::Error::new(kind, message)
     }
 }
 
-/// What comes of doing something to a process: `NotFound` if it has exited.
-pub(crate) fn action_error(what: &str, pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
-    let process = Named(pid);
-    let text = match error.kind() {
-        io::ErrorKind::NotFound => format!("{process} has exited"),
-        _ => format!("cannot {what} {process}: {error}"),
-    };
-    io::Error::new(error.kind(), text)
-}
-
-/// Says which process the system's error is about.
+/// Says which process a failed wait was for.
 pub(crate) fn wait_error(pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("cannot wait for {}: {error}", Named(pid)),
-    )
+    let message = format!("cannot wait for {}: {error}", Process(pid));
+    io::Error::new(error.kind(), message)
 }
 
-/// A process in a message. An adopted process may have no pid here.
-struct Named(Option<NonZeroU32>);
+/// Says which process a failed action was for. `NotFound` means that the process has exited.
+pub(crate) fn action_error(action: &str, pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
+    let process = Process(pid);
+    let message = match error.kind() {
+        io::ErrorKind::NotFound => format!("{process} has exited"),
+        _ => format!("cannot {action} {process}: {error}"),
+    };
+    io::Error::new(error.kind(), message)
+}
 
-impl fmt::Display for Named {
+/// The name of a process in a message. An adopted process may have no pid here.
+struct Process(Option<NonZeroU32>);
+
+impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(pid) => write!(f, "process {pid}"),

@@ -1,12 +1,12 @@
-//! A process that has exited.
+//! The exit of a process.
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::process::ExitStatus;
 
-use crate::sys;
+use crate::sys::Status;
 
-/// A process that has exited.
+/// A process that has exited, with its exit status if that is known.
 ///
 /// # Examples
 ///
@@ -22,7 +22,7 @@ use crate::sys;
 /// assert_eq!(exit.status().unwrap().code(), Some(7));
 /// assert_eq!(exit.to_string(), format!("process {pid} exited with exit status: 7"));
 ///
-/// // The status was read, not taken: its owner still gets it.
+/// // The child was not reaped, so its owner still gets the status.
 /// assert_eq!(child.wait().await?.code(), Some(7));
 /// # Ok(())
 /// # }
@@ -30,40 +30,42 @@ use crate::sys;
 /// # fn main() {}
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct Exit {
     pid: Option<NonZeroU32>,
-    status: Option<sys::Status>,
+    status: Option<Status>,
 }
 
 impl Exit {
-    pub(crate) fn new(pid: Option<NonZeroU32>, status: Option<sys::Status>) -> Exit {
+    pub(crate) fn new(pid: Option<NonZeroU32>, status: Option<Status>) -> Exit {
         Exit { pid, status }
     }
 
-    /// Returns the pid that the process had, as [`ProcessExit::pid`]. See [above](Exit#examples).
+    /// Returns the pid that the process had.
+    ///
+    /// `None` for an adopted process that had no pid here, see
+    /// [`ProcessExit::pid`](crate::ProcessExit::pid).
     pub fn pid(&self) -> Option<u32> {
         self.pid.map(NonZeroU32::get)
     }
 
-    /// How the process ended: its exit code, or the signal that killed it.
+    /// Returns the exit status: the exit code, or the signal that killed the process.
     ///
-    /// `None` only where the system does not tell; never a guess. See
-    /// [the crate's page](crate#the-exit-status) for when it is known.
+    /// `None` if the system does not report it. It is never a guess. The crate's page says
+    /// [when the status is known](crate#the-exit-status).
     ///
     /// # Examples
     ///
     /// ```
     /// fn describe(exit: tokio_process_exit::Exit) -> String {
     ///     match exit.status() {
-    ///         Some(status) if status.success() => "fine".into(),
-    ///         Some(status) => format!("failed: {status}"),
-    ///         None => "nobody knows".into(),
+    ///         Some(status) if status.success() => "success".into(),
+    ///         Some(status) => format!("failure: {status}"),
+    ///         None => "exited, but the status is not known".into(),
     ///     }
     /// }
     /// ```
     pub fn status(&self) -> Option<ExitStatus> {
-        self.status.map(sys::Status::exit_status)
+        self.status.map(Status::exit_status)
     }
 }
 

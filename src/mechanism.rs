@@ -1,40 +1,44 @@
-//! How an exit is noticed.
+//! How exits are noticed.
 
 use std::io;
 use std::num::NonZeroU32;
 
-/// How an exit is noticed.
+/// How a process's exit is noticed.
+///
+/// Returned by [`ProcessExit::mechanism`](crate::ProcessExit::mechanism).
 ///
 /// # Examples
 ///
 /// ```
 /// use tokio_process_exit::{Mechanism, exit_of};
 ///
-/// let exit = exit_of(std::process::id());
-/// if exit.mechanism() == Some(Mechanism::Polling) {
-///     eprintln!("{:?}", exit.fallback_reason());
+/// let process = exit_of(std::process::id());
+/// if process.mechanism() == Some(Mechanism::Polling) {
+///     eprintln!("polled: {:?}", process.fallback_reason());
 /// }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mechanism {
-    /// The kernel wakes the reactor through a pidfd (Linux).
+    /// A pidfd in tokio's reactor reports the exit (Linux).
     PidFd,
-    /// The kernel wakes the reactor through a kqueue (macOS and the BSDs).
+    /// A kqueue in tokio's reactor reports the exit (macOS and the BSDs).
     Kqueue,
-    /// The system calls back through a registered wait (Windows).
+    /// The thread pool of Windows waits for the process and calls back.
     WaitHandle,
-    /// The process is looked at again and again, as the system offers or permits nothing else.
+    /// The process is queried at intervals, because the system offers or permits nothing else.
     Polling,
 }
 
-/// How a process is waited for from now on, and why it is polled if it is.
+/// Logs the mechanism of a wait at debug level, and the reason if the process is polled.
 pub(crate) fn trace(pid: Option<NonZeroU32>, mechanism: Mechanism, reason: Option<&io::Error>) {
-    let pid = pid.map(NonZeroU32::get);
     #[cfg(feature = "tracing")]
-    match reason {
-        None => tracing::debug!(pid, ?mechanism, "waiting for a process"),
-        Some(reason) => tracing::debug!(pid, ?mechanism, %reason, "polling a process"),
+    {
+        let pid = pid.map(NonZeroU32::get);
+        match reason {
+            None => tracing::debug!(pid, ?mechanism, "waiting for a process"),
+            Some(reason) => tracing::debug!(pid, ?mechanism, %reason, "polling a process"),
+        }
     }
     #[cfg(not(feature = "tracing"))]
     let _ = (pid, mechanism, reason);

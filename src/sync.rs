@@ -1,4 +1,4 @@
-//! What threads share goes through these, so that loom can try every order of what they do:
+//! The synchronization primitives that loom replaces, so that its models try every order of threads.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg tokio_process_exit_loom' cargo test --release --lib loom

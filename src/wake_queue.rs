@@ -1,4 +1,4 @@
-//! Where one task waits for what other threads have to tell it.
+//! A queue from any number of threads to one task.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -8,45 +8,49 @@ use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// A queue with one task at its end.
+/// A queue that wakes the task which waits for its items.
 pub(crate) struct WakeQueue<T> {
-    state: Mutex<State<T>>,
+    inner: Mutex<Inner<T>>,
 }
 
-struct State<T> {
+struct Inner<T> {
     items: VecDeque<T>,
+    /// The waker of the task that polled last and found no item.
     waker: Option<Waker>,
 }
 
 impl<T> WakeQueue<T> {
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<T> {
-        // Wakers run foreign code when cloned and dropped, so neither is done under the lock.
+        // Clone and drop wakers outside the lock: both run the user's code.
         let mut waker = Some(cx.waker().clone());
-        let mut state = lock(&self.state);
-        if let Some(items) = state.items.pop_front() {
-            return Poll::Ready(items);
+        let mut inner = lock(&self.inner);
+        if let Some(item) = inner.items.pop_front() {
+            return Poll::Ready(item);
         }
-        mem::swap(&mut state.waker, &mut waker);
-        drop(state);
+        mem::swap(&mut inner.waker, &mut waker);
+        drop(inner);
         Poll::Pending
     }
 
     pub(crate) fn try_recv(&self) -> Option<T> {
-        lock(&self.state).items.pop_front()
+        lock(&self.inner).items.pop_front()
     }
 
-    /// Puts items in. Returns whom to [`wake`], when no lock is held any more.
-    pub(crate) fn send(&self, items: T) -> Option<Waker> {
-        let mut state = lock(&self.state);
-        state.items.push_back(items);
-        state.waker.take()
+    /// Appends an item.
+    ///
+    /// Returns the waker of the waiting task. The caller passes it to [`wake`] after it has released
+    /// all locks.
+    pub(crate) fn send(&self, item: T) -> Option<Waker> {
+        let mut inner = lock(&self.inner);
+        inner.items.push_back(item);
+        inner.waker.take()
     }
 }
 
 impl<T> Default for WakeQueue<T> {
     fn default() -> Self {
         WakeQueue {
-            state: Mutex::new(State {
+            inner: Mutex::new(Inner {
                 items: VecDeque::new(),
                 waker: None,
             }),
@@ -54,14 +58,13 @@ impl<T> Default for WakeQueue<T> {
     }
 }
 
-/// Wakes a task from a thread that has others to serve.
+/// Wakes a task. Catches a panic of its waker, which must not keep other tasks from being woken.
 pub(crate) fn wake(waker: Waker) {
-    // One that panics must not keep the items from others.
     let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
-/// A panic while a lock was held has left nothing half done: what is locked in this crate is only
-/// assigned.
+/// Locks a mutex, and ignores poisoning: under the locks of this crate, no panic leaves data
+/// inconsistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -73,20 +76,20 @@ mod loom_tests {
 
     use super::*;
 
-    fn put(queue: &Arc<WakeQueue<u32>>, items: u32) -> loom::thread::JoinHandle<()> {
+    fn send(queue: &Arc<WakeQueue<u32>>, item: u32) -> loom::thread::JoinHandle<()> {
         let queue = queue.clone();
         loom::thread::spawn(move || {
-            if let Some(waker) = queue.send(items) {
+            if let Some(waker) = queue.send(item) {
                 wake(waker);
             }
         })
     }
 
     #[test]
-    fn all_news_of_two_threads_arrives_and_wakes() {
+    fn delivers_the_items_of_two_threads_and_wakes() {
         loom::model(|| {
             let queue = Arc::new(WakeQueue::default());
-            let threads = [put(&queue, 1), put(&queue, 2)];
+            let threads = [send(&queue, 1), send(&queue, 2)];
             let mut both =
                 [0, 0].map(|_| loom::future::block_on(poll_fn(|cx| queue.poll_recv(cx))));
             both.sort();

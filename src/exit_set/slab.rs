@@ -1,6 +1,7 @@
 //! A slab with keys that stay unique after their value has been removed.
 
 use std::mem;
+use std::num::NonZeroU32;
 
 /// The key of a value in a [`Slab`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl Key {
     }
 }
 
-/// A collection that gives each value a key.
+/// A collection of values, one for each process, that gives each value a key.
 ///
 /// A key never finds a later value: an entry that is reused has a new generation.
 pub(super) struct Slab<T> {
@@ -36,6 +37,8 @@ pub(super) struct Slab<T> {
 
 struct Entry<T> {
     generation: u32,
+    /// The pid of the value's process, if it has one here. It is stored here to fill the padding.
+    pid: Option<NonZeroU32>,
     content: Content<T>,
 }
 
@@ -65,7 +68,7 @@ impl<T> Slab<T> {
         }
     }
 
-    pub(super) fn insert(&mut self, value: T) -> Key {
+    pub(super) fn insert(&mut self, pid: Option<NonZeroU32>, value: T) -> Key {
         let key = self.next_key();
         let content = Content::Occupied(value);
         match self.entries.get_mut(key.index as usize) {
@@ -73,12 +76,13 @@ impl<T> Slab<T> {
                 if let Content::Vacant { next } = entry.content {
                     self.vacant = next;
                 }
-                entry.content = content;
+                (entry.pid, entry.content) = (pid, content);
             }
             None => {
                 let generation = key.generation;
                 self.entries.push(Entry {
                     generation,
+                    pid,
                     content,
                 });
                 self.vacant += 1;
@@ -89,26 +93,28 @@ impl<T> Slab<T> {
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {
-        match self.entries.get(key.index as usize)? {
-            Entry {
-                generation,
-                content: Content::Occupied(value),
-            } if *generation == key.generation => Some(value),
+        let entry = self.entries.get(key.index as usize)?;
+        match &entry.content {
+            Content::Occupied(value) if entry.generation == key.generation => Some(value),
             _ => None,
         }
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        match self.entries.get_mut(key.index as usize)? {
-            Entry {
-                generation,
-                content: Content::Occupied(value),
-            } if *generation == key.generation => Some(value),
+        let entry = self.entries.get_mut(key.index as usize)?;
+        match &mut entry.content {
+            Content::Occupied(value) if entry.generation == key.generation => Some(value),
             _ => None,
         }
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+    /// Returns the pid of a value's process. `None` also if the key finds nothing.
+    pub(super) fn pid(&self, key: Key) -> Option<NonZeroU32> {
+        self.get(key)?;
+        self.entries[key.index as usize].pid
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<(Option<NonZeroU32>, T)> {
         self.get(key)?;
         let entry = &mut self.entries[key.index as usize];
         let vacant = Content::Vacant { next: self.vacant };
@@ -118,7 +124,7 @@ impl<T> Slab<T> {
         entry.generation = entry.generation.wrapping_add(1);
         self.vacant = key.index;
         self.len -= 1;
-        Some(value)
+        Some((entry.pid, value))
     }
 
     /// Iterates over the values in the order of their entries.
@@ -131,6 +137,15 @@ impl<T> Slab<T> {
                 Some((Key { index, generation }, value))
             }
         })
+    }
+
+    /// Iterates over the pids of the processes that have one here.
+    pub(super) fn pids(&self) -> impl Iterator<Item = NonZeroU32> + '_ {
+        let occupied = self
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry.content, Content::Occupied(_)));
+        occupied.filter_map(|entry| entry.pid)
     }
 }
 
@@ -151,11 +166,11 @@ mod tests {
     #[test]
     fn a_removed_key_finds_nothing_again() {
         let mut slab = Slab::default();
-        let first = slab.insert("first");
-        assert_eq!(slab.remove(first), Some("first"));
+        let first = slab.insert(None, "first");
+        assert_eq!(slab.remove(first), Some((None, "first")));
         assert_eq!(slab.remove(first), None);
 
-        let second = slab.insert("second");
+        let second = slab.insert(None, "second");
         assert_eq!(second.index, first.index);
         assert_ne!(second, first);
         assert_eq!(slab.get(first), None);
@@ -168,11 +183,11 @@ mod tests {
     #[test]
     fn reuses_vacant_entries_before_it_grows() {
         let mut slab = Slab::default();
-        let keys: Vec<Key> = (0..4).map(|value| slab.insert(value)).collect();
+        let keys: Vec<Key> = (0..4).map(|value| slab.insert(None, value)).collect();
         for &key in &keys[1..3] {
             slab.remove(key);
         }
-        let mut indexes: Vec<u32> = (0..3).map(|value| slab.insert(value).index).collect();
+        let mut indexes: Vec<u32> = (0..3).map(|value| slab.insert(None, value).index).collect();
         indexes.sort_unstable();
         assert_eq!(indexes, [1, 2, 4]);
         assert_eq!(slab.entries.len(), 5);
@@ -184,7 +199,7 @@ mod tests {
         for step in 0..20 {
             let next = slab.next_key();
             assert_eq!(slab.get(next), None);
-            assert_eq!(slab.insert(step), next);
+            assert_eq!(slab.insert(None, step), next);
             if step % 3 == 0 {
                 slab.remove(next);
             }
@@ -194,13 +209,33 @@ mod tests {
     #[test]
     fn iterates_over_occupied_entries() {
         let mut slab = Slab::default();
-        let keys: Vec<Key> = (0..5).map(|value| slab.insert(value)).collect();
+        let keys: Vec<Key> = (0..5).map(|value| slab.insert(None, value)).collect();
         slab.remove(keys[0]);
         slab.remove(keys[3]);
         let expected: Vec<_> = [1, 2, 4].map(|n| (keys[n], n)).into();
         let all: Vec<_> = slab.iter().map(|(key, &value)| (key, value)).collect();
         assert_eq!(all, expected);
         assert_eq!(slab.len(), 3);
+    }
+
+    #[test]
+    fn keeps_the_pid_beside_the_value() {
+        let [one, two] = [1, 2].map(NonZeroU32::new);
+        let mut slab = Slab::default();
+        let keys = [one, None, two].map(|pid| slab.insert(pid, "value"));
+        assert_eq!(keys.map(|key| slab.pid(key)), [one, None, two]);
+        assert_eq!(slab.remove(keys[0]), Some((one, "value")));
+        assert_eq!(slab.pid(keys[0]), None);
+        assert_eq!(slab.pids().map(Some).collect::<Vec<_>>(), [two]);
+        let reused = slab.insert(two, "value");
+        assert_eq!((reused.index, slab.pid(reused)), (keys[0].index, two));
+    }
+
+    /// The documentation states the memory of a process in a set. Most of it is this entry.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_entry_of_the_set_takes_24_bytes() {
+        assert_eq!(size_of::<Entry<crate::exit_set::slot::Slot>>(), 24);
     }
 
     #[test]

@@ -1,92 +1,64 @@
-//! What differs between systems, behind one shape.
+//! The system-specific part of the crate.
 //!
-//! Each backend is a module with the same items; there is no trait, as only one of them is ever
-//! compiled. The rest of the crate has no `cfg` of its own.
-//!
-//! # How to add a platform
-//!
-//! A Unix works already, by polling with what POSIX has: `backend/mod.rs`. To do better:
-//!
-//! 1. Copy the backend that is nearest: `linux` if the system has a descriptor that stands for a
-//!    process, `kqueue` if it tells of a pid's exit through some queue, `windows` if it calls back.
-//!    Name its directory in the one list below, at `mod backend`, and in `Cargo.toml` what it links.
-//! 2. Take over what is common: `posix` (`waitid`, signals), `child`, `wait_status`, and
-//!    [`reactor`] for a descriptor in tokio's reactor.
-//! 3. Go through the contract below, item by item. What the system cannot do has an honest answer
-//!    each: `None` for a status, `false` for `has_reap_event`, `Unsupported` for a mark, and a
-//!    `Probe` where events are refused. `no_events` is a backend without any.
-//! 4. What follows from the system's answers belongs into pure functions of plain values, as
-//!    `kqueue/semantics.rs`, with a table of answers that is tested on every system.
-//! 5. Add the target to `.ci/cross-check`, and a [`Mechanism`](crate::Mechanism) if it is a new one.
-//!    The tests that are not about one system should pass as they are; `tests/support` may need to
-//!    know how the system shows zombies. Then the tables of the README and of the crate's page.
+//! Exactly one backend is compiled, so there is no trait: every backend has the same items. The
+//! contract below lists them. CONTRIBUTING.md explains how to add a backend.
 //!
 //! # The contract
 //!
-//! `Process`, `Probe`, `Selector` and `Registration` are `Send`, `Sync` and `Unpin`. A backend provides:
-//!
-//! - `Status`: the raw exit status as the system tells it, `Copy + Eq + Hash + Debug`, with
-//!   `exit_status(self) -> std::process::ExitStatus`.
-//! - `Process`: an opened process. From `Process::open(pid) -> Result<Opened, OpenError>` on it
-//!   stands for that very process, whatever becomes of the pid. Dropping it releases everything,
-//!   in every state.
-//!   - `MECHANISM`: how it learns of the exit.
-//!   - `state(&self) -> io::Result<State>` looks now, without blocking, anywhere.
-//!   - `poll_event(&mut self, cx) -> Poll<Result<State, EventError>>` resolves when there is
-//!     something to look at, and has looked. It registers with the system (on Unix, with the reactor
-//!     of the current runtime) at the first call. A wake-up is a hint: the state may still be
-//!     [`State::Running`], and the caller polls again. An error leaves the process open.
-//!   - `deregister(&mut self)` takes that back; a later `poll_event` does it again.
-//!   - `has_reap_event(&self) -> bool`: whether there will be an event for the reap too.
-//!   - `is_reaped(&self) -> bool`: whether its pid may be another's by now.
-//!   - `identity(&self) -> Option<u64>`: what no other process has or will have, if there is such a
-//!     thing.
-//!   - `identity_key(&self, kind) -> io::Result<IdentityKey>`: what tells it from all others, for
-//!     [`ProcessIdentity`](crate::ProcessIdentity); of that kind, if the system has several. `NotFound` once that
-//!     cannot be told any more.
-//!   - on Unix `signal(&self, signal) -> io::Result<()>`, `NotFound` if it has exited.
-//!   - `into_probe(self) -> Probe`, when events are refused or there are no more to come.
-//! - `Probe`: what is left to look at a process by when there is no event source. It stands for
-//!   that very process too, as far as the system lets us see.
-//!   - `state(&self)`, `is_reaped(&self)`, `identity(&self)`, `identity_key(&self, kind)` and
-//!     `signal(&self, signal)` as above. But two identities that differ may be of one process.
-//!   - `reopen(&self) -> Reopened` tries again for an event source.
-//! - `Selector`: an event source for any number of processes, for [`ExitSet`](crate::ExitSet).
-//!   - `open(&mut self, pid, key) -> Result<Result<Registration, Refused>, OpenError>` opens a process as
-//!     `Process::open` does, and takes it in; `add(&mut self, Process, key) -> Result<Registration, Refused>`
-//!     takes one in that is open. An earlier member with this pid must have told of its exit.
-//!   - `remove(&mut self, Registration)` takes out one that has not.
-//!   - `poll_events(&mut self, cx, &mut events)` as above, for as many as come; `try_events` looks
-//!     without waiting. An `Event` has the `key` of its registration, and is the only one until
-//!     `rearm(&self, &mut registration, key, state)`.
-//!   - `TELLS_ONCE`: whether these events are the only way to know that a member has exited. Then
-//!     `Event::told` has what they tell.
-//!   - `TELLS_LATE`: whether an exit may have happened that `try_events` does not tell of yet, but
-//!     `Registration::untold_event` does.
-//!   - `reserve(&mut self, more)` makes room for so many. `grow_fd_table(&mut self, size)` is told how
-//!     many there are, after each that has come in.
-//!   - `fds_are_scarce(&self) -> bool`: a member that has told is better closed at once, as descriptors
-//!     are scarce, or as there is next to nothing to close.
-//! - `Registration`: a process in a group, with `signal` as above. Dropping the group releases everything.
-//!   - `state_after(&self, &event) -> io::Result<State>` looks.
-//!   - `is_reaped`, `identity`, `has_reap_event` and `into_probe` as above, and `is(&self, &process)`: whether
-//!     those two, of the same pid, are the same process.
-//! - `open_child(&std::process::Child) -> Result<Opened, OpenError>`, `Collected` if its pid may be
-//!   another's.
-//! - `boot_id() -> io::Result<Option<String>>`: a UUID that changes with each boot, where there is
-//!   one and marks do not go on through boots. `KEY_ROUNDING`: by how much two marks of one process
-//!   may differ.
-//! - `thread_cpu_time() -> Duration`: the processor time that this thread has taken.
+//! - `Process` is an opened process. It stands for the same process even after the pid has been
+//!   recycled. Dropping it releases everything.
+//!   - `MECHANISM`: how the exit is noticed.
+//!   - `open(pid)` opens a process; `adopt(fd)`, on Linux and Windows, adopts an open one.
+//!   - `state()` queries the process, without blocking and outside any runtime.
+//!   - `poll_event(cx)` waits for an event and returns the state. It registers with the reactor of the
+//!     current runtime at the first call. An event is a hint: the state may be [`State::Running`].
+//!   - `deregister()` undoes the registration. The next `poll_event` registers again.
+//!   - `has_reap_event()`: whether `poll_event` also reports the reap.
+//!   - `into_probe()` gives up events.
+//! - `Probe` is a process without an event source, to be polled.
+//!   - `state()` as above. `state_after(event)`: the state after the last event of the registration that
+//!     became this probe.
+//!   - `reopen()` tries again to get an event source.
+//! - `Process`, `Probe` and `Registration` have in common:
+//!   - `is_reaped()`: whether the pid may belong to another process.
+//!   - `unique_id()`: a number that no other process ever has, if the system has one. The ids of a
+//!     process and of its probe may differ.
+//!   - `signal(signal)` on Unix, `terminate(exit_code)` on Windows: `NotFound` after the exit.
+//!   - except for `Registration`: `identity_key(kind)`: what distinguishes the process from all others,
+//!     of this kind or of the best one. `NotFound` once the system no longer reports it.
+//! - `Selector` is an event source for any number of processes. Dropping it releases everything.
+//!   - `open(pid, key)` opens and registers a process; `register(process, key)` registers an open one.
+//!     Drain the events first: an exited member with the same pid must have had its event.
+//!   - `deregister(registration)` removes a process that has had no event.
+//!   - `poll_events(cx, events)` waits for events and appends them; `try_events(events)` does not wait. A
+//!     registration has one event, and another one after `reregister(registration, key, state)`.
+//!   - `find_delayed(registered, events)` appends an event for each of these registrations whose process
+//!     has exited. It is for a system that delivers events some time after the exit.
+//!   - `reserve(n)` makes room for `n` processes; `grow_fd_table(n)` is called after each insertion.
+//!   - `should_close_eagerly()`: whether registrations are closed as soon as they are not needed.
+//! - `Registration` is a process in a selector.
+//!   - `state_after(event)` returns the state after an event. `has_reap_event()` as above.
+//!   - `is(process)`: whether this is the same process, given the same pid.
+//!   - `into_probe()` gives up events.
+//! - `Event` has the `key` of its registration.
+//! - `Status` is a raw exit status, with `exit_status()`.
+//! - `open_child(child)` opens a child of std, and returns `Collected` if its pid may have been reused.
+//! - `boot_id()` returns a UUID that changes with each boot. `None` if identity keys stay valid across
+//!   boots. `KEY_ROUNDING` is the largest difference between two keys of one process.
+//! - `thread_cpu_time()` returns the CPU time of the calling thread.
 //!
 //! # Safety
 //!
-//! All of the crate's `unsafe` lives below this module, one operation to a block.
+//! All `unsafe` code of this crate is below this module, one operation to a block.
 
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::OnceLock;
 
-/// The backend of this system. Where no other is chosen it is `backend/mod.rs`: any Unix.
+use crate::error::OpenError;
+use crate::identity::{Boot, ParseProcessIdentityError};
+
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux/mod.rs")]
 #[cfg_attr(
     any(
@@ -115,54 +87,93 @@ use std::io;
 mod backend;
 pub(crate) use backend::*;
 
-// What backends have in common.
 #[cfg(unix)]
 mod unix;
 
-// What follows from the answers of kqueue is tested everywhere.
+// The decisions about kqueue's answers are tested on every system.
 #[cfg(test)]
 #[allow(
     clippy::duplicate_mod,
-    reason = "where it is the backend's, it is tested twice"
+    reason = "on a system with kqueue, the backend contains it too"
 )]
 #[path = "kqueue/semantics.rs"]
 mod kqueue_semantics;
 
-// And so is every order of a callback of Windows and the end of a wait.
+// The end of a Windows wait is modelled on every system.
 #[cfg(all(test, tokio_process_exit_loom))]
 #[path = "windows/callback_context.rs"]
 mod windows_callback_context;
 
-/// How far a process has come.
+/// The state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// At least one of its threads is alive.
+    /// At least one thread is alive.
     Running,
-    /// All of its threads have exited.
+    /// All threads have exited.
     Exited {
-        /// `None` where the system does not tell.
+        /// `None` if the system does not report the status.
         status: Option<Status>,
-        /// Whether its parent has collected it, so that its pid is free.
+        /// Whether the parent has reaped the process, so that its pid is free.
         reaped: bool,
     },
 }
 
-/// What is left of a process for which the system refuses an event source, and why it does.
-pub(crate) type Refused = (Probe, io::Error);
-
-/// What opening a process gives.
-#[allow(dead_code, reason = "some systems always give the same")]
-pub(crate) enum Opened {
-    Process(Process),
-    /// There is such a process, but the system refuses an event source for it.
+/// A process that exists.
+#[allow(dead_code, reason = "some systems always return the same variant")]
+pub(crate) enum Opened<T> {
+    WithEvents(T),
+    /// The system refused an event source.
     Refused(Refused),
 }
 
-/// Why a wait for an event failed.
-#[allow(dead_code, reason = "where there are no events, no wait for one fails")]
+/// A process for which the system refused an event source.
+pub(crate) struct Refused {
+    pub(crate) probe: Probe,
+    pub(crate) reason: io::Error,
+}
+
+/// The result of another attempt to get an event source.
+#[allow(dead_code, reason = "some systems always return the same variant")]
+pub(crate) enum Reopened {
+    Process(Process),
+    /// The system refused because something is exhausted, so a later attempt may succeed.
+    Exhausted,
+    /// No event source can be had for this process, or not now.
+    Unavailable,
+}
+
+/// The reason why a wait for an event failed.
+#[allow(dead_code, reason = "without events, no wait for one fails")]
 pub(crate) enum EventError {
-    /// The system refuses to register the event source.
+    /// The system refused to register the event source.
     Refused(io::Error),
-    /// The runtime is shutting down, or the process could not be looked at.
+    /// The runtime is shutting down, or the process could not be queried.
     Other(io::Error),
+}
+
+/// Returns a pid as the system's calls take it. 0 and negative numbers mean groups there.
+fn check_pid(pid: u32) -> Result<i32, OpenError> {
+    match i32::try_from(pid) {
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err(OpenError::OutOfRange),
+    }
+}
+
+/// Returns the current boot of the system. `None` if identity keys stay valid across boots.
+pub(crate) fn boot() -> io::Result<Option<Boot>> {
+    static BOOT: OnceLock<Option<Boot>> = OnceLock::new();
+    if let Some(&boot) = BOOT.get() {
+        return Ok(boot);
+    }
+    let boot = match boot_id()? {
+        Some(text) => {
+            let invalid = |ParseProcessIdentityError(())| {
+                let reason = format!("the system's boot id is not a UUID: {}", text.trim());
+                io::Error::new(io::ErrorKind::Unsupported, reason)
+            };
+            Some(text.trim().parse().map_err(invalid)?)
+        }
+        None => None,
+    };
+    Ok(*BOOT.get_or_init(|| boot))
 }

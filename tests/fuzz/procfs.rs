@@ -3,11 +3,11 @@
 #![no_main]
 #![allow(dead_code, reason = "only the parsers are used")]
 
-#[path = "../../src/sys/posix.rs"]
-mod posix;
+#[path = "../../src/sys/unix/syscalls.rs"]
+mod syscalls;
 #[path = "../../src/sys/linux/procfs.rs"]
 mod procfs;
-#[path = "../../src/sys/wait_status.rs"]
+#[path = "../../src/sys/unix/wait_status.rs"]
 mod wait_status;
 
 use libfuzzer_sys::fuzz_target;

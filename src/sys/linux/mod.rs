@@ -1,5 +1,6 @@
-//! Linux and Android: a pidfd in tokio's reactor, and `/proc` where there is none to be had.
+//! Linux and Android: a pidfd in tokio's reactor, or `/proc` where the system refuses pidfds.
 
+mod fd_limit;
 mod pidfd;
 mod probe;
 mod procfs;
@@ -16,12 +17,13 @@ use std::thread;
 
 use self::pidfd::Liveness;
 use self::probe::PidProbe;
-pub(crate) use self::probe::{Probe, Reopened};
+pub(crate) use self::probe::Probe;
 use self::procfs::Stat;
 pub(crate) use self::selector::{Event, Registration, Selector};
 use self::task::TaskKind;
 use super::unix::async_fd::LazyAsyncFd;
 pub(crate) use super::unix::child::open_child;
+use super::unix::syscalls;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
 pub(crate) use super::unix::wait_status::Status;
 use super::{EventError, Opened, Refused, State};
@@ -29,7 +31,7 @@ use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
 
-/// A process, held by a pidfd: whatever becomes of its pid, the pidfd never means another one.
+/// A process with a pidfd.
 pub(crate) struct Process {
     pidfd: LazyAsyncFd,
 }
@@ -37,21 +39,18 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) const MECHANISM: Mechanism = Mechanism::PidFd;
 
-    pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {
-        let pid = match libc::pid_t::try_from(pid) {
-            Ok(pid) if pid > 0 => pid,
-            _ => return Err(OpenError::OutOfRange),
-        };
-        // `pidfd_open` answers ENOENT for a thread that leads no process (EINVAL before Linux
-        // 6.16), but EINVAL also for a process that is being reaped at this moment (psutil#2715,
-        // systemd#36982), so only a second look tells. If by then a process has this pid, the
-        // number was recycled or its thread has become the leader by `execve`: ask once more. Each
-        // round needs another such coincidence.
-        const ROUNDS: u32 = 16;
+    pub(crate) fn open(pid: u32) -> Result<Opened<Process>, OpenError> {
+        let pid = super::check_pid(pid)?;
+        // `pidfd_open` returns ENOENT (EINVAL before Linux 6.16) for a thread that is not its process's
+        // first. It returns EINVAL also for a process that is being reaped (psutil#2715,
+        // systemd#36982), so check the pid before the error is believed. If the pid names a process
+        // by then, it has been recycled, or the thread has become the first one by `execve`: retry.
+        // Each round needs another such coincidence.
+        const MAX_ROUNDS: u32 = 16;
         let mut refusal = libc::EINVAL;
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             refusal = match open_pidfd(pid) {
-                Ok(pidfd) => return Ok(Opened::Process(Process::new(pidfd))),
+                Ok(pidfd) => return Ok(Opened::WithEvents(Process::new(pidfd))),
                 Err(libc::ESRCH) => return Err(OpenError::NoSuchProcess),
                 Err(errno) => errno,
             };
@@ -63,13 +62,14 @@ impl Process {
                 TaskKind::Process => break,
             }
         }
-        let reason = io::Error::from_raw_os_error(refusal);
-        let probe = PidProbe::new(pid, is_exhaustion(refusal));
-        Ok(Opened::Refused((Probe::Pid(probe), reason)))
+        Ok(Opened::Refused(Refused {
+            probe: Probe::Pid(PidProbe::new(pid, is_exhaustion(refusal))),
+            reason: io::Error::from_raw_os_error(refusal),
+        }))
     }
 
-    /// Adopts a pidfd, and finds out the pid: `None` if the process has none here, as it has been
-    /// reaped or lives outside this pid namespace.
+    /// Adopts a pidfd. Returns also the pid, which is `None` if the process has none here: it has been
+    /// reaped, or it is outside our pid namespace.
     ///
     /// # Errors
     ///
@@ -101,25 +101,22 @@ impl Process {
         self.pidfd.deregister();
     }
 
-    /// Whether an event will tell of the reap too.
     pub(crate) fn has_reap_event(&self) -> bool {
         pidfd::is_on_pidfs(self.as_fd())
     }
 
-    /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         pidfd::unique_id(self.as_fd())
     }
 
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        send(self.as_fd(), signal)
+        send_signal(self.as_fd(), signal)
     }
 
     pub(crate) fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         identity_key(self.as_fd(), kind)
     }
 
-    /// Whether its pid is free for another process.
     pub(crate) fn is_reaped(&self) -> bool {
         is_reaped(self.as_fd())
     }
@@ -135,10 +132,10 @@ impl AsFd for Process {
     }
 }
 
-/// Opens a pidfd, unless the system has said before that it will not have it.
+/// Opens a pidfd, unless the system has already denied pidfds to this thread. The error is the errno.
 fn open_pidfd(pid: libc::pid_t) -> Result<OwnedFd, i32> {
-    // A kernel without pidfds stays so, and the seccomp filter of a thread is never lifted. What is
-    // exhausted now may not be next time.
+    // Remember a denial: the kernel will not get the system call, and a thread cannot lift its seccomp
+    // filter. Do not remember exhaustion, which passes.
     thread_local! {
         static DENIED: Cell<i32> = const { Cell::new(0) };
     }
@@ -155,37 +152,37 @@ fn open_pidfd(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     } else {
         pidfd::open(pid)
     };
-    // Linux itself never answers EPERM or EACCES: it is a seccomp profile (containers older than
-    // Linux 5.3 answer EPERM, docker/for-linux#1142) or a security module.
+    // Linux itself never returns EPERM or EACCES here. They come from a seccomp profile that is older
+    // than the system call (docker/for-linux#1142), or from a security module.
     if let Err(errno @ (libc::ENOSYS | libc::EPERM | libc::EACCES)) = opened {
         DENIED.set(errno);
     }
     opened
 }
 
-/// Whether what was refused may be granted later.
+/// Whether a later call may succeed.
 fn is_exhaustion(errno: i32) -> bool {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM)
 }
 
-/// Looks at the process behind a pidfd, and reads its exit status where the kernel tells it to us.
+/// Returns the state of the process behind a pidfd, with its exit status where the kernel reports it.
 ///
-/// The order is what makes the status certain while the process may be reaped at any moment:
+/// The status is certain although the process may be reaped at any moment, because of this order:
 ///
-/// 1. Our own child's status comes from `waitid`, which also tells in one call that it has exited.
-/// 2. Once reaped, the pidfd itself tells the status, for anybody's process (Linux 6.15).
-/// 3. A zombie's status stands in `/proc`, but is that process's only if the zombie is still
-///    there after the read: only then its pid had not been recycled.
+/// 1. `waitid` returns the status of our own child, and reports the exit in the same call.
+/// 2. After the reap, the pidfd itself returns the status of any process (Linux 6.15).
+/// 3. `/proc` has the status of a zombie. It belongs to this process only if the zombie is still
+///    there after the read: only then has the pid not been recycled.
 ///
-/// What seems to be a zombie is looked at twice in any case. While it is being reaped, for some
-/// microseconds, nobody tells its status. So it is looked at again then.
+/// A zombie is always queried twice. For some microseconds of the reap, nothing returns its status:
+/// query it again then.
 fn query_state(pidfd: BorrowedFd<'_>) -> io::Result<State> {
-    // Who reaps may be waiting for this processor. But it is a worker of a runtime that waits here.
-    const YIELDS: u32 = 3;
+    // Yield so that the reaper can run, but only a few times: this thread may be a runtime worker.
+    const MAX_YIELDS: u32 = 3;
     let mut yields = 0;
     loop {
         match query_state_once(pidfd)? {
-            (State::Exited { status: None, .. }, true) if yields < YIELDS => {
+            (State::Exited { status: None, .. }, true) if yields < MAX_YIELDS => {
                 yields += 1;
                 thread::yield_now();
             }
@@ -194,38 +191,48 @@ fn query_state(pidfd: BorrowedFd<'_>) -> io::Result<State> {
     }
 }
 
-/// Returns also whether it is being reaped at this moment.
+/// Returns the state, and whether the process is being reaped at this moment.
 fn query_state_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
     if let Some(status) = pidfd::child_status(pidfd) {
-        let status = Some(status);
-        let reaped = false;
-        return Ok((State::Exited { status, reaped }, false));
+        return Ok((zombie(Some(status)), false));
     }
     match pidfd::liveness(pidfd)? {
         Liveness::Running => return Ok((State::Running, false)),
         Liveness::Reaped => return Ok((reaped(pidfd), false)),
         Liveness::Zombie => {}
     }
-    // Through the descriptor, as /proc may belong to another pid namespace than ours, where the
-    // same number means another process.
+    // Read the pid through the descriptor: `/proc` may belong to another pid namespace than ours, where
+    // the same number is another process.
     let pid = procfs::pid_of_pidfd(pidfd);
     let status = pid.and_then(procfs::zombie_status);
-    let is_leaving = status.is_none() && pid.is_some_and(procfs::is_being_reaped);
+    let is_being_reaped = status.is_none() && pid.is_some_and(procfs::is_being_reaped);
     Ok(match pidfd::liveness(pidfd)? {
-        // The first look was at a leading thread that another one was replacing by `execve`. For an
-        // instant such a process seems to have no thread alive.
+        // During `execve` by a thread that is not the first, a process seems for an instant to have no
+        // thread alive.
         Liveness::Running => (State::Running, false),
         Liveness::Reaped => (reaped(pidfd), false),
-        Liveness::Zombie => {
-            let reaped = false;
-            (State::Exited { status, reaped }, is_leaving)
-        }
+        Liveness::Zombie => (zombie(status), is_being_reaped),
     })
 }
 
-/// Sends a signal, unless the process has exited.
-fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
-    // A zombie takes signals without an error.
+fn zombie(status: Option<Status>) -> State {
+    let reaped = false;
+    State::Exited { status, reaped }
+}
+
+fn reaped(pidfd: BorrowedFd<'_>) -> State {
+    State::Exited {
+        status: pidfd::reaped_status(pidfd),
+        reaped: true,
+    }
+}
+
+fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
+    matches!(pidfd::liveness(pidfd), Ok(Liveness::Reaped))
+}
+
+fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // Query first: `pidfd_send_signal` succeeds for a zombie.
     match query_state(pidfd)? {
         State::Running => pidfd::send_signal(pidfd, signal).map_err(|errno| match errno {
             libc::ESRCH => io::ErrorKind::NotFound.into(),
@@ -235,11 +242,9 @@ fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     }
 }
 
-/// What tells the process behind a pidfd from all others: of that kind, or the best.
 fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
     if kind != Some(KeyKind::Start) {
-        let value = pidfd::unique_id(pidfd);
-        match (value, kind) {
+        match (pidfd::unique_id(pidfd), kind) {
             (Some(value), None | Some(KeyKind::Inode)) => {
                 return Ok(IdentityKey {
                     kind: KeyKind::Inode,
@@ -252,7 +257,7 @@ fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<Iden
         }
     }
     let stat = procfs::pid_of_pidfd(pidfd).and_then(Stat::read);
-    // In this order: it is that process's if the pid still is.
+    // Check the reap after the read: the start time is this process's if it still has the pid.
     match (is_reaped(pidfd), stat) {
         (true, _) => Err(io::ErrorKind::NotFound.into()),
         (false, Some(stat)) => start_key(&stat),
@@ -260,7 +265,8 @@ fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<Iden
     }
 }
 
-/// Two containers that start at once have processes with the same pids and start times.
+/// Returns the key by start time. It has the pid namespace in it: two containers that start at the
+/// same time have processes with equal pids and start times.
 fn start_key(stat: &Stat) -> io::Result<IdentityKey> {
     Ok(IdentityKey {
         kind: KeyKind::Start,
@@ -269,22 +275,21 @@ fn start_key(stat: &Stat) -> io::Result<IdentityKey> {
     })
 }
 
-/// Why `/proc` does not show what it should.
+/// Returns the reason why a file in `/proc` could not be read.
 fn proc_unavailable() -> io::Error {
     match fs::File::open("/proc/thread-self/stat") {
-        // For want of descriptors, or of memory.
         Err(error) if error.raw_os_error().is_some_and(is_exhaustion) => error,
-        _ => io::Error::new(io::ErrorKind::Unsupported, "/proc does not show it"),
+        _ => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "/proc does not show the process",
+        ),
     }
 }
 
-/// Marks of one process differ by no more than this.
 pub(crate) const KEY_ROUNDING: u64 = 0;
 
-/// Changes with each boot.
-///
 /// [proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html)
-pub(crate) fn boot_id() -> io::Result<Option<String>> {
+pub(super) fn boot_id() -> io::Result<Option<String>> {
     const FILE: &str = "/proc/sys/kernel/random/boot_id";
     fs::read_to_string(FILE)
         .map(Some)
@@ -295,15 +300,4 @@ pub(crate) fn boot_id() -> io::Result<Option<String>> {
                 format!("cannot read {FILE}: {error}"),
             ),
         })
-}
-
-fn is_reaped(pidfd: BorrowedFd<'_>) -> bool {
-    matches!(pidfd::liveness(pidfd), Ok(Liveness::Reaped))
-}
-
-fn reaped(pidfd: BorrowedFd<'_>) -> State {
-    State::Exited {
-        status: pidfd::reaped_status(pidfd),
-        reaped: true,
-    }
 }

@@ -7,18 +7,18 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use super::{Status, procfs};
-use crate::sys::unix::syscalls::{self, errno};
+use super::fd_limit::from_raw_sparing_last;
+use super::{Status, procfs, syscalls};
+use crate::sys::unix::syscalls::errno;
 
 #[cfg(not(target_os = "android"))]
 use libc as uapi;
 
-/// What the libc crate does not have for Android: include/uapi/linux/pidfd.h.
+/// The items that the libc crate lacks on Android: include/uapi/linux/pidfd.h.
 #[cfg(target_os = "android")]
 #[allow(non_camel_case_types)]
 mod uapi {
@@ -38,96 +38,30 @@ mod uapi {
     }
 }
 
-/// What `poll(2)` tells of the process behind a pidfd.
+/// The state of a process as `poll(2)` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
-    /// A thread of it is alive. The leader may be dead.
+    /// At least one thread is alive. The first thread may have exited.
     Running,
-    /// It has exited. Nobody has reaped it, as far as this kernel tells.
+    /// The process has exited. It has not been reaped, as far as the kernel reports that.
     Zombie,
-    /// It has exited and has been reaped. Told since Linux 6.9 by poll, before that by signal 0.
+    /// The process has been reaped. `poll` reports that since Linux 6.9, signal 0 before.
     Reaped,
 }
 
-/// Opens a pidfd, close-on-exec. The error is the errno.
+/// Opens a pidfd. The error is the errno.
 ///
 /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
 pub(super) fn open(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     let flags: libc::c_uint = 0;
     // SAFETY: takes two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
-    // SAFETY: what the system call has just returned.
+    // SAFETY: the system call has just returned this descriptor.
     let fd = unsafe { from_raw_sparing_last(fd as RawFd) };
     fd.map_err(|error| error.raw_os_error().unwrap_or(libc::EMFILE))
 }
 
-/// Takes over what a system call has returned: a new descriptor, or -1.
-///
-/// The last below the limit is given back (EMFILE): without one, `/proc` could not be read, and the
-/// processes that have no pidfd could not be looked at.
-///
-/// # Safety
-///
-/// A descriptor must be new, so that nobody else owns it.
-pub(super) unsafe fn from_raw_sparing_last(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() == Some(libc::EMFILE) {
-            RAN_OUT.store(true, Ordering::Relaxed);
-        }
-        return Err(error);
-    }
-    // SAFETY: nobody else owns it, by the contract of this function.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    if is_last_fd(fd.as_fd()) {
-        RAN_OUT.store(true, Ordering::Relaxed);
-        return Err(io::Error::from_raw_os_error(libc::EMFILE));
-    }
-    Ok(fd)
-}
-
-/// Whether no descriptor is left but this new one.
-fn is_last_fd(fd: BorrowedFd<'_>) -> bool {
-    // The lowest number that was free is given out, so it is the last if it is the highest. It may
-    // also be a hole in a table that is full, but asking costs two system calls, so that is only
-    // done once descriptors have run out. The limit is read when it seems to be reached.
-    let is_beyond = |limit| fd.as_raw_fd() + 1 >= limit;
-    if is_beyond(LIMIT.load(Ordering::Relaxed)) && is_beyond(descriptor_limit()) {
-        return true;
-    }
-    RAN_OUT.load(Ordering::Relaxed) && fd.try_clone_to_owned().is_err()
-}
-
-/// Whether more than half of the descriptors are in use. Takes any that is open.
-pub(super) fn fds_are_scarce(any: BorrowedFd<'_>) -> bool {
-    // The lowest number that is free is given out, so all below it are in use.
-    any.try_clone_to_owned()
-        .map_or(true, |lowest| lowest.as_raw_fd() > descriptor_limit() / 2)
-}
-
-/// The limit of descriptors when it was last read.
-static LIMIT: AtomicI32 = AtomicI32::new(0);
-
-/// Descriptors have run out, now or before.
-static RAN_OUT: AtomicBool = AtomicBool::new(false);
-
-/// How many descriptors this process may have now.
-pub(super) fn descriptor_limit() -> i32 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: `limit` is writable.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    if result < 0 {
-        return i32::MAX;
-    }
-    let limit = i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX);
-    LIMIT.store(limit, Ordering::Relaxed);
-    limit
-}
-
-/// Looks whether the process has exited, without blocking.
+/// Queries the process, without blocking.
 pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
     let mut poll = libc::pollfd {
         fd: pidfd.as_raw_fd(),
@@ -142,9 +76,9 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
             break poll.revents & libc::POLLIN != 0;
         }
         match errno() {
-            // Although it does not block, Linux looks for signals.
+            // Linux checks for signals even though the call does not block.
             libc::EINTR => {}
-            // One is more than the limit of descriptors, if that has been set to 0 meanwhile.
+            // The limit of descriptors is 0, so one `pollfd` is too many.
             libc::EINVAL => {
                 selected = true;
                 break is_readable(pidfd)?;
@@ -157,15 +91,17 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
     } else if !readable {
         Ok(Liveness::Running)
     } else if (selected || !is_on_pidfs(pidfd)) && send_signal(pidfd, 0) == Err(libc::ESRCH) {
-        // Linux before 6.9 has no POLLHUP here, and `select` never has.
+        // Linux before 6.9 does not report POLLHUP here, and `select` never does.
         Ok(Liveness::Reaped)
     } else {
         Ok(Liveness::Zombie)
     }
 }
 
-/// As `poll`, by [select(2)](https://man7.org/linux/man-pages/man2/select.2.html), which has no
-/// limit of its own: only the C library's type for the set has one.
+/// Polls by [select(2)](https://man7.org/linux/man-pages/man2/select.2.html), which works even if the
+/// limit of descriptors is 0.
+///
+/// The kernel has no upper bound for descriptors here; only the C library's `fd_set` has one.
 #[cold]
 fn is_readable(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     const BITS: usize = libc::c_ulong::BITS as usize;
@@ -195,61 +131,64 @@ fn is_readable(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Sends a signal; 0 only asks whether one could be sent. The error is the errno, ESRCH if the
+/// Sends a signal; 0 only checks whether a signal could be sent. The error is the errno: ESRCH if the
 /// process has been reaped.
 ///
 /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
 pub(super) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), i32> {
     let (info, flags) = (ptr::null::<libc::siginfo_t>(), 0);
     let fd = pidfd.as_raw_fd();
-    // SAFETY: takes integers and a null pointer, which stands for the default siginfo.
+    // SAFETY: takes integers, and a null pointer for the default siginfo.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, flags) };
     if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
-/// As [`unix::syscalls::child_status`], of the process behind a pidfd.
+/// Returns the exit status of our own child, as [`syscalls::child_status`] does.
 pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
     syscalls::child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)
 }
 
-/// The exit status of a process that has been reaped, whosever it was.
+/// Returns the exit status of any process that has been reaped.
 ///
-/// `None`: a kernel before 6.15, or a process of another pid namespace.
-///
-/// Only to be asked once [`Liveness::Reaped`] was seen: before that it may fail in passing.
+/// `None` before Linux 6.15, and for a process outside our pid namespace. Call this only after
+/// [`Liveness::Reaped`]: before, the kernel may return a passing error.
 pub(super) fn reaped_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
     let info = get_info(pidfd, uapi::PIDFD_INFO_EXIT)?;
     // Without the bit `exit_code` is 0 and means nothing.
     (info.mask & u64::from(uapi::PIDFD_INFO_EXIT) != 0).then_some(Status(info.exit_code))
 }
 
-/// The pid of the process in our pid namespace. `None`: a kernel before 6.13, or it has no pid
-/// here, as it has been reaped or lives outside.
+/// Returns the pid of the process in our pid namespace.
+///
+/// `None` before Linux 6.13, and for a process that has been reaped or is outside our pid namespace.
 pub(super) fn pid(pidfd: BorrowedFd<'_>) -> Option<u32> {
     get_info(pidfd, uapi::PIDFD_INFO_PID)
         .map(|info| info.pid)
         .filter(|&pid| pid != 0)
 }
 
-/// `PIDFD_GET_INFO`, Linux 6.13: include/uapi/linux/pidfd.h.
+/// Calls the ioctl `PIDFD_GET_INFO` (Linux 6.13): include/uapi/linux/pidfd.h.
 ///
-/// Errors all mean that it cannot be had: ENOTTY (no such ioctl), EINVAL (older than 6.13), ESRCH
-/// (reaped, before 6.15), EREMOTE (outside the pid namespace).
+/// Every error means that the kernel does not have the information: ENOTTY (no such ioctl), EINVAL
+/// (before 6.13), ESRCH (reaped, before 6.15), EREMOTE (outside the pid namespace).
 fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<uapi::pidfd_info> {
     // SAFETY: a `pidfd_info` is all integers, for which all zeroes is a valid value.
     let mut info: uapi::pidfd_info = unsafe { mem::zeroed() };
     info.mask = want.into();
     let request = uapi::PIDFD_GET_INFO as _;
-    // SAFETY: the request carries the size of `pidfd_info`, and the kernel writes no more.
+    // SAFETY: the request contains the size of `pidfd_info`, and the kernel writes no more.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), request, &raw mut info) };
     (result >= 0).then_some(info)
 }
 
-/// Whether pidfds are files of their own file system, Linux 6.9. From that version on, their
-/// readiness also tells of the reap: include/uapi/linux/magic.h, `PID_FS_MAGIC`.
+/// Whether pidfds are files of a file system of their own, pidfs (Linux 6.9).
+///
+/// Since that version, readiness also reports the reap. The magic number is `PID_FS_MAGIC` of
+/// include/uapi/linux/magic.h.
 pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     const PID_FS_MAGIC: libc::c_long = 0x5049_4446;
-    // All pidfds of a kernel are alike. What one thread is denied says nothing.
+    // All pidfds of a kernel are alike, so the answer is cached. An error is not: the call may have been
+    // denied to this thread only.
     static ANSWER: OnceLock<bool> = OnceLock::new();
     if let Some(&answer) = ANSWER.get() {
         return answer;
@@ -261,7 +200,8 @@ pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     result == 0 && *ANSWER.get_or_init(|| stat.f_type as libc::c_long == PID_FS_MAGIC)
 }
 
-/// What no other process ever has. `None` before Linux 6.9, where all pidfds share one inode.
+/// Returns the inode, which no other process ever has. `None` before Linux 6.9, where all pidfds have
+/// the same inode.
 pub(super) fn unique_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
     if !is_on_pidfs(pidfd) {
         return None;
@@ -273,14 +213,14 @@ pub(super) fn unique_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
     (result == 0).then_some(stat.st_ino as _)
 }
 
-/// Refuses whatever is not the pidfd of a process.
+/// Returns an error unless the descriptor is the pidfd of a process.
 pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // `waitid` tells a pidfd by the file's own operations. `pidfd_send_signal` would not do: it
-    // takes a /proc/<pid> directory too.
+    // `waitid` accepts pidfds only. `pidfd_send_signal` would not do: it also accepts a directory
+    // `/proc/<pid>`.
     let is_pidfd = match syscalls::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t) {
         Ok(_) | Err(libc::ECHILD) => true,
         Err(libc::EBADF) => false,
-        // It has not looked: Linux 5.3 does not know P_PIDFD (EINVAL), and sandboxes deny calls.
+        // `waitid` has not checked: Linux 5.3 lacks P_PIDFD (EINVAL), or a sandbox denies the call.
         Err(_) => procfs::is_pidfd(fd),
     };
     if !is_pidfd {
@@ -291,18 +231,18 @@ pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
     // SAFETY: F_GETFL takes no third argument.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    // PIDFD_THREAD (Linux 6.9) is kept among the file's flags.
-    let is_marked = flags >= 0 && flags & uapi::PIDFD_THREAD as i32 != 0;
-    // But opened again through /proc it has lost the mark. The numbers of a process differ too, for
-    // an instant, while a thread replaces the leading one (`execve`).
+    // The kernel keeps PIDFD_THREAD (Linux 6.9) among the file's flags.
+    let has_thread_flag = flags >= 0 && flags & uapi::PIDFD_THREAD as i32 != 0;
+    // A descriptor that was reopened through `/proc` has lost the flag, so compare pid and tgid too. For
+    // an instant of `execve` by another thread they also differ for a process: check several times.
     const ROUNDS: u32 = 16;
-    let follows = |info: uapi::pidfd_info| info.pid != info.tgid;
-    let is_thread = || get_info(fd, uapi::PIDFD_INFO_PID).is_some_and(follows);
-    if is_marked || (0..ROUNDS).all(|_| is_thread()) {
+    let differ = |info: uapi::pidfd_info| info.pid != info.tgid;
+    let is_thread = || get_info(fd, uapi::PIDFD_INFO_PID).is_some_and(differ);
+    if has_thread_flag || (0..ROUNDS).all(|_| is_thread()) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(
-                "descriptor {} is the pidfd of a thread: open one of the process, without \
+                "descriptor {} is the pidfd of a thread: open the process without \
                  PIDFD_THREAD",
                 fd.as_raw_fd()
             ),

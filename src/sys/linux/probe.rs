@@ -1,32 +1,23 @@
-//! Looking at a process that the kernel gives no events for.
+//! Querying a process without an event source.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::procfs::{self, Stat};
+use super::selector::Event;
 use super::{
     Process, State, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd, proc_unavailable,
-    query_state, send, start_key, task,
+    query_state, send_signal, start_key, syscalls, task,
 };
 use crate::identity::{IdentityKey, KeyKind};
-use crate::sys::unix::syscalls;
+use crate::sys::Reopened;
 
-/// What is left to look at a process by.
 pub(crate) enum Probe {
-    /// A pidfd that the reactor would not take.
+    /// A pidfd that the reactor refused.
     PidFd(OwnedFd),
-    /// No pidfd.
+    /// A process for which the kernel refused a pidfd.
     Pid(PidProbe),
-}
-
-/// What came of another try for an event source.
-pub(crate) enum Reopened {
-    Process(Process),
-    /// Refused for want of something that there may be later.
-    Exhausted,
-    /// Not for this process, or not now.
-    No,
 }
 
 impl Probe {
@@ -44,15 +35,16 @@ impl Probe {
         }
     }
 
-    /// Whether its pid is free for another process.
+    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
+        self.state()
+    }
+
     pub(crate) fn is_reaped(&self) -> bool {
         matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
     }
 
-    /// What no other process has. But two that differ may be of one process, see
-    /// [`PidProbe::identity`].
     pub(crate) fn unique_id(&self) -> Option<u64> {
-        // The two kinds of numbers must not meet. Those of /proc have 32 bits.
+        // Keep the two kinds of numbers apart. The inodes of `/proc` have 32 bits.
         const PROC: u64 = 1 << 63;
         match self {
             Probe::PidFd(pidfd) => pidfd::unique_id(pidfd.as_fd()),
@@ -62,7 +54,7 @@ impl Probe {
 
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         match self {
-            Probe::PidFd(pidfd) => send(pidfd.as_fd(), signal),
+            Probe::PidFd(pidfd) => send_signal(pidfd.as_fd(), signal),
             Probe::Pid(probe) => probe.signal(signal),
         }
     }
@@ -74,40 +66,41 @@ impl Probe {
         }
     }
 
-    /// Tries again for an event source, if what was refused may be granted by now.
     pub(crate) fn reopen(&self) -> Reopened {
         match self {
             Probe::Pid(probe) if probe.may_reopen => probe.reopen(),
-            _ => Reopened::No,
+            _ => Reopened::Unavailable,
         }
     }
 }
 
-/// A process known by its pid, and by what `/proc` told of it when it was opened.
+/// A process that is known by its pid, and by what `/proc` showed when it was opened.
 pub(crate) struct PidProbe {
     pid: libc::pid_t,
+    /// Whether the kernel may grant a pidfd later.
     may_reopen: bool,
-    /// Whether `/proc` is there, and numbers processes as we do.
-    proc: bool,
-    /// Of its directory in `/proc`.
+    /// Whether `/proc` is mounted and belongs to our pid namespace.
+    has_proc: bool,
+    /// The inode of the process's directory in `/proc`.
     inode: Option<u64>,
-    /// In ticks since boot. [`UNKNOWN`] until it could be read.
+    /// The start time, in ticks since boot. [`UNKNOWN`] until it could be read.
     start_time: AtomicU64,
-    /// By the same clock, when it was last certain that the process has the pid.
-    certain: AtomicU64,
+    /// When the process was last certain to have the pid, in ticks since boot.
+    last_certain: AtomicU64,
 }
 
 const UNKNOWN: u64 = u64::MAX;
 
-/// Whether the process that has the pid now is the one that was opened.
+/// The process that has the pid now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PidOwner {
-    Certain,
-    /// Unless the pid has gone to another process that started in the same tick as this one, and as
-    /// the last look that was certain.
-    Likely,
+    /// It is the opened process.
+    Same,
+    /// It is the opened process, or another one that started in the same tick, if the last certain
+    /// query was in that tick too.
+    LikelySame,
     Other,
-    /// `/proc` does not tell.
+    /// `/proc` does not show it.
     Unknown,
 }
 
@@ -116,60 +109,53 @@ impl PidProbe {
         let mut probe = PidProbe {
             pid,
             may_reopen,
-            proc: procfs::proc_matches_our_pid_ns(),
+            has_proc: procfs::proc_matches_our_pid_ns(),
             inode: None,
             start_time: UNKNOWN.into(),
-            certain: 0.into(),
+            last_certain: 0.into(),
         };
-        // The directory is missing for an instant while a thread replaces the leading one (`execve`).
-        probe.inode = (0..3).find_map(|_| probe.inode_now());
-        if let Some(stat) = probe.stat() {
+        // Retry: during `execve` by a thread that is not the first, the directory is missing for an
+        // instant.
+        probe.inode = (0..3).find_map(|_| probe.read_inode());
+        if let Some(stat) = probe.read_stat() {
             probe.start_time = stat.start_time.into();
         }
-        probe.certain = procfs::ticks(task::time_since_boot()).into();
+        probe.last_certain = procfs::ticks(task::time_since_boot()).into();
         probe
     }
 
     fn state(&self) -> State {
-        let gone = State::Exited {
-            status: None,
-            reaped: true,
-        };
-        // The identity is checked after each look, so that the look was at the process itself:
-        // a pid that has gone to another process does not come back.
-        let child = syscalls::child_status(libc::P_PID, self.pid.unsigned_abs());
-        let stat = self.stat();
+        let exited = |status, reaped| State::Exited { status, reaped };
+        // Check the owner of the pid after each read: the read was of the opened process if that still
+        // has the pid.
+        let child_status = syscalls::child_status(libc::P_PID, self.pid.unsigned_abs());
+        let stat = self.read_stat();
         let owner = self.pid_owner(stat.as_ref());
-        let exited = child.is_some() || stat.as_ref().is_some_and(Stat::exited);
+        let has_exited = child_status.is_some() || stat.as_ref().is_some_and(Stat::exited);
         match owner {
-            PidOwner::Other => gone,
-            PidOwner::Unknown if !exited && !syscalls::exists(self.pid) => gone,
-            _ if !exited => State::Running,
-            PidOwner::Certain => {
-                let status = child.or_else(|| {
-                    let status = procfs::zombie_status(self.pid.unsigned_abs())?;
-                    let owner = self.pid_owner(self.stat().as_ref());
-                    (owner == PidOwner::Certain).then_some(status)
-                });
-                State::Exited {
-                    status,
-                    reaped: false,
-                }
-            }
-            PidOwner::Likely | PidOwner::Unknown => State::Exited {
-                status: None,
-                reaped: false,
-            },
+            PidOwner::Other => exited(None, true),
+            PidOwner::Unknown if !has_exited && !syscalls::exists(self.pid) => exited(None, true),
+            _ if !has_exited => State::Running,
+            PidOwner::Same => exited(child_status.or_else(|| self.zombie_status()), false),
+            PidOwner::LikelySame | PidOwner::Unknown => exited(None, false),
         }
     }
 
-    /// The pid may go to another process after the last look, but not for long: it would have to be
-    /// reaped, and the pid be given out again, before the next system call.
+    fn zombie_status(&self) -> Option<super::Status> {
+        let status = procfs::zombie_status(self.pid.unsigned_abs())?;
+        let owner = self.pid_owner(self.read_stat().as_ref());
+        (owner == PidOwner::Same).then_some(status)
+    }
+
+    /// Sends a signal right after a check that the process has the pid.
+    ///
+    /// A small race remains: the process would have to exit and be reaped, and its pid be recycled,
+    /// before the next system call.
     fn signal(&self, signal: i32) -> io::Result<()> {
-        if !matches!(self.state(), State::Running) {
+        if self.state() != State::Running {
             return Err(io::ErrorKind::NotFound.into());
         }
-        if self.pid_owner(self.stat().as_ref()) != PidOwner::Certain {
+        if self.pid_owner(self.read_stat().as_ref()) != PidOwner::Same {
             return Err(syscalls::pid_unverified());
         }
         syscalls::send_signal(self.pid, signal)
@@ -179,72 +165,66 @@ impl PidProbe {
         if kind.is_some_and(|kind| kind != KeyKind::Start) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let stat = self.stat();
+        let stat = self.read_stat();
         match self.pid_owner(stat.as_ref()) {
             PidOwner::Other => Err(io::ErrorKind::NotFound.into()),
             PidOwner::Unknown if !syscalls::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
-            PidOwner::Certain | PidOwner::Likely | PidOwner::Unknown => {
+            PidOwner::Same | PidOwner::LikelySame | PidOwner::Unknown => {
                 start_key(&stat.ok_or_else(proc_unavailable)?)
             }
         }
     }
 
     fn pid_owner(&self, stat: Option<&Stat>) -> PidOwner {
-        // The directory's inode belongs to the process, and never to another one. But under memory
-        // pressure the kernel drops it, and makes a new one.
+        // An equal inode proves that it is the process. Another inode proves nothing: under memory
+        // pressure the kernel drops the inode and creates a new one.
         let now = procfs::ticks(task::time_since_boot());
-        if self.inode.is_some() && self.inode_now() == self.inode {
-            self.certain.fetch_max(now, Ordering::Relaxed);
-            return PidOwner::Certain;
+        if self.inode.is_some() && self.read_inode() == self.inode {
+            self.last_certain.fetch_max(now, Ordering::Relaxed);
+            return PidOwner::Same;
         }
         let Some(&Stat { start_time, .. }) = stat else {
             return PidOwner::Unknown;
         };
-        let certain = self.certain.load(Ordering::Relaxed);
+        let last_certain = self.last_certain.load(Ordering::Relaxed);
         match self.start_time.load(Ordering::Relaxed) {
-            // With no descriptor left, `stat` could not be read at the opening. But one that had
-            // started by then is the one that had the pid then, as no other could have it.
-            UNKNOWN if start_time <= certain => {
+            // Without a descriptor, `stat` could not be read when the process was opened. But a process
+            // that had started by then is the opened one: no other could have the pid.
+            UNKNOWN if start_time <= last_certain => {
                 self.start_time.store(start_time, Ordering::Relaxed);
             }
             known if start_time == known => {}
             _ => return PidOwner::Other,
         }
-        // A later owner of the pid has started no earlier than in that tick.
-        if start_time < certain {
-            PidOwner::Certain
+        // A later owner of the pid has not started before that tick.
+        if start_time < last_certain {
+            PidOwner::Same
         } else {
-            PidOwner::Likely
+            PidOwner::LikelySame
         }
     }
 
-    fn stat(&self) -> Option<Stat> {
-        if self.proc {
-            Stat::read(self.pid.unsigned_abs())
-        } else {
-            None
-        }
+    fn read_stat(&self) -> Option<Stat> {
+        let pid = self.pid.unsigned_abs();
+        self.has_proc.then(|| Stat::read(pid)).flatten()
     }
 
-    fn inode_now(&self) -> Option<u64> {
-        if self.proc {
-            procfs::inode(self.pid.unsigned_abs())
-        } else {
-            None
-        }
+    fn read_inode(&self) -> Option<u64> {
+        let pid = self.pid.unsigned_abs();
+        self.has_proc.then(|| procfs::inode(pid)).flatten()
     }
 
     fn reopen(&self) -> Reopened {
-        let is_certain = || self.pid_owner(self.stat().as_ref()) == PidOwner::Certain;
-        // The pidfd is that process's if the pid was its own before and after.
-        if !is_certain() {
-            return Reopened::No;
+        let is_same = || self.pid_owner(self.read_stat().as_ref()) == PidOwner::Same;
+        // Check the owner before and after: the pidfd is of this process if it had the pid both times.
+        if !is_same() {
+            return Reopened::Unavailable;
         }
         match open_pidfd(self.pid) {
-            Ok(fd) if !is_reaped(fd.as_fd()) && is_certain() => Reopened::Process(Process::new(fd)),
+            Ok(fd) if !is_reaped(fd.as_fd()) && is_same() => Reopened::Process(Process::new(fd)),
             Err(errno) if is_exhaustion(errno) => Reopened::Exhausted,
-            // If it is being reaped, the next look will tell.
-            _ => Reopened::No,
+            // If the process is being reaped, the next query reports that.
+            _ => Reopened::Unavailable,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What `/proc` tells of a process.
+//! The files of a process in `/proc`.
 //!
 //! [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html)
 
@@ -11,10 +11,9 @@ use std::str;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::Status;
-use crate::sys::unix::syscalls;
+use super::{Status, syscalls};
 
-/// The process that a thread belongs to.
+/// Returns the process that a thread belongs to.
 pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
     if !proc_matches_our_pid_ns() {
         return None;
@@ -24,87 +23,91 @@ pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
         read(tid.unsigned_abs(), "status", &mut buffer).ok()?,
         b"\nTgid:\t",
     )?;
-    // 0, if it is just being reaped.
+    // 0 if the thread is being reaped.
     u32::try_from(process).ok().filter(|&process| process != 0)
 }
 
-/// Whether this `/proc` belongs to our pid namespace. One of an outer namespace (`unshare --pid`
-/// without `--mount-proc`) shows other processes under the numbers that we know.
+/// Whether `/proc` belongs to our pid namespace.
+///
+/// A `/proc` of an outer namespace (`unshare --pid` without `--mount-proc`) shows other processes under
+/// the same numbers.
 pub(super) fn proc_matches_our_pid_ns() -> bool {
     let me = std::process::id();
     if !fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == me.to_string().as_str()) {
         return false;
     }
-    // By chance an outer namespace may have the same number for us. Then it shows ours behind it.
+    // By chance, an outer namespace may have the same number for this process. It shows the number in
+    // our namespace after it.
     let mut buffer: Buffer = [0; 4096];
     match read(me, "status", &mut buffer) {
         Ok(status) => line_after(status, b"\nNSpid:\t").is_none_or(|pids| !pids.contains(&b'\t')),
-        // No descriptor is left.
+        // No descriptor is left, so this cannot be checked.
         Err(_) => true,
     }
 }
 
-/// The pid of the process behind a pidfd, as this `/proc` numbers it. `None`: it has none.
+/// Returns the pid of the process behind a pidfd in the pid namespace of `/proc`, if it has one there.
 pub(super) fn pid_of_pidfd(pidfd: BorrowedFd<'_>) -> Option<u32> {
     let pid = pid_in_fdinfo(pidfd)?;
-    // -1: reaped. 0: outside this namespace.
+    // -1: the process has been reaped. 0: it is outside that namespace.
     u32::try_from(pid).ok().filter(|&pid| pid != 0)
 }
 
-/// Whether a descriptor is shown as a pidfd.
+/// Whether `/proc` shows that a descriptor is a pidfd.
 pub(super) fn is_pidfd(fd: BorrowedFd<'_>) -> bool {
     pid_in_fdinfo(fd).is_some()
 }
 
-/// What only pidfds have.
+/// Returns the line `Pid:`, which only pidfds have.
 fn pid_in_fdinfo(fd: BorrowedFd<'_>) -> Option<i64> {
     let mut buffer: Buffer = [0; 4096];
-    // thread-self, as self is the leading thread, which may have exited and closed its files.
+    // Not `self`: that is the first thread, which may have exited and closed its files.
     let path = format_args!("thread-self/fdinfo/{}", fd.as_raw_fd());
     number_after(read_path(path, &mut buffer).ok()?, b"\nPid:\t")
 }
 
-/// The exit status of the zombie with this pid, where the kernel shows it to us.
+/// Returns the exit status of the zombie with this pid, if the kernel shows it to us.
 ///
-/// It is the status of the process that is meant if that turns out to be unreaped after this call.
+/// It is the status of the caller's process only if that process has not been reaped after this call.
 pub(super) fn zombie_status(pid: u32) -> Option<Status> {
     if !*STAT_HAS_GROUP_EXIT_CODE {
         return None;
     }
     let stat = Stat::read(pid).filter(Stat::exited)?;
-    // Readers without ptrace rights are shown 0, which is also success. The link below is read
-    // with the same rights (PTRACE_MODE_READ_FSCREDS), so it proves that the 0 is real.
-    let real = stat.exit_code != 0 || fs::read_link(format!("/proc/{pid}/ns/user")).is_ok();
-    real.then_some(Status(stat.exit_code))
+    // A reader without ptrace rights gets 0, which is also the status of success. The link below needs
+    // the same rights (PTRACE_MODE_READ_FSCREDS): if it can be read, the 0 is real.
+    let is_real = stat.exit_code != 0 || fs::read_link(format!("/proc/{pid}/ns/user")).is_ok();
+    is_real.then_some(Status(stat.exit_code))
 }
 
-/// Whether its parent is collecting it just now (`EXIT_DEAD`).
+/// Whether the parent is reaping the process at this moment (`EXIT_DEAD`).
 pub(super) fn is_being_reaped(pid: u32) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.state == b'X')
 }
 
-/// What tells our pid namespace from others that exist at this time.
+/// Returns the inode of our pid namespace, which no other namespace has as long as ours exists.
 pub(super) fn our_pid_namespace() -> Option<u64> {
     let namespace = fs::metadata("/proc/thread-self/ns/pid").ok()?;
     Some(namespace.ino())
 }
 
-/// The inode of the process's directory. Takes no descriptor.
+/// Returns the inode of the process's directory. Needs no descriptor.
 pub(super) fn inode(pid: u32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}"))
         .ok()
         .map(|directory| directory.ino())
 }
 
-/// A time since boot in the unit of `stat`: USER_HZ, which is 100 on all but the Alpha.
+/// Converts a time since boot to the unit of `stat`: USER_HZ, which is 100 except on the Alpha.
 pub(super) fn ticks(since_boot: Duration) -> u64 {
     since_boot.as_millis() as u64 / 10
 }
 
-/// Whether the exit code in `stat` is the process's. Older kernels show that of its leading
-/// thread, which is another one if that thread has exited by itself before the rest.
+/// Whether the exit code in `stat` is that of the process.
 ///
-/// Read in the source of Linux 6.1 (`do_task_stat` takes `group_exit_code`), run on 6.18.
+/// Older kernels show the code of the first thread, which differs if that thread has exited by itself
+/// before the others. Read in the source of Linux 6.1 (`do_task_stat` reads `group_exit_code`), run on
+/// 6.18.
 static STAT_HAS_GROUP_EXIT_CODE: LazyLock<bool> =
     LazyLock::new(|| release_is_at_least(&syscalls::kernel_release(), (6, 1)));
 
@@ -118,26 +121,26 @@ fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
     }
 }
 
-/// The fields of `/proc/<pid>/stat` that matter here.
+/// The fields of `/proc/<pid>/stat` that are used here.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     state: u8,
     num_threads: u32,
-    /// When the process started, in ticks since boot.
+    /// The start time, in ticks since boot.
     pub(super) start_time: u64,
     exit_code: i32,
 }
 
 impl Stat {
-    /// `None`: no such process, or `/proc` does not show it.
+    /// Reads the file. `None` if there is no such process, or if `/proc` does not show it.
     pub(super) fn read(pid: u32) -> Option<Stat> {
         let mut buffer: Buffer = [0; 4096];
         Stat::parse(read(pid, "stat", &mut buffer).ok()?)
     }
 
     pub(super) fn parse(text: &[u8]) -> Option<Stat> {
-        // The second field is the name in parentheses. It may hold anything, spaces, newlines and
-        // parentheses too, so the fields are counted from the last parenthesis.
+        // The second field is the name in parentheses. It may contain spaces, newlines and parentheses, so
+        // count the fields from the last parenthesis.
         let name_end = text.iter().rposition(|&byte| byte == b')')?;
         let mut fields = str::from_utf8(&text[name_end + 1..])
             .ok()?
@@ -154,27 +157,27 @@ impl Stat {
         })
     }
 
-    /// Whether the whole process has exited, and has not been reaped.
+    /// Whether all threads have exited and the process has not been reaped.
     ///
-    /// A leading thread that has exited before the others is shown as a zombie too, with their
-    /// number. One that another thread is replacing by `execve` is shown as dead (`X`), or with no
-    /// threads at all.
+    /// A first thread that has exited before the others is shown as a zombie too, with the number of
+    /// threads. A first thread that another thread replaces by `execve` is shown as dead (`X`), or
+    /// with no threads.
     pub(super) fn exited(&self) -> bool {
         self.state == b'Z' && self.num_threads == 1
     }
 }
 
-/// Room for the files read here: the longest line of `stat` is about 1,100 bytes.
+/// A buffer for one file. The longest line of `stat` is about 1,100 bytes.
 type Buffer = [u8; 4096];
 
 fn read<'a>(pid: u32, file: &str, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
     read_path(format_args!("{pid}/{file}"), buffer)
 }
 
-/// Reads a file below `/proc`, or as much of it as fits.
+/// Reads a file below `/proc`, or as much of it as fits into the buffer.
 fn read_path(path: impl Display, buffer: &mut Buffer) -> io::Result<&[u8]> {
     let mut file = File::open(format!("/proc/{path}"))?;
-    // These files are one record each, which one read gives as a whole: fs/seq_file.c.
+    // Each file is one record, and one read returns it whole: fs/seq_file.c.
     let length = loop {
         match file.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -184,7 +187,7 @@ fn read_path(path: impl Display, buffer: &mut Buffer) -> io::Result<&[u8]> {
     Ok(&buffer[..length])
 }
 
-/// The number that follows the first `key` in `text`.
+/// Returns the number that follows the first `key` in `text`.
 pub(super) fn number_after(text: &[u8], key: &[u8]) -> Option<i64> {
     str::from_utf8(line_after(text, key)?)
         .ok()?
@@ -193,7 +196,7 @@ pub(super) fn number_after(text: &[u8], key: &[u8]) -> Option<i64> {
         .ok()
 }
 
-/// The rest of the line that follows the first `key` in `text`.
+/// Returns the rest of the line that follows the first `key` in `text`.
 pub(super) fn line_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let at = text.windows(key.len()).position(|window| window == key)? + key.len();
     text[at..].split(|&byte| byte == b'\n').next()
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fields_are_counted_past_any_name() {
+    fn parses_a_line_with_any_name() {
         for name in ["sh", "a b", ")", "((", ") Z 1 (", "\n42 (x) Z 0\n", ""] {
             let expected = Stat {
                 state: b'Z',
@@ -227,10 +230,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_cut_short_or_garbage_is_no_answer() {
+    fn rejects_truncated_and_invalid_lines() {
         let line = stat("sh", 'Z', 1, 1792);
-        // Without its last field the line says nothing of the exit. (A cut inside of it is not
-        // told apart: the kernel never gives one.)
+        // Without the last field the line has no exit code. (A line cut within the last field cannot be
+        // recognized; the kernel never returns one.)
         for end in 0..line.len() - "1792\n".len() {
             assert_eq!(Stat::parse(&line[..end]), None, "{end}");
         }
@@ -255,9 +258,9 @@ mod tests {
     }
 
     #[test]
-    fn a_live_process_reads_as_it_is() {
+    fn reads_a_live_process() {
         assert!(proc_matches_our_pid_ns());
-        // Not ourselves: an emulator makes up what is read of that.
+        // Read another process: an emulator's `/proc` does not show this process as it is.
         let mut child = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())
             .spawn()
@@ -265,7 +268,7 @@ mod tests {
         let pid = child.id();
         let stat = Stat::read(pid).unwrap();
         assert!(!stat.exited());
-        // It has started by now, but not long ago by any measure.
+        // The process has started within the last 100 hours.
         let now = ticks(super::super::task::time_since_boot());
         assert!(
             stat.start_time <= now && now - stat.start_time < 100 * 3600,
@@ -274,12 +277,12 @@ mod tests {
         assert_eq!(inode(pid), inode(pid));
         assert!(Stat::read(i32::MAX as u32).is_none());
         assert!(zombie_status(pid).is_none());
-        // It ends with its input.
+        // `cat` exits when its input is closed.
         child.wait().unwrap();
     }
 
     #[test]
-    fn releases_compare_by_number() {
+    fn compares_releases_as_numbers() {
         assert!(release_is_at_least("6.1.0-13-amd64\n", (6, 1)));
         assert!(release_is_at_least("6.18.44-fc-v509\n", (6, 1)));
         assert!(release_is_at_least("10.0\n", (6, 1)));
@@ -296,7 +299,7 @@ mod tests {
 
         proptest! {
             #[test]
-            fn no_name_of_a_process_passes_for_a_field(
+            fn a_name_is_never_taken_for_a_field(
                 name in vec(any::<u8>(), 0..64),
                 state in "[RSDZTtXIKWP]",
                 num_threads: u32,
@@ -315,7 +318,7 @@ mod tests {
                     Stat::parse(&line),
                     Some(Stat { state, num_threads, start_time, exit_code })
                 );
-                // A line that is cut short anywhere says nothing of the exit, whatever the name says.
+                // A truncated line has no exit code, whatever the name contains.
                 let last_field = line.len() - exit_code.to_string().len() - 1;
                 let after_name = 4 + name.len();
                 for end in after_name + 1..last_field {
@@ -324,7 +327,7 @@ mod tests {
             }
 
             #[test]
-            fn no_garbage_makes_a_parser_panic(
+            fn parsers_do_not_panic(
                 text in vec(prop_oneof![any::<u8>(), prop::sample::select(b" ()\n\tZ019-".to_vec())], 0..512),
                 key in vec(any::<u8>(), 1..8),
             ) {
@@ -336,7 +339,7 @@ mod tests {
             }
 
             #[test]
-            fn the_number_is_that_of_its_own_line(
+            fn reads_the_number_of_the_right_line(
                 before in "([A-Za-z]{1,8}:\t[0-9a-zA-Z \t-]{0,16}\n){0,6}",
                 pid: i64,
                 after in "([A-Za-z]{1,8}:\t[0-9a-zA-Z \t-]{0,16}\n){0,6}",

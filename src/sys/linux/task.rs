@@ -2,33 +2,33 @@
 //!
 //! # Safety
 //!
-//! Each block is one system call. They take integers, and pointers to locals of the type that the
+//! Each block is one system call. The calls take integers, and pointers to locals of the type that the
 //! call expects.
 
 use std::time::Duration;
 
 use super::procfs;
-use crate::sys::unix::syscalls::{clock, errno, exists};
+use super::syscalls::{clock, errno, exists};
 
-/// What a number means to the kernel.
+/// What a number is the id of.
 pub(super) enum TaskKind {
     Nothing,
-    /// A process: the thread that leads a thread group.
+    /// A process: the first thread of a thread group.
     Process,
-    /// A thread that leads none, of this process where it could be told.
+    /// Another thread, of this process if that is known.
     Thread {
         process: Option<u32>,
     },
 }
 
-/// Finds out what the number `pid` means.
 pub(super) fn task_kind(pid: libc::pid_t) -> TaskKind {
-    // In this order: what leads nothing because it has just been reaped does not exist later on.
-    let leads = leads(pid);
+    // Check this before the existence: otherwise a process that is reaped in between would look like a
+    // thread.
+    let leads_a_group = leads_a_group(pid);
     if !exists(pid) {
         return TaskKind::Nothing;
     }
-    if leads {
+    if leads_a_group {
         return TaskKind::Process;
     }
     match procfs::process_of_thread(pid) {
@@ -37,22 +37,22 @@ pub(super) fn task_kind(pid: libc::pid_t) -> TaskKind {
     }
 }
 
-/// Whether there is a task with this number that leads a thread group.
-fn leads(pid: libc::pid_t) -> bool {
-    // The thread `pid` of the process `pid`.
-    // SAFETY: signal 0 sends nothing.
+/// Whether the number is the id of the first thread of a thread group.
+fn leads_a_group(pid: libc::pid_t) -> bool {
+    // Signal the thread `pid` of the process `pid`.
+    // SAFETY: takes integers. Signal 0 sends nothing.
     let result = unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) };
     result == 0 || errno() != libc::ESRCH
 }
 
-/// The time since boot, suspended time included: what the start times of processes count in.
+/// Returns the time since boot, including suspended time, as the start times of processes do.
 pub(super) fn time_since_boot() -> Duration {
     clock(libc::CLOCK_BOOTTIME)
 }
 
-/// Whether the mere attempt to open a pidfd would kill this process.
+/// Whether an attempt to open a pidfd would kill this process.
 ///
-/// On Android before API level 31 the seccomp filter of apps answers an unknown system call with
+/// On Android before API level 31, the seccomp filter of apps answers an unknown system call with
 /// SIGSYS (golang#69065).
 #[cfg(target_os = "android")]
 pub(super) fn pidfd_open_kills() -> bool {
@@ -60,7 +60,7 @@ pub(super) fn pidfd_open_kills() -> bool {
     static KILLS: LazyLock<bool> = LazyLock::new(|| {
         let mut value = [0_u8; libc::PROP_VALUE_MAX as usize];
         let name = c"ro.build.version.sdk";
-        // SAFETY: a null-terminated name, and room for the longest value.
+        // SAFETY: `name` ends with a null byte, and `value` has room for the longest value.
         unsafe { libc::__system_property_get(name.as_ptr(), value.as_mut_ptr().cast()) };
         let level = std::ffi::CStr::from_bytes_until_nul(&value)
             .ok()

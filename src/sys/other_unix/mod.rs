@@ -1,7 +1,7 @@
-//! Any Unix: all that POSIX offers is to ask whether the pid is taken, and our own children.
+//! Any other Unix: POSIX only offers to check whether a pid is in use, and to wait for own children.
 //!
-//! A pid that is recycled between two looks goes unnoticed here, and a zombie of another parent
-//! counts as running until it is reaped.
+//! A pid that is recycled between two queries goes unnoticed here. Another parent's zombie counts as
+//! running until it is reaped.
 
 mod no_events;
 
@@ -12,29 +12,27 @@ pub(crate) use super::unix::child::open_child;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
 use super::unix::syscalls::{child_status, exists, is_child, pid_unverified, send_signal};
 pub(crate) use super::unix::wait_status::Status;
-use super::{Opened, State};
+use super::{Opened, Refused, Reopened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 
 impl Process {
-    pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {
-        let pid = match libc::pid_t::try_from(pid) {
-            Ok(pid) if pid > 0 => pid,
-            _ => return Err(OpenError::OutOfRange),
-        };
+    pub(crate) fn open(pid: u32) -> Result<Opened<Process>, OpenError> {
+        let pid = super::check_pid(pid)?;
         if !exists(pid) {
             return Err(OpenError::NoSuchProcess);
         }
-        let reason = "no event source for processes is known for this system";
-        let reason = io::Error::new(io::ErrorKind::Unsupported, reason);
-        Ok(Opened::Refused((Probe { pid }, reason)))
+        let reason = "this crate knows no event source for processes on this system";
+        Ok(Opened::Refused(Refused {
+            probe: Probe { pid },
+            reason: io::Error::new(io::ErrorKind::Unsupported, reason),
+        }))
     }
 }
 
-/// Marks of one process differ by no more than this.
 pub(crate) const KEY_ROUNDING: u64 = 0;
 
-pub(crate) fn boot_id() -> io::Result<Option<String>> {
+pub(super) fn boot_id() -> io::Result<Option<String>> {
     Ok(None)
 }
 
@@ -44,22 +42,24 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) fn state(&self) -> io::Result<State> {
+        // The status is never known: a later child with the same pid would look the same.
+        let exited = |reaped| State::Exited {
+            status: None,
+            reaped,
+        };
         Ok(
             if child_status(libc::P_PID, self.pid as libc::id_t).is_some() {
-                // Whose status it is could not be told from that of a later child with this pid.
-                State::Exited {
-                    status: None,
-                    reaped: false,
-                }
+                exited(false)
             } else if exists(self.pid) {
                 State::Running
             } else {
-                State::Exited {
-                    status: None,
-                    reaped: true,
-                }
+                exited(true)
             },
         )
+    }
+
+    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
+        self.state()
     }
 
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
@@ -71,21 +71,19 @@ impl Probe {
     }
 
     pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
-        let reason = "nothing is known that tells a process from a later one on this system";
+        let reason = "this system reports nothing that distinguishes a process from a later one";
         Err(io::Error::new(io::ErrorKind::Unsupported, reason))
     }
 
-    /// Whether its pid is free for another process.
     pub(crate) fn is_reaped(&self) -> bool {
         matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
     }
 
-    /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
     pub(crate) fn reopen(&self) -> Reopened {
-        Reopened::No
+        Reopened::Unavailable
     }
 }

@@ -1,4 +1,4 @@
-//! A system whose events for processes are not known to this crate: everything is polled.
+//! The items of a backend without events: every process is polled.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -9,10 +9,10 @@ use super::Probe;
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
-use crate::sys::{EventError, Opened, Refused, State};
+use crate::sys::{EventError, Opened, State};
 
-/// No process is ever held by an event source.
-pub(crate) struct Process(pub(super) Infallible);
+/// A process with an event source, which cannot exist here.
+pub(crate) struct Process(Infallible);
 
 impl Process {
     pub(crate) const MECHANISM: Mechanism = Mechanism::Polling;
@@ -54,17 +54,10 @@ impl Process {
     }
 }
 
-#[allow(dead_code, reason = "there is nothing to open")]
-pub(crate) enum Reopened {
-    Process(Process),
-    Exhausted,
-    No,
-}
-
-/// No process is ever in a group.
 #[derive(Default)]
 pub(crate) struct Selector(());
 
+/// A process in the selector, which cannot exist here.
 pub(crate) struct Registration(Infallible);
 
 pub(crate) struct Event {
@@ -72,25 +65,14 @@ pub(crate) struct Event {
 }
 
 impl Selector {
-    pub(crate) const TELLS_ONCE: bool = false;
-    pub(crate) const TELLS_LATE: bool = false;
-
-    pub(crate) fn open(
-        &mut self,
-        pid: u32,
-        _key: u64,
-    ) -> Result<Result<Registration, Refused>, OpenError> {
+    pub(crate) fn open(&mut self, pid: u32, _key: u64) -> Result<Opened<Registration>, OpenError> {
         match Process::open(pid)? {
-            Opened::Process(process) => match process.0 {},
-            Opened::Refused(refused) => Ok(Err(refused)),
+            Opened::WithEvents(process) => match process.0 {},
+            Opened::Refused(refused) => Ok(Opened::Refused(refused)),
         }
     }
 
-    pub(crate) fn register(
-        &mut self,
-        process: Process,
-        _key: u64,
-    ) -> Result<Registration, Refused> {
+    pub(crate) fn register(&mut self, process: Process, _key: u64) -> Opened<Registration> {
         match process.0 {}
     }
 
@@ -119,27 +101,24 @@ impl Selector {
         Ok(())
     }
 
-    pub(crate) fn reserve(&mut self, _more: usize) {}
+    pub(crate) fn find_delayed<'a>(
+        &self,
+        _registered: impl Iterator<Item = (u64, &'a Registration)>,
+        _events: &mut VecDeque<Event>,
+    ) {
+    }
+
+    pub(crate) fn reserve(&mut self, _count: usize) {}
 
     pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
 
-    pub(crate) fn fds_are_scarce(&self) -> bool {
+    pub(crate) fn should_close_eagerly(&self) -> bool {
         true
-    }
-}
-
-impl Event {
-    pub(crate) fn told(&self) -> Option<State> {
-        None
     }
 }
 
 impl Registration {
     pub(crate) fn signal(&self, _signal: i32) -> io::Result<()> {
-        match self.0 {}
-    }
-
-    pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
         match self.0 {}
     }
 

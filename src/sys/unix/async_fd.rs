@@ -1,4 +1,4 @@
-//! An owned descriptor and its registration with a tokio reactor.
+//! A descriptor in tokio's reactor.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,14 +10,15 @@ use tokio::runtime::{self, Handle};
 
 use crate::sys::EventError;
 
-/// A descriptor that can be registered for reading with the current runtime's reactor, at need.
+/// An owned descriptor that is registered with the current runtime's reactor when it is first polled.
 pub(crate) struct LazyAsyncFd {
-    // Declared first, dropped first: deregistered before the descriptor closes. A descriptor that
-    // was duplicated elsewhere would otherwise stay in the reactor's epoll after its close here.
-    registration: Option<Registered>,
+    // Declared first, dropped first: deregister before the descriptor closes. Otherwise a duplicate
+    // elsewhere would keep the closed descriptor in the reactor's epoll.
+    registered: Option<Registered>,
     fd: OwnedFd,
 }
 
+/// The registration with one reactor.
 struct Registered {
     fd: AsyncFd<RawFd>,
     runtime: runtime::Id,
@@ -26,63 +27,62 @@ struct Registered {
 impl LazyAsyncFd {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         LazyAsyncFd {
-            registration: None,
+            registered: None,
             fd,
         }
     }
 
-    /// Waits until the reactor says that the descriptor is readable, and looks.
+    /// Waits until the reactor reports that the descriptor is readable, and reads from it.
     ///
-    /// The look returns also whether there was nothing more to see. That consumes the readiness:
-    /// the next call waits for the next event.
+    /// `read` returns also whether it has read everything. The readiness is cleared then, and the next
+    /// call waits for the next event.
     ///
     /// # Errors
     ///
-    /// Registered failed, the runtime is shutting down, or the look failed. The descriptor is
-    /// still good, and the call may be repeated.
+    /// Registration has failed, the runtime is shutting down, or `read` has failed. The descriptor
+    /// stays open, and the call can be repeated.
     ///
     /// # Panics
     ///
-    /// As every tokio resource: outside a runtime, or in one without I/O enabled.
+    /// Outside a runtime, and in a runtime without I/O enabled.
     pub(crate) fn poll_readable<T>(
         &mut self,
         cx: &mut Context<'_>,
         read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(T, bool)>,
     ) -> Poll<Result<T, EventError>> {
-        // A runtime that is not being driven delivers nothing, so a future that was first polled
-        // in one runtime and goes on in another moves over. Outside any runtime it stays put.
+        // Move the registration to the current runtime: the reactor of a runtime that is not running
+        // reports nothing. Outside any runtime, keep it.
         let current = Handle::try_current().ok().map(|handle| handle.id());
-        self.registration
-            .take_if(|registration| current.is_some_and(|id| id != registration.runtime));
+        self.registered
+            .take_if(|registered| current.is_some_and(|id| id != registered.runtime));
         loop {
-            let registration = match &mut self.registration {
-                Some(registration) => registration,
+            let registered = match &mut self.registered {
+                Some(registered) => registered,
                 none => none.insert(Registered::new(self.fd.as_fd())?),
             };
-            // The guard is taken before the look, so that an event which arrives in between is
-            // newer than the guard and survives `clear_ready`.
-            match ready!(registration.fd.poll_read_ready(cx)) {
+            // Take the guard before the read: otherwise `clear_ready` would discard an event that
+            // arrives between the two.
+            match ready!(registered.fd.poll_read_ready(cx)) {
                 Ok(mut guard) => {
-                    let (seen, all) = read(self.fd.as_fd()).map_err(EventError::Other)?;
-                    if all {
+                    let (value, is_all) = read(self.fd.as_fd()).map_err(EventError::Other)?;
+                    if is_all {
                         guard.clear_ready();
                     }
-                    return Poll::Ready(Ok(seen));
+                    return Poll::Ready(Ok(value));
                 }
-                // That runtime has shut down. Registering again succeeds in a live one and gives
-                // the error in a dead one.
-                Err(_) => self.registration = None,
+                // The registered runtime has shut down. Register again: this succeeds if the current
+                // runtime is another one, and returns the error otherwise.
+                Err(_) => self.registered = None,
             }
         }
     }
 
     pub(crate) fn is_registered(&self) -> bool {
-        self.registration.is_some()
+        self.registered.is_some()
     }
 
-    /// Takes the descriptor out of the reactor.
     pub(crate) fn deregister(&mut self) {
-        self.registration = None;
+        self.registered = None;
     }
 
     pub(crate) fn into_inner(mut self) -> OwnedFd {
@@ -103,13 +103,14 @@ impl Registered {
         if cfg!(tokio_process_exit_force_poll) {
             return Err(EventError::Refused(io::ErrorKind::Unsupported.into()));
         }
-        // READABLE only: kqueue descriptors cannot be polled for writing, and pidfds never are.
-        // SAFETY: the descriptor is owned by the `LazyAsyncFd` that holds this registration, which
-        // never replaces it and drops the registration first.
+        // READABLE only: a kqueue cannot be polled for writing, and a pidfd is never writable.
+        // SAFETY: the `LazyAsyncFd` that holds this registration owns the descriptor. It never replaces
+        // the descriptor, and drops the registration first.
         let fd = unsafe { AsyncFd::register_with_interest(fd.as_raw_fd(), Interest::READABLE) };
         match fd.map_err(io::Error::from) {
             Ok(fd) => Ok(Registered { fd, runtime }),
-            // The system's own errors have a number. Tokio's says that the runtime has shut down.
+            // An error of the system has a number. An error of tokio means that the runtime has shut
+            // down.
             Err(error) if error.raw_os_error().is_some() => Err(EventError::Refused(error)),
             Err(error) => Err(EventError::Other(error)),
         }

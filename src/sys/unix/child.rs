@@ -1,4 +1,4 @@
-//! What all Unix systems do with a child of ours.
+//! Opening a child that std has spawned.
 
 use std::process::Child;
 
@@ -6,10 +6,9 @@ use super::syscalls::waitid;
 use crate::error::OpenError;
 use crate::sys::{Opened, Process};
 
-/// Opens a child that has not been waited for.
-pub(crate) fn open_child(child: &Child) -> Result<Opened, OpenError> {
+pub(crate) fn open_child(child: &Child) -> Result<Opened<Process>, OpenError> {
     let opened = Process::open(child.id());
-    // In this order: if the pid still is our child's, it was when it was opened.
+    // Check the child after it has been opened: if the pid is still the child's, it was then too.
     match waitid(libc::P_PID, child.id() as libc::id_t) {
         Err(libc::ECHILD) => Err(OpenError::Collected),
         _ => opened,

@@ -1,4 +1,4 @@
-//! What all Unix backends share.
+//! What the Unix backends have in common.
 
 #[allow(dead_code, reason = "not every Unix has a descriptor to register")]
 pub(super) mod async_fd;

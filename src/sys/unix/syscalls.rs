@@ -2,7 +2,7 @@
 //!
 //! # Safety
 //!
-//! Each block is one system call. They take integers, and pointers to locals of the type that the
+//! Each block is one system call. The calls take integers, and pointers to locals of the type that the
 //! call expects.
 
 use std::io;
@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use super::wait_status::Status;
 
-/// Whether there is a process (on Linux, a task) with this number, zombies included.
+/// Whether a process with this pid exists, zombies included. On Linux also a thread.
 ///
-/// `pid` must be positive: others mean groups.
-#[allow(dead_code, reason = "some systems look closer")]
+/// `pid` must be positive: other numbers mean groups.
+#[allow(dead_code, reason = "some systems have better means")]
 pub(crate) fn exists(pid: libc::pid_t) -> bool {
     match signal_0(pid) {
         Ok(()) => true,
         Err(libc::ESRCH) => false,
-        // It is there, and not ours to signal. Or a sandbox denies signals, so another call is asked.
+        // It exists, and we may not signal it. Or a sandbox denies `kill`, so make another call.
         Err(_) => {
             // SAFETY: takes an integer.
             let group = unsafe { libc::getpgid(pid) };
@@ -28,12 +28,12 @@ pub(crate) fn exists(pid: libc::pid_t) -> bool {
     }
 }
 
-/// Asks whether a signal could be sent. The error is the errno. `pid` must be positive too.
+/// Checks whether a signal could be sent. The error is the errno. `pid` must be positive.
 pub(crate) fn signal_0(pid: libc::pid_t) -> Result<(), i32> {
     kill(pid, 0)
 }
 
-/// Sends a signal to the process that has the pid now, which must be positive.
+/// Sends a signal to the process that has the pid now. `pid` must be positive.
 pub(crate) fn send_signal(pid: libc::pid_t, signal: i32) -> io::Result<()> {
     kill(pid, signal).map_err(|errno| match errno {
         libc::ESRCH => io::ErrorKind::NotFound.into(),
@@ -47,12 +47,13 @@ fn kill(pid: libc::pid_t, signal: i32) -> Result<(), i32> {
     if result == 0 { Ok(()) } else { Err(errno()) }
 }
 
-/// The exit status of our own child (or of one that we trace), left in place for its owner.
+/// Returns the exit status of our own child, or of a process that we trace, without reaping it.
 ///
-/// `None`: not ours, or not waitable yet (it is running, or another tracer has first claim).
+/// `None` if the process is neither, or if it is not waitable yet: it is running, or another tracer
+/// comes first.
 pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Status> {
     let info = waitid(kind, id).ok()?;
-    // Success with no child's pid: `waitid` has no news, and wrote nothing.
+    // If the pid is 0, the child is not waitable, and `waitid` has written nothing.
     // SAFETY: the siginfo is a child's, or the zeroes that `waitid` was given.
     let pid = unsafe { info.si_pid() };
     if pid == 0 {
@@ -63,37 +64,37 @@ pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Statu
     Status::from_siginfo(info.si_code, status)
 }
 
-/// Why a process is not signalled by its pid.
+/// The reason why a process is not signalled by its pid.
 pub(crate) fn pid_unverified() -> io::Error {
-    let reason = "it cannot be told whether it still has its pid";
+    let reason = "cannot verify that the process still has its pid";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
 
-/// Whether the process that has this pid is a child of ours, running or not.
-#[allow(dead_code, reason = "some systems look closer")]
+/// Whether the process with this pid is our own child, running or not.
+#[allow(dead_code, reason = "some systems have better means")]
 pub(crate) fn is_child(pid: libc::pid_t) -> bool {
     waitid(libc::P_PID, pid as libc::id_t).is_ok()
 }
 
-/// Without it a child whose exit signal is not SIGCHLD would not count as ours on Linux.
+/// On Linux, includes children whose exit signal is not SIGCHLD.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const ALL_CHILDREN: libc::c_int = libc::__WALL;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const ALL_CHILDREN: libc::c_int = 0;
 
-/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html) without blocking (`WNOHANG`)
+/// Calls [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html) without blocking (`WNOHANG`)
 /// or reaping (`WNOWAIT`). The error is the errno.
 pub(crate) fn waitid(kind: libc::idtype_t, id: libc::id_t) -> Result<libc::siginfo_t, i32> {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | ALL_CHILDREN;
     // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
-    // Never interrupted, because of WNOHANG.
+    // WNOHANG makes EINTR impossible.
     // SAFETY: `info` is writable and of the type that the call expects.
     let result = unsafe { libc::waitid(kind, id, &raw mut info, options) };
     if result < 0 { Err(errno()) } else { Ok(info) }
 }
 
-/// The kernel's release, as `uname -r` prints it.
+/// Returns the kernel's release, as `uname -r` prints it.
 #[allow(dead_code, reason = "not every system differs between releases")]
 pub(crate) fn kernel_release() -> String {
     // SAFETY: a `utsname` is arrays of characters, for which all zeroes is a valid value.
@@ -101,13 +102,13 @@ pub(crate) fn kernel_release() -> String {
     // SAFETY: `name` is writable.
     unsafe { libc::uname(&raw mut name) };
     let release = name.release.iter().take_while(|&&byte| byte != 0);
-    // Characters of C, signed or not.
+    // C's characters are signed on some systems.
     release
         .map(|&byte| char::from(byte.to_ne_bytes()[0]))
         .collect()
 }
 
-/// The processor time that this thread has taken.
+/// Returns the CPU time of the calling thread.
 pub(crate) fn thread_cpu_time() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
@@ -115,14 +116,13 @@ pub(crate) fn thread_cpu_time() -> Duration {
 pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
     // SAFETY: a `timespec` is all integers, for which all zeroes is a valid value.
     let mut time: libc::timespec = unsafe { mem::zeroed() };
-    // The clocks that are asked for exist on every system that asks, so there is no error to
-    // handle.
+    // Each clock that is read exists on the systems that read it, so there is no error to handle.
     // SAFETY: `time` is writable.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Of the system call that has just failed.
+/// Returns the errno of the system call that has just failed.
 pub(crate) fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }

@@ -1,9 +1,9 @@
-//! The wait status of `wait(2)`, as all Unix systems encode it.
+//! The wait status of `wait(2)`, which all Unix systems encode alike.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-/// A wait status: what `WIFEXITED` and its kin take apart.
+/// A wait status, as `WIFEXITED` and `WIFSIGNALED` decode it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Status(pub(crate) i32);
 
@@ -12,10 +12,9 @@ impl Status {
         ExitStatus::from_raw(self.0)
     }
 
-    /// From the `si_code` and `si_status` that `waitid(2)` fills in, which it keeps apart where
-    /// the wait status packs them into one number.
+    /// Encodes the `si_code` and `si_status` of `waitid(2)`.
     ///
-    /// `None` for a code that is no exit (stopped, continued, trapped).
+    /// `None` for a code that is not an exit (stopped, continued, trapped).
     pub(crate) fn from_siginfo(code: i32, status: i32) -> Option<Status> {
         match code {
             libc::CLD_EXITED => Some(Status((status & 0xff) << 8)),
@@ -31,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_siginfo_packs_into_the_wait_status_that_wait_would_have_given() {
+    fn encodes_a_siginfo_as_wait_does() {
         for (code, status, wait_status) in [
             (libc::CLD_EXITED, 0, 0),
             (libc::CLD_EXITED, 7, 0x700),
@@ -52,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_status_is_the_one_std_reports() {
+    fn converts_to_the_exit_status_of_std() {
         assert_eq!(Status(0x700).exit_status().code(), Some(7));
         assert_eq!(Status(0x9).exit_status().signal(), Some(9));
         assert!(Status(0x86).exit_status().core_dumped());

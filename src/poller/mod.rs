@@ -1,0 +1,267 @@
+//! Polling of processes for which the system refuses an event source.
+//!
+//! Each runtime has at most one [`Poller`], which queries all of its polled processes on a thread of
+//! the blocking pool. It runs in slices: after [`MAX_SLICE`] it returns the thread and queues its next
+//! slice, so that other blocking work and the shutdown of the runtime are not held up. It ends
+//! with its last process.
+
+#[cfg(all(test, tokio_process_exit_loom, target_os = "linux"))]
+mod loom_tests;
+mod polled;
+mod schedule;
+
+use std::collections::HashMap;
+use std::io;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock, Mutex as StaticMutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{self, Handle};
+
+pub(crate) use self::polled::Polled;
+use self::polled::Target;
+use self::schedule::{Due, Entry, Queried, Schedule};
+use crate::sync::{Condvar, Mutex};
+use crate::sys::{self, Reopened};
+use crate::wait_state::Until;
+use crate::wake_queue::{WakeQueue, lock, wake};
+
+/// The longest time for which a poller occupies a thread of the blocking pool.
+const MAX_SLICE: Duration = Duration::from_millis(40);
+
+/// A poller is idle this many times as long as it has worked, so it uses at most 4 % of one core.
+const IDLE_FACTOR: u32 = 24;
+
+/// What a poller reports about a process. It queries the process no longer.
+pub(crate) enum Outcome {
+    /// The event that the wait is for has happened. [`Polled::status`] has the status.
+    Exited,
+    /// The system grants an event source again.
+    EventsAvailable(sys::Process),
+    /// The process could not be queried.
+    Failed(io::Error),
+    /// The poller has ended: the runtime is shutting down, or has no thread for the poller.
+    PollerClosed,
+}
+
+/// A queue of outcomes, each with the token that was passed to [`Polled::watch`].
+pub(crate) type OutcomeQueue = WakeQueue<(u64, Outcome)>;
+
+/// A process that a poller queries until this is dropped.
+struct Watch {
+    poller: Arc<Poller>,
+    key: u64,
+}
+
+impl Watch {
+    fn new(target: &Arc<Target>, until: Until, queue: &Arc<OutcomeQueue>, token: u64) -> Watch {
+        let handle = Handle::current();
+        loop {
+            let (poller, is_new) = Poller::of(handle.id());
+            let key = poller.add(Entry::new(target, until, queue, token));
+            if is_new {
+                Slice {
+                    poller: poller.clone(),
+                    handle: handle.clone(),
+                }
+                .spawn();
+            }
+            match key {
+                Some(key) => return Watch { poller, key },
+                // The poller has just closed. Make room for the next one.
+                None => poller.unregister(),
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.poller.remove(self.key);
+    }
+}
+
+/// Queries the polled processes of one runtime.
+struct Poller {
+    runtime: runtime::Id,
+    schedule: Mutex<Schedule>,
+    /// Notified when a query is due earlier than the poller wakes, or when no process is left.
+    changed: Condvar,
+}
+
+type Pollers = HashMap<runtime::Id, Arc<Poller>>;
+
+/// Locks the pollers that have not closed.
+///
+/// No other lock is taken while this one is held, so loom need not model it.
+fn pollers() -> MutexGuard<'static, Pollers> {
+    static POLLERS: LazyLock<StaticMutex<Pollers>> = LazyLock::new(StaticMutex::default);
+    POLLERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Poller {
+    fn new(runtime: runtime::Id) -> Arc<Poller> {
+        Arc::new(Poller {
+            runtime,
+            schedule: Mutex::new(Schedule::default()),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Returns the poller of a runtime, and whether it is new.
+    fn of(runtime: runtime::Id) -> (Arc<Poller>, bool) {
+        let mut pollers = pollers();
+        let mut is_new = false;
+        let poller = pollers.entry(runtime).or_insert_with(|| {
+            is_new = true;
+            Poller::new(runtime)
+        });
+        (poller.clone(), is_new)
+    }
+
+    /// Adds a process. Returns `None` if the poller has closed.
+    fn add(&self, entry: Entry) -> Option<u64> {
+        let mut schedule = lock(&self.schedule);
+        if schedule.closed {
+            return None;
+        }
+        let (key, wake_now) = schedule.add(entry);
+        if wake_now {
+            self.changed.notify_one();
+        }
+        Some(key)
+    }
+
+    /// Removes a process. Returns whether it was there, so that no outcome has been sent for it.
+    fn remove(&self, key: u64) -> bool {
+        let mut schedule = lock(&self.schedule);
+        let removed = schedule.remove(key);
+        if schedule.is_empty() {
+            self.changed.notify_one();
+        }
+        removed
+    }
+
+    /// Queries processes as they become due, for [`MAX_SLICE`]. Returns whether any are left.
+    fn run_slice(&self) -> bool {
+        let end = Instant::now() + MAX_SLICE;
+        let mut cpu_time = sys::thread_cpu_time();
+        let mut schedule = lock(&self.schedule);
+        while !schedule.is_empty() {
+            let now = Instant::now();
+            if now >= end {
+                return true;
+            }
+            let wake_at = schedule.next_due(now);
+            if wake_at > now {
+                schedule.asleep_until = Some(wake_at);
+                let sleep = wake_at.min(end) - now;
+                let woken = self.changed.wait_timeout(schedule, sleep);
+                schedule = woken.unwrap_or_else(PoisonError::into_inner).0;
+                schedule.asleep_until = None;
+                continue;
+            }
+
+            let batch = schedule.take_due(now);
+            let may_reopen = schedule.may_reopen(now);
+            // Release the lock: tasks must not wait for it during the system calls.
+            drop(schedule);
+            let (results, exhausted) = query_batch(batch, may_reopen);
+            schedule = lock(&self.schedule);
+
+            let (started, now) = (now, Instant::now());
+            if exhausted {
+                schedule.delay_reopening(now);
+            }
+            let wakers = schedule.process_results(results, now);
+            let before = mem::replace(&mut cpu_time, sys::thread_cpu_time());
+            // Use the elapsed time where the CPU clock is denied or coarse (on Windows it advances
+            // by 16 ms at a time).
+            let work = match cpu_time.saturating_sub(before) {
+                Duration::ZERO => now - started,
+                work => work.min(now - started),
+            };
+            schedule.idle_until = Some(now + work * IDLE_FACTOR);
+            if !wakers.is_empty() {
+                drop(schedule);
+                wakers.into_iter().for_each(wake);
+                // The time that wakers take is not the poller's work.
+                cpu_time = sys::thread_cpu_time();
+                schedule = lock(&self.schedule);
+            }
+        }
+        schedule.closed = true;
+        false
+    }
+
+    /// Ends the poller, and reports that to all waits.
+    fn close(self: &Arc<Self>) {
+        let wakers = lock(&self.schedule).close();
+        self.unregister();
+        wakers.into_iter().for_each(wake);
+    }
+
+    /// Removes a closed poller, so that its runtime can get another one.
+    fn unregister(self: &Arc<Self>) {
+        let mut pollers = pollers();
+        let current = pollers.get(&self.runtime);
+        if current.is_some_and(|poller| Arc::ptr_eq(poller, self)) {
+            pollers.remove(&self.runtime);
+        }
+    }
+}
+
+/// Queries a batch of processes, and tries to get event sources for them if `may_reopen`.
+///
+/// Returns also whether the system refused an event source because something is exhausted.
+fn query_batch(batch: Vec<Due>, may_reopen: bool) -> (Vec<(u64, Queried)>, bool) {
+    let mut exhausted = false;
+    let results = batch.into_iter().map(|due| {
+        let queried = match due.target.query(due.until) {
+            Ok(true) => Queried::Exited,
+            Ok(false) if may_reopen && !exhausted => match due.target.probe.reopen() {
+                Reopened::Process(process) => Queried::EventsAvailable(process),
+                Reopened::Exhausted => {
+                    exhausted = true;
+                    Queried::Pending
+                }
+                Reopened::Unavailable => Queried::Pending,
+            },
+            Ok(false) => Queried::Pending,
+            Err(error) => Queried::Error(error),
+        };
+        (due.key, queried)
+    });
+    (results.collect(), exhausted)
+}
+
+/// One slice of a poller's work in the blocking pool.
+///
+/// Closes the poller when it is dropped there: after the last slice, or by the runtime's shutdown.
+struct Slice {
+    poller: Arc<Poller>,
+    handle: Handle,
+}
+
+impl Slice {
+    fn spawn(self) {
+        let (poller, handle) = (self.poller.clone(), self.handle.clone());
+        let run = move || {
+            if self.poller.run_slice() {
+                self.spawn();
+            }
+        };
+        // `spawn_blocking` panics if it cannot start the pool's first thread, and leaves the closure
+        // in its queue. Close the poller then: the waits get an error and may be retried.
+        if catch_unwind(AssertUnwindSafe(|| handle.spawn_blocking(run))).is_err() {
+            poller.close();
+        }
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        self.poller.close();
+    }
+}

@@ -1,0 +1,448 @@
+//! Waiting for one process.
+
+mod future;
+mod open_identity;
+mod source;
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroU32;
+
+pub(crate) use self::source::{Source, poller_closed, reap_events_unsupported};
+use crate::error::{OpenError, action_error, wait_error};
+use crate::exit::Exit;
+use crate::identity::{IdentityKey, KeyKind, ProcessIdentity};
+use crate::mechanism::{self, Mechanism};
+use crate::poller::Outcome;
+use crate::sys::{self, Opened, Probe};
+use crate::wait_state::{Until, WaitState};
+
+/// Waits for the process `pid` to exit, whether or not it is a child of this process.
+///
+/// This call opens the process, not the first poll. If the pid is recycled afterwards, the new
+/// process is never mistaken for the one that was opened. The call works outside a runtime.
+///
+/// An error is returned when the future is awaited. [`ProcessExit::open`] returns it at once, and
+/// lists the errors.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::timeout;
+/// use tokio_process_exit::exit_of;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// // This process is still running, so the timeout elapses.
+/// let pid = std::process::id();
+/// let elapsed = timeout(Duration::from_millis(20), exit_of(pid)).await;
+/// assert!(elapsed.is_err());
+///
+/// let error = exit_of(0).await.unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+/// # }
+/// ```
+pub fn exit_of(pid: u32) -> ProcessExit {
+    ProcessExit::opened(NonZeroU32::new(pid), sys::Process::open(pid))
+}
+
+/// A future that resolves when a process exits. Returned by [`exit_of`].
+///
+/// The process is neither signalled nor reaped. It keeps running when the future is dropped.
+///
+/// A resolved future can be awaited again and returns the same [`Exit`].
+///
+/// # Errors
+///
+/// Awaiting returns the error that [`open`](ProcessExit::open) would have returned. It also returns
+/// an error when the runtime shuts down; the future can then be awaited in another runtime.
+///
+/// # Panics
+///
+/// Polling panics outside a tokio runtime, and in a runtime without I/O enabled (see
+/// [`Builder::enable_io`](tokio::runtime::Builder::enable_io)). On Windows it needs neither, unless
+/// the process is [polled](Mechanism::Polling).
+///
+/// # When it resolves
+///
+/// Exits are reported through the reactor, even if the process has already exited. So the first poll
+/// rarely resolves. [`try_wait`](ProcessExit::try_wait) queries the process at once.
+///
+/// # Cancel safety
+///
+/// Dropping the future loses and leaks nothing. A future that was polled by `&mut` can be polled
+/// again later, from another task or in another runtime.
+///
+/// # Examples
+///
+/// ```
+/// # #![cfg_attr(not(unix), allow(unused_imports))]
+/// use std::time::Duration;
+/// use tokio::time::timeout;
+///
+/// # #[cfg(unix)]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let mut child = std::process::Command::new("sh").args(["-c", "exit 0"]).spawn()?;
+/// let mut process = tokio_process_exit::exit_of(child.id());
+/// while timeout(Duration::from_secs(1), &mut process).await.is_err() {
+///     println!("still running");
+/// }
+/// println!("{}", process.await?);
+/// # child.wait()?;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(unix))]
+/// # fn main() {}
+/// ```
+#[must_use = "futures do nothing unless awaited"]
+pub struct ProcessExit {
+    pid: Option<NonZeroU32>,
+    wait: WaitState,
+    /// Whether awaiting has returned its final result.
+    terminated: bool,
+    source: Source,
+}
+
+/// The parts of a [`ProcessExit`].
+pub(crate) struct Parts {
+    pub(crate) pid: Option<NonZeroU32>,
+    pub(crate) wait: WaitState,
+    pub(crate) source: Source,
+}
+
+impl ProcessExit {
+    fn new(pid: Option<NonZeroU32>, source: Source) -> ProcessExit {
+        ProcessExit {
+            pid,
+            wait: WaitState::new(Until::Exit),
+            terminated: false,
+            source,
+        }
+    }
+
+    pub(crate) fn opened(
+        pid: Option<NonZeroU32>,
+        opened: Result<Opened<sys::Process>, OpenError>,
+    ) -> ProcessExit {
+        let source = match opened {
+            Ok(Opened::WithEvents(process)) => {
+                mechanism::trace(pid, sys::Process::MECHANISM, None);
+                Source::Registered(process)
+            }
+            Ok(Opened::Refused(refused)) => {
+                let wait = WaitState::new(Until::Exit);
+                Source::polled(pid, refused.probe, &wait, refused.reason)
+            }
+            Err(error) => Source::Failed(error),
+        };
+        ProcessExit::new(pid, source)
+    }
+
+    #[cfg(feature = "process")]
+    pub(crate) fn failed(pid: Option<NonZeroU32>, error: OpenError) -> ProcessExit {
+        ProcessExit::new(pid, Source::Failed(error))
+    }
+
+    #[allow(dead_code, reason = "not every system has descriptors to adopt")]
+    pub(crate) fn adopted(process: sys::Process, pid: Option<NonZeroU32>) -> ProcessExit {
+        ProcessExit::opened(pid, Ok(Opened::WithEvents(process)))
+    }
+
+    pub(crate) fn into_parts(mut self) -> Parts {
+        self.stop_waiting();
+        Parts {
+            pid: self.pid,
+            wait: self.wait,
+            source: self.source,
+        }
+    }
+
+    /// Opens the process `pid` to wait for its exit, whether or not it is a child of this process.
+    ///
+    /// A zombie, which has exited but has not been reaped, can be opened too. So can any user's
+    /// process, and the calling process itself: that wait never resolves.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput): `pid` is 0 or above [`i32::MAX`], or it is the
+    ///   id of a thread that is not its process's first (the message names the process);
+    /// - [`NotFound`](io::ErrorKind::NotFound): no process has this pid;
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): Windows does not permit waiting for
+    ///   the process;
+    /// - any other error: the system has no means left to wait for a process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_process_exit::ProcessExit;
+    ///
+    /// let error = ProcessExit::open(i32::MAX as u32).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    /// assert_eq!(error.to_string(), "no process with pid 2147483647");
+    /// ```
+    pub fn open(pid: u32) -> io::Result<ProcessExit> {
+        let process = exit_of(pid);
+        match process.source {
+            Source::Failed(error) => Err(error.to_io_error(process.pid)),
+            _ => Ok(process),
+        }
+    }
+
+    /// Returns the pid that the process was opened with.
+    ///
+    /// `None` if the process has no pid here. That is so for an adopted process that had been reaped
+    /// before it was adopted, or that is outside our pid namespace.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(tokio_process_exit::exit_of(1234).pid(), Some(1234));
+    /// ```
+    pub fn pid(&self) -> Option<u32> {
+        self.pid.map(NonZeroU32::get)
+    }
+
+    /// Returns the identity of the process: a value to write down, and to find the process by later.
+    ///
+    /// # Errors
+    ///
+    /// - [`NotFound`](io::ErrorKind::NotFound): the process has been reaped, and the system no longer
+    ///   reports what distinguishes it. Call this while the process is running;
+    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not report that at all (Linux
+    ///   needs `/proc`), or the process has no pid here;
+    /// - the error of opening the process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(any(target_os = "linux", windows))]
+    /// # fn main() -> std::io::Result<()> {
+    /// # // An emulator's /proc does not show this process as it is.
+    /// # if cfg!(tokio_process_exit_force_poll) { return Ok(()); }
+    /// let process = tokio_process_exit::exit_of(std::process::id());
+    /// println!("{}", process.identity()?); // 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(any(target_os = "linux", windows)))]
+    /// # fn main() {}
+    /// ```
+    pub fn identity(&self) -> io::Result<ProcessIdentity> {
+        if let Source::Failed(error) = &self.source {
+            return Err(error.to_io_error(self.pid));
+        }
+        let Some(pid) = self.pid else {
+            let reason = "the process has no pid here";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+        };
+        let key = self.identity_key(None);
+        let identity = key.and_then(|key| {
+            let boot = sys::boot()?;
+            Ok(ProcessIdentity { pid, key, boot })
+        });
+        identity.map_err(|error| action_error("identify", self.pid, &error))
+    }
+
+    /// Returns the identity key of this kind, or of the best kind that the system has.
+    fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
+        match &self.source {
+            Source::Failed(error) => Err(error.to_io_error(self.pid)),
+            Source::Registered(process) => process.identity_key(kind),
+            Source::Polled(source) => source.probe().identity_key(kind),
+        }
+    }
+
+    /// Calls a function with the process. `NotFound` means that the process has exited.
+    pub(crate) fn with_process(
+        &self,
+        action: &str,
+        with_process: impl FnOnce(&sys::Process) -> io::Result<()>,
+        with_probe: impl FnOnce(&Probe) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let result = match &self.source {
+            Source::Failed(error) => return Err(error.to_io_error(self.pid)),
+            _ if self.wait.is_resolved() => Err(io::ErrorKind::NotFound.into()),
+            Source::Registered(process) => with_process(process),
+            Source::Polled(source) => with_probe(source.probe()),
+        };
+        result.map_err(|error| action_error(action, self.pid, &error))
+    }
+
+    /// Returns how the exit is noticed. `None` if the process could not be opened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_process_exit::exit_of;
+    ///
+    /// let process = exit_of(std::process::id());
+    /// println!("{:?}", process.mechanism()); // Some(PidFd), on Linux
+    /// # assert!(process.mechanism().is_some());
+    /// assert_eq!(exit_of(0).mechanism(), None);
+    /// ```
+    pub fn mechanism(&self) -> Option<Mechanism> {
+        match &self.source {
+            Source::Failed(_) => None,
+            Source::Registered(_) => Some(sys::Process::MECHANISM),
+            Source::Polled(_) => Some(Mechanism::Polling),
+        }
+    }
+
+    /// Returns why the process is polled. `None` if it is not.
+    ///
+    /// Polling is not an error. The exit is only noticed later, at some CPU cost (see
+    /// [How it works](crate::how_it_works#polling)). If descriptors had run out, the wait goes
+    /// back to events once the system grants descriptors again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pid = std::process::id();
+    /// let process = tokio_process_exit::exit_of(pid);
+    /// if let Some(reason) = process.fallback_reason() {
+    ///     eprintln!("process {pid} is polled: {reason}");
+    /// }
+    /// ```
+    pub fn fallback_reason(&self) -> Option<&io::Error> {
+        match &self.source {
+            Source::Polled(source) => Some(&source.reason),
+            _ => None,
+        }
+    }
+
+    /// Queries whether the process has exited, without blocking. Works outside a runtime.
+    ///
+    /// # Errors
+    ///
+    /// The errors of awaiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut process = tokio_process_exit::exit_of(std::process::id());
+    /// assert_eq!(process.try_wait()?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_wait(&mut self) -> io::Result<Option<Exit>> {
+        if let Source::Failed(error) = &self.source {
+            return Err(error.to_io_error(self.pid));
+        }
+        if !self.wait.is_resolved() {
+            let outcome = match &mut self.source {
+                Source::Polled(source) => source.try_outcome(),
+                _ => None,
+            };
+            let result = match outcome {
+                None | Some(Outcome::PollerClosed) => self.query(),
+                Some(outcome) => self.process_outcome(outcome).and_then(|()| self.query()),
+            };
+            result.map_err(|error| wait_error(self.pid, &error))?;
+        }
+        Ok(self.exit())
+    }
+
+    /// Queries the process, unless the wait is resolved.
+    fn query(&mut self) -> io::Result<()> {
+        match &self.source {
+            _ if self.wait.is_resolved() => {}
+            Source::Failed(_) => {}
+            Source::Registered(process) => {
+                let state = process.state()?;
+                self.update(state);
+            }
+            Source::Polled(source) => {
+                if source.polled.query()? {
+                    self.process_outcome(Outcome::Exited)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the process has been reaped, instead of until it has exited.
+    ///
+    /// A process is reaped when its parent collects its exit status. The pid is free from then on. On
+    /// Linux 6.15 and later, everybody in the pid namespace can then read the exit status.
+    ///
+    /// The parent may never reap the process, so add a timeout unless you control the parent. If this
+    /// process is the parent, another task must wait for the child.
+    ///
+    /// # Platforms
+    ///
+    /// Linux 6.9 and later reports the reap. On other Unix systems the process is
+    /// [polled](Mechanism::Polling) from its exit on. Windows has no zombies: a pid is released when
+    /// its last handle closes, so this resolves at the exit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(unix)]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use tokio::process::Command;
+    /// use tokio_process_exit::ProcessExit;
+    ///
+    /// let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn()?;
+    /// let process = ProcessExit::open(child.id().unwrap())?.until_reaped();
+    /// child.wait().await?; // reaps the child
+    /// process.await?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(unix))]
+    /// # fn main() {}
+    /// ```
+    pub fn until_reaped(mut self) -> ProcessExit {
+        self.stop_waiting();
+        self.wait.restart(Until::Reap);
+        self.terminated = false;
+        if let Source::Polled(source) = &mut self.source {
+            source.polled.set_until(Until::Reap);
+        }
+        self
+    }
+
+    /// Returns the exit if the wait is resolved.
+    fn exit(&self) -> Option<Exit> {
+        let exit = Exit::new(self.pid, self.wait.status());
+        self.wait.is_resolved().then_some(exit)
+    }
+
+    #[allow(dead_code, reason = "not every system has descriptors to lend")]
+    pub(crate) fn process(&self) -> Option<&sys::Process> {
+        match &self.source {
+            Source::Registered(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    #[allow(dead_code, reason = "not every system has descriptors to lend")]
+    pub(crate) fn probe(&self) -> Option<&Probe> {
+        match &self.source {
+            Source::Polled(source) => Some(source.probe()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for ProcessExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("ProcessExit");
+        debug
+            .field("pid", &self.pid())
+            .field("until", &self.wait.until());
+        match &self.source {
+            Source::Failed(error) => debug.field("error", error),
+            Source::Registered(_) => debug.field("mechanism", &sys::Process::MECHANISM),
+            Source::Polled(source) => debug
+                .field("mechanism", &Mechanism::Polling)
+                .field("reason", &source.reason),
+        };
+        if let Some(exit) = self.exit() {
+            debug.field("exit", &exit);
+        }
+        debug.finish()
+    }
+}
