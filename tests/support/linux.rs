@@ -1,4 +1,4 @@
-//! What the tests ask of Linux: threads, `/proc`, pids by choice.
+//! Helpers for Linux: threads, `/proc`, denied system calls, resource limits and chosen pids.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -8,22 +8,22 @@ use std::process::{Command, Output};
 
 pub use super::unix::*;
 
-/// In a forked child: starts a second thread that runs `body`, and ends the leading thread.
+/// Starts a second thread that runs `body`, and ends the leading thread.
 ///
-/// What `body` returns is the exit code of the process.
+/// Call this only in a forked child. The child exits with the return value of `body`.
 pub fn leader_exits<F: FnOnce() -> i32>(body: F) -> ! {
     extern "C" fn run<F: FnOnce() -> i32>(body: *mut c_void) -> i32 {
-        // SAFETY: the pointer that was passed to `clone` below, read once.
+        // SAFETY: `body` is the pointer that was passed to `clone` below. It is read once.
         let body = unsafe { body.cast::<F>().read() };
         exit_group(body())
     }
     const STACK: usize = 256 << 10;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: an anonymous mapping at an address of the kernel's choice.
+    // SAFETY: the call makes a new anonymous mapping at an address that the kernel chooses.
     let stack = unsafe { libc::mmap(std::ptr::null_mut(), STACK, protection, flags, -1, 0) };
     assert_ne!(stack, libc::MAP_FAILED);
-    // SAFETY: the end of the mapping, from which the stack grows down.
+    // SAFETY: `top` is the end of the mapping. The stack grows down from there.
     let top = unsafe { stack.byte_add(STACK) };
     let mut body = std::mem::ManuallyDrop::new(body);
     let flags = libc::CLONE_VM
@@ -33,16 +33,17 @@ pub fn leader_exits<F: FnOnce() -> i32>(body: F) -> ! {
         | libc::CLONE_THREAD
         | libc::CLONE_SYSVSEM;
     let argument = (&raw mut body).cast();
-    // Again, if no pid is free.
+    // Retry while no pid is free.
     // SAFETY: the stack is as large as the thread needs, and `body` lives on the leader's stack,
     // which stays mapped when the leader exits.
     while unsafe { libc::clone(run::<F>, top, flags, argument) } < 0 {}
-    // SAFETY: ends this thread only, and takes an integer. The code must not be believed.
+    // Exit with a code that must not be reported: it is the leading thread's, not the process's.
+    // SAFETY: the call takes an integer and ends only this thread.
     unsafe { libc::syscall(libc::SYS_exit, 99) };
     unreachable!()
 }
 
-/// Replaces the process by `sh -c script`.
+/// Replaces this process with `sh -c script`. Returns 98 if that fails.
 pub fn exec_sh(script: &std::ffi::CStr) -> i32 {
     let arguments = [
         c"sh".as_ptr(),
@@ -50,30 +51,31 @@ pub fn exec_sh(script: &std::ffi::CStr) -> i32 {
         script.as_ptr(),
         std::ptr::null(),
     ];
-    // SAFETY: a path and a null-terminated array of strings that live until the exec.
+    // SAFETY: the path and the null-terminated array of strings live until the `exec`.
     unsafe { libc::execv(c"/bin/sh".as_ptr(), arguments.as_ptr()) };
     98
 }
 
+/// Opens a pidfd. Panics if that fails.
 pub fn pidfd_open(pid: u32, flags: u32) -> OwnedFd {
-    // SAFETY: takes integers.
+    // SAFETY: the call takes integers.
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) } as RawFd)
 }
 
-/// The state letter in `/proc/<pid>/stat`. `None`: no such process.
+/// Returns the state letter in `/proc/<pid>/stat`, or `None` if there is no such process.
 pub fn state_of(pid: u32) -> Option<char> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     stat.get(name_end + 2).map(|&byte| byte as char)
 }
 
-/// The names of this process's open descriptors.
+/// Returns the number and the target of each open descriptor of this process.
 pub fn open_fds() -> Vec<String> {
     let mut fds: Vec<String> = fs::read_dir("/proc/self/fd")
         .expect("/proc")
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            // The directory itself is gone by now.
+            // Skip a descriptor that another thread has closed in the meantime.
             let target = fs::read_link(entry.path()).ok()?;
             Some(format!(
                 "{} {}",
@@ -86,7 +88,7 @@ pub fn open_fds() -> Vec<String> {
     fds
 }
 
-/// Our children, dead or alive.
+/// Returns the `/proc/<pid>/stat` line of each of our children, zombies included.
 pub fn children() -> Vec<String> {
     let me = std::process::id().to_string();
     fs::read_dir("/proc")
@@ -99,27 +101,29 @@ pub fn children() -> Vec<String> {
         .collect()
 }
 
-/// Linux 6.15, where a reaped process's status can be read from the pidfd.
+/// Returns whether a pidfd reports the status of a reaped process (Linux 6.15).
 pub fn pidfd_tells_the_status() -> bool {
     release() >= (6, 15) && pidfd_can_be_asked() && !super::poll_forced()
 }
 
-/// Linux 6.13. An emulator need not know the call, whatever the kernel below.
+/// Returns whether pidfds support `PIDFD_GET_INFO` (Linux 6.13).
+///
+/// An emulator may not support the request even if the kernel below does.
 pub fn pidfd_can_be_asked() -> bool {
     static KNOWN: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
-        // SAFETY: a `pidfd_info` is all integers.
+        // SAFETY: a `pidfd_info` is all integers, for which all zeroes is a valid value.
         let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
         let pidfd = pidfd_open(std::process::id(), 0);
-        // SAFETY: `info` is as large as the number says, and writable.
+        // SAFETY: `info` is writable and has the size that the request number encodes.
         unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO as _, &raw mut info) == 0 }
     });
     *KNOWN
 }
 
-/// Whether system calls can be denied. Emulators of user mode do without.
+/// Returns whether system calls can be denied by seccomp. User-mode emulators do not support that.
 pub fn seccomp_filters() -> bool {
     let action = libc::SECCOMP_RET_ERRNO;
-    // SAFETY: asks about an action, which is readable, and changes nothing.
+    // SAFETY: the call reads `action`, which is readable, and changes nothing.
     let known = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -131,7 +135,7 @@ pub fn seccomp_filters() -> bool {
     known == 0
 }
 
-/// From now on a system call of this thread, and of those that it starts, fails.
+/// Makes a system call fail with `errno`, in this thread and in all that it starts from now on.
 pub fn deny(call: libc::c_long, errno: i32) {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
     let filter = SeccompFilter::new(
@@ -140,17 +144,18 @@ pub fn deny(call: libc::c_long, errno: i32) {
         SeccompAction::Errno(errno as u32),
         std::env::consts::ARCH
             .try_into()
-            .expect("an architecture with seccomp"),
+            .expect("an architecture that seccompiler supports"),
     );
     let program: BpfProgram = filter.unwrap().try_into().unwrap();
     apply_filter(&program).unwrap();
 }
 
-/// Where `/proc/<pid>/stat` holds the status of the whole process.
+/// Returns whether `/proc/<pid>/stat` shows the exit status of the whole process (Linux 6.1).
 pub fn stat_tells_the_status() -> bool {
     release() >= (6, 1)
 }
 
+/// Returns the first two numbers of the kernel's release.
 pub fn release() -> (u32, u32) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
     let mut numbers = release
@@ -159,11 +164,13 @@ pub fn release() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// As [`rerun`], as another user than root. `None`: that user cannot start this binary.
+/// Runs one test of this binary again as the user `nobody`, with `ROLE` set to "nobody".
+///
+/// Returns `None` if that user cannot start this binary.
 pub fn rerun_as_nobody(test: &str, environment: &[(&str, String)]) -> Option<Output> {
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
-    // A copy, as the way to the binary itself may be closed to others.
+    // Start a copy: the user may have no access to the directory of the binary itself.
     let directory = std::env::temp_dir().join(format!("{test}-{}", std::process::id()));
     fs::create_dir_all(&directory).ok()?;
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).ok()?;
@@ -179,7 +186,7 @@ pub fn rerun_as_nobody(test: &str, environment: &[(&str, String)]) -> Option<Out
         .gid(65534)
         .current_dir("/");
     let mut output = command.output();
-    // A fork by another test may have the copy open for writing, until its exec.
+    // Retry: a fork by another test may hold the copy open for writing until it executes a program.
     while output
         .as_ref()
         .is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY))
@@ -191,11 +198,11 @@ pub fn rerun_as_nobody(test: &str, environment: &[(&str, String)]) -> Option<Out
     output.ok()
 }
 
-/// Whether any process but `except` holds a pidfd of `pid`.
+/// Returns whether any process other than `except` holds a pidfd of `pid`.
 pub fn holds_pidfd_of(pid: u32, except: u32) -> bool {
     let line = format!("\nPid:\t{pid}\n");
-    let holds = |process: &fs::DirEntry| {
-        let Ok(fds) = fs::read_dir(process.path().join("fdinfo")) else {
+    let holds = |entry: &fs::DirEntry| {
+        let Ok(fds) = fs::read_dir(entry.path().join("fdinfo")) else {
             return false;
         };
         fds.filter_map(|fd| fs::read_to_string(fd.ok()?.path()).ok())
@@ -205,24 +212,24 @@ pub fn holds_pidfd_of(pid: u32, except: u32) -> bool {
         .expect("/proc")
         .filter_map(Result::ok)
         .filter(|entry| entry.file_name() != *except.to_string())
-        .any(|process| holds(&process))
+        .any(|entry| holds(&entry))
 }
 
-/// Of all threads of this process so far.
+/// Returns the number of voluntary context switches of all threads of this process so far.
 pub fn voluntary_context_switches() -> i64 {
     usage().ru_nvcsw as _
 }
 
-/// Makes a process that has this free pid. `None` where pids cannot be chosen.
+/// Starts a process that has this free pid. Returns `None` where pids cannot be chosen.
 pub fn recycle<T>(pid: u32, spawn: impl Fn() -> T, id: impl Fn(&T) -> u32) -> Option<T> {
-    // The kernel goes on from here, unless another process comes in between.
+    // The kernel assigns this pid next, unless another process is started in between.
     (0..100).find_map(|_| {
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
-        Some(spawn()).filter(|process| id(process) == pid)
+        Some(spawn()).filter(|child| id(child) == pid)
     })
 }
 
-/// Of all threads of this process so far.
+/// Returns the processor time of all threads of this process so far.
 pub fn cpu_time() -> std::time::Duration {
     let usage = usage();
     [usage.ru_utime, usage.ru_stime]
@@ -232,21 +239,21 @@ pub fn cpu_time() -> std::time::Duration {
 }
 
 fn usage() -> libc::rusage {
-    // SAFETY: a `rusage` is all integers.
+    // SAFETY: a `rusage` is all integers, for which all zeroes is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: `usage` is writable.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
     usage
 }
 
-/// How many descriptors there is room for in this process's table by now.
+/// Returns the present size of this process's descriptor table.
 pub fn descriptor_table() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
     size.and_then(|size| size.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Raises the soft limit of descriptors to the hard one, and returns it.
+/// Raises the soft limit of descriptors to the hard limit, and returns that limit.
 pub fn raise_descriptors() -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -258,7 +265,7 @@ pub fn raise_descriptors() -> u64 {
     limit.rlim_max as _
 }
 
-/// Sets the soft limit of descriptors, and returns what it was.
+/// Sets the soft limit of descriptors, and returns the previous one.
 pub fn limit_descriptors(soft: u64) -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

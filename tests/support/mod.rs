@@ -1,10 +1,10 @@
-//! Real processes for the tests: children, and processes that are not ours.
+//! Helpers that the tests share: real processes, deadlines, and tests in a process of their own.
 
 #![allow(
     dead_code,
     unreachable_pub,
     unused_imports,
-    reason = "each test file uses a part of it"
+    reason = "each test file uses only some of the helpers"
 )]
 
 use std::future::Future;
@@ -27,21 +27,21 @@ pub use unix::{Forked as Sleeper, many};
 #[cfg(windows)]
 pub type Sleeper = Child;
 
-/// Processes that sleep until they are killed, as cheap as they come.
+/// Starts `size` processes that sleep until they are killed.
 #[cfg(windows)]
 pub fn many(size: usize) -> Vec<Sleeper> {
     (0..size).map(|_| Child::spawn(0)).collect()
 }
 
-/// As many processes as a test wants, or as many as it takes no minutes to start.
+/// Returns `size`, but at most 100 on Windows: starting more processes takes minutes there.
 pub fn at_most(size: usize) -> usize {
     if cfg!(unix) { size } else { size.min(100) }
 }
 
-/// What the slowest machine needs by far. A test that reaches it has failed.
+/// How long [`deadline`] and [`until`] wait before they fail. The slowest machine needs far less.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Awaits what must come to pass.
+/// Awaits a future that must resolve. Panics after [`DEADLINE`].
 #[track_caller]
 pub fn deadline<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let caller = std::panic::Location::caller();
@@ -52,7 +52,7 @@ pub fn deadline<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Awaits a little while what must not come to pass.
+/// Awaits a future that must not resolve. Panics if the future resolves within 150 ms.
 #[track_caller]
 pub fn still_pending<F: Future>(future: F) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
@@ -63,30 +63,30 @@ pub fn still_pending<F: Future>(future: F) -> impl Future<Output = ()> {
     }
 }
 
-/// Waits, blocking, for a condition that must come about.
+/// Blocks until a condition is true. Panics with its description after [`DEADLINE`].
 #[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn until(description: &str, mut condition: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {
         assert!(
             start.elapsed() < DEADLINE,
-            "{what}: not so after {DEADLINE:?}"
+            "timed out after {DEADLINE:?}: {description}"
         );
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Says that a test, or a part of it, cannot run here.
+/// Reports that a test, or a part of a test, cannot run here.
 pub fn skip(why: &str) {
-    // Straight to the terminal, past the capture of the test harness.
+    // Write to stderr directly: the test harness would capture the output of `eprintln!`.
     let test = std::thread::current().name().unwrap_or("?").to_owned();
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
 }
 
-/// Our own child, which exits when told. Killed and reaped when dropped.
+/// A child of this process, which exits at [`Child::end`]. Dropping the child kills and reaps it.
 pub struct Child(pub std::process::Child);
 
-/// A shell that runs a script.
+/// Returns a command that runs a script in the system's shell.
 pub fn shell(script: &str) -> Command {
     #[cfg(unix)]
     let (shell, option) = ("sh", "-c");
@@ -96,14 +96,14 @@ pub fn shell(script: &str) -> Command {
     command.arg(option);
     #[cfg(unix)]
     command.arg(script);
-    // It has rules of its own for quotes.
+    // Pass the script as it is: `cmd` does not understand the quotes that `arg` adds.
     #[cfg(windows)]
     std::os::windows::process::CommandExt::raw_arg(&mut command, script);
     command
 }
 
-/// A shell that reads a line, and exits with `code`.
-pub fn obedient_shell(code: u8) -> Command {
+/// Returns a command that reads a line from its standard input and exits with `code`.
+fn exit_after_line(code: u8) -> Command {
     let read = if cfg!(unix) {
         "read line;"
     } else {
@@ -113,30 +113,30 @@ pub fn obedient_shell(code: u8) -> Command {
 }
 
 impl Child {
-    /// A child that will exit with `code`.
+    /// Starts a child that exits with `code` at [`Child::end`].
     pub fn spawn(code: u8) -> Child {
-        Child::spawn_command(&mut obedient_shell(code))
+        Child::spawn_command(&mut exit_after_line(code))
     }
 
-    /// A child that exits by itself, or at a line on its standard input.
+    /// Starts a child. The command must exit by itself or after a line on its standard input.
     pub fn spawn_command(command: &mut Command) -> Child {
         command.stdin(Stdio::piped());
-        // Wine is out of something in passing, where many have been started: ERROR_INTERNAL_ERROR.
-        let is_passing =
+        // Once many processes have been started, Wine sometimes fails with ERROR_INTERNAL_ERROR.
+        let is_transient =
             |error: &std::io::Error| cfg!(windows) && error.raw_os_error() == Some(1359);
         let mut tries = 0;
         loop {
             match command.spawn() {
-                Err(error) if is_passing(&error) && tries < 100 => {
+                Err(error) if is_transient(&error) && tries < 100 => {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(50));
                 }
-                spawned => return Child(spawned.expect("it starts")),
+                spawned => return Child(spawned.expect("the command can be started")),
             }
         }
     }
 
-    /// A child that has exited with `code` and has not been reaped.
+    /// Returns a child that has exited with `code` and has not been reaped.
     pub fn zombie(code: u8) -> Child {
         let mut child = Child::spawn(code);
         child.end();
@@ -144,36 +144,39 @@ impl Child {
         child
     }
 
-    /// Waits, blocking, until it has exited. It is left to be reaped.
+    /// Blocks until the child has exited. On Unix, the child is not reaped.
     pub fn until_exited(&mut self) {
         #[cfg(unix)]
-        until("a zombie", || unix::is_zombie(self.id()));
-        // There are no zombies.
+        until("the child is a zombie", || unix::is_zombie(self.id()));
+        // Windows has no zombies.
         #[cfg(windows)]
-        until("an exit", || self.0.try_wait().expect("ours").is_some());
+        until("the child has exited", || {
+            self.0.try_wait().expect("our own child").is_some()
+        });
     }
 
     pub fn id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Tells it to exit.
+    /// Makes the child exit, by writing a line to its standard input.
     pub fn end(&mut self) {
-        // A line rather than the end of the pipe, which a fork of this process would hold up.
+        // Do not merely close the pipe: another fork of this process may still hold it open.
         if let Some(mut stdin) = self.0.stdin.take() {
             let _ = stdin.write_all(b"\n");
         }
     }
 
-    /// Has it exited, when this returns. It is left to be reaped.
+    /// Kills the child and blocks until it has exited. On Unix, the child is not reaped.
     pub fn kill(&mut self) {
         self.0.kill().expect("a child can be killed");
         self.until_exited();
     }
 
+    /// Makes the child exit, reaps it and returns its status.
     pub fn reap(&mut self) -> ExitStatus {
         self.end();
-        self.0.wait().expect("its status was left to us")
+        self.0.wait().expect("the child has not been reaped")
     }
 }
 
@@ -184,19 +187,20 @@ impl Drop for Child {
     }
 }
 
-/// Waits until a process that has been reaped cannot be opened any more.
+/// Blocks until a reaped process can no longer be opened by its pid.
 pub fn until_forgotten(pid: u32) {
-    until("nothing to open", || {
+    until("the pid cannot be opened", || {
         tokio_process_exit::ProcessExit::open(pid).is_err()
     });
 }
 
-/// Whether this build never asks the kernel for events.
+/// Returns whether this build polls all processes, without events from the kernel.
 pub fn poll_forced() -> bool {
     cfg!(tokio_process_exit_force_poll)
 }
 
-/// What starts a program of this target: it alone, or after what `TEST_RUNNER` names, an emulator.
+/// Returns the command line of a program of this target, which starts with the emulator in
+/// `TEST_RUNNER` if there is one.
 pub fn runnable(program: std::path::PathBuf) -> Vec<std::ffi::OsString> {
     std::env::var_os("TEST_RUNNER")
         .into_iter()
@@ -204,7 +208,7 @@ pub fn runnable(program: std::path::PathBuf) -> Vec<std::ffi::OsString> {
         .collect()
 }
 
-/// A command that starts a program of this target.
+/// Returns a command that starts a program of this target, in the emulator if there is one.
 pub fn command(program: std::path::PathBuf) -> Command {
     let words = runnable(program);
     let mut command = Command::new(&words[0]);
@@ -212,7 +216,7 @@ pub fn command(program: std::path::PathBuf) -> Command {
     command
 }
 
-/// An example that cargo has built along with the tests.
+/// Returns the path of an example that cargo has built along with the tests.
 pub fn example(name: &str) -> std::path::PathBuf {
     let test = std::env::current_exe().unwrap(); // target/debug/deps/pwait-0123456789abcdef
     let name_of_file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
@@ -220,30 +224,31 @@ pub fn example(name: &str) -> std::path::PathBuf {
     let example = examples.join(name_of_file);
     assert!(
         example.exists(),
-        "{} has not been built: `cargo test` does, and `cargo build --example {name}`",
+        "{} has not been built: run `cargo test`, or `cargo build --example {name}`",
         example.display()
     );
     example
 }
 
-/// Runs one test of this binary again in a process of its own, with `ROLE` set, as `prepare` says.
+/// Runs one test of this binary again, in a process of its own that has `ROLE` set.
 ///
-/// The test looks at [`role`] first.
+/// The test must check [`role`] first. `prepare` may change the command.
 pub fn rerun(test: &str, role: &str, prepare: impl FnOnce(&mut Command)) -> Output {
-    let binary = std::env::current_exe().expect("this binary");
+    let binary = std::env::current_exe().expect("the path of this binary");
     let mut command = command(binary);
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("ROLE", role);
     prepare(&mut command);
-    command.output().expect("this binary starts again")
+    command.output().expect("this binary can be started")
 }
 
+/// Returns the role that [`rerun`] gave to this process. `None` in the original process.
 pub fn role() -> Option<String> {
     std::env::var("ROLE").ok()
 }
 
-/// Fails with what the other process said.
+/// Panics with the output of a [`rerun`] unless its test has passed. Repeats its `skipped:` lines.
 #[track_caller]
 pub fn assert_passed(output: &Output) {
     let out = String::from_utf8_lossy(&output.stdout);
@@ -258,7 +263,7 @@ pub fn assert_passed(output: &Output) {
     }
 }
 
-/// Whether the status of a zombie is told that is another parent's, and our user's.
+/// Returns whether the status of another parent's zombie is known if the zombie runs as our user.
 pub fn tells_the_status_of_zombies() -> bool {
     #[cfg(target_os = "linux")]
     return linux::stat_tells_the_status();
@@ -266,7 +271,9 @@ pub fn tells_the_status_of_zombies() -> bool {
     return cfg!(any(windows, target_os = "freebsd"));
 }
 
-/// Whether the status of a process that has been reaped is told, be it after its event.
+/// Returns whether the status of a process is known even if it was reaped before the first query.
+///
+/// On kqueue, the exit event carries that status.
 pub fn tells_the_status_of_reaped() -> bool {
     #[cfg(target_os = "linux")]
     return linux::pidfd_tells_the_status();
@@ -274,7 +281,7 @@ pub fn tells_the_status_of_reaped() -> bool {
     return cfg!(windows) || !poll_forced();
 }
 
-/// What this process has open: descriptors by name, or the number of handles.
+/// Returns what this process has open: its descriptors on Unix, the number of handles on Windows.
 pub fn open_handles() -> impl PartialEq + std::fmt::Debug {
     #[cfg(target_os = "linux")]
     return linux::open_fds();
@@ -284,13 +291,13 @@ pub fn open_handles() -> impl PartialEq + std::fmt::Debug {
     return windows::handle_count();
 }
 
-/// The number that the system gives to this thread.
+/// Returns the system's id of the calling thread.
 #[cfg(any(target_os = "linux", windows))]
 pub fn thread_id() -> u32 {
     #[cfg(target_os = "linux")]
-    // SAFETY: takes nothing.
+    // SAFETY: the call takes no arguments.
     return unsafe { libc::gettid() } as u32;
     #[cfg(windows)]
-    // SAFETY: takes nothing.
+    // SAFETY: the call takes no arguments.
     return unsafe { windows_sys::Win32::System::Threading::GetCurrentThreadId() };
 }

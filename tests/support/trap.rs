@@ -1,11 +1,12 @@
-//! A kernel that answers as a test says.
+//! System calls that fail, or that return what another kernel version would return.
 //!
-//! A seccomp filter traps every system call of this thread, and of those that it starts from then
-//! on, but the few that [`LET_THROUGH`] names. The handler of the trap (SIGSYS) makes the call
-//! itself, with a mark that the filter lets pass, and may fail it or change the answer.
+//! A seccomp filter traps the system calls of this thread and of all threads that it starts later,
+//! except for those in [`LET_THROUGH`]. The handler of the trap (SIGSYS) makes the call itself, and
+//! adds a [key](PASS_KEY) that the filter accepts. It may fail the call or change its result. Calls
+//! fail, and are counted, only while their thread is armed.
 //!
-//! Nothing of a process can be undone: it belongs into a process of its own, which starts no program
-//! afterwards.
+//! The filter cannot be removed, so install it in a process of its own. That process must not start
+//! a program: the filter would stay, but the handler would be gone.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use seccompiler::{
     SeccompRule, apply_filter,
 };
 
-/// The calls that can be made to fail, by their kernel names, and all the forms that they come in.
+/// The calls that can be made to fail: a name, and the numbers of all variants of the call.
 pub const CALLS: [(&str, &[c_long]); 24] = [
     ("pidfd_open", &[libc::SYS_pidfd_open]),
     ("epoll_create1", &[libc::SYS_epoll_create1]),
@@ -48,8 +49,8 @@ pub const CALLS: [(&str, &[c_long]); 24] = [
     ("close", &[libc::SYS_close]),
 ];
 
-/// What the allocator, the threads and the test itself need. The crate makes none of these of its
-/// own accord.
+/// The calls that are not trapped: the allocator, threads and the tests need them. The crate itself
+/// makes none of them.
 const LET_THROUGH: [c_long; 36] = [
     libc::SYS_brk,
     libc::SYS_clone,
@@ -89,42 +90,49 @@ const LET_THROUGH: [c_long; 36] = [
     libc::SYS_geteuid,
 ];
 
-/// In the sixth argument, which none of the calls has.
-const PASS: u64 = 0x7e57_ca11_7e57_ca11;
+/// The sixth argument of a call that the filter lets pass.
+///
+/// No call needs this argument: `epoll_pwait` ignores it without a signal mask, and [`make`]
+/// replaces `pselect6`.
+const PASS_KEY: u64 = 0x7e57_ca11_7e57_ca11;
 
-/// A call, by its place in [`CALLS`].
+/// Returns the index of a call in [`CALLS`].
 pub fn call(name: &str) -> usize {
-    let place = CALLS.iter().position(|(call, _)| *call == name);
-    place.unwrap_or_else(|| panic!("no call {name}"))
+    let index = CALLS.iter().position(|(call, _)| *call == name);
+    index.unwrap_or_else(|| panic!("{name} is not in CALLS"))
 }
 
-/// A kind of kernel, as bits of what it does otherwise than this one.
+/// Bits for the differences between another kernel and this one.
 pub mod kernel {
-    /// Before 6.15: the pidfd of a reaped process does not tell the status.
+    /// Before 6.15: the pidfd of a reaped process does not report the status.
     pub const NO_INFO_EXIT: u32 = 1 << 0;
-    /// 6.9 to 6.12: an ioctl that pidfds do not know is EINVAL.
+    /// 6.9 to 6.12: pidfds have no `PIDFD_GET_INFO`, and fail with EINVAL.
     pub const NO_GET_INFO: u32 = 1 << 1;
-    /// Before 6.9: pidfds all share one inode of another file system, are not readable anew at the
-    /// reap, and know no ioctl at all.
+    /// Before 6.9: all pidfds share one inode of another file system. They report no event at the
+    /// reap, and support no ioctl at all.
     pub const NO_PIDFS: u32 = 1 << 2;
-    /// 5.3: `waitid` does not know pidfds.
+    /// 5.3: `waitid` does not accept pidfds.
     pub const NO_P_PIDFD: u32 = 1 << 3;
-    /// Before 5.3.
+    /// Before 5.3: there is no `pidfd_open`.
     pub const NO_PIDFD_OPEN: u32 = 1 << 4;
-    /// Before 6.1, by its release.
+    /// Before 6.1: `uname` returns an older release.
     pub const OLD_RELEASE: u32 = 1 << 5;
-    /// The pidfd of a reaped process can be asked, and does not tell the status. The field reads 0.
+    /// `PIDFD_GET_INFO` succeeds for a reaped process, but withholds the status: the field is 0.
     pub const WITHHELD: u32 = 1 << 6;
 }
 
+/// The [`kernel`] bits of the imitated kernel.
 static KERNEL: AtomicU32 = AtomicU32::new(0);
 
-/// Calls of one kind that fail, counted from 1.
+/// A range of armed calls that fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
+    /// Index in [`CALLS`].
     pub call: usize,
     pub errno: i32,
+    /// Number of the first call that fails, counted from 1.
     pub first: u32,
+    /// How many calls fail.
     pub count: u32,
 }
 
@@ -135,26 +143,29 @@ const NO_FAULT: Fault = Fault {
     count: 0,
 };
 
+/// The four fields of each of two [`Fault`]s.
 struct Faults([AtomicU32; 8]);
 
 static FAULTS: Faults = Faults([const { AtomicU32::new(0) }; 8]);
 
-/// How often each call has been made by an armed thread, and how many of these were failed.
+/// How often each call has been made by armed threads.
 static MADE: [AtomicU32; CALLS.len()] = [const { AtomicU32::new(0) }; CALLS.len()];
+/// How many calls the second fault has failed.
 static FAILED: AtomicU32 = AtomicU32::new(0);
-/// A call that has no place in [`CALLS`].
+/// Number of a trapped call that is not in [`CALLS`], or -1.
 static UNKNOWN: AtomicI32 = AtomicI32::new(-1);
 
 thread_local! {
+    /// Whether the calls of this thread are counted and may fail.
     static ARMED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on the calls of this thread count, and fail.
+/// Counts the calls of this thread from now on, and lets them fail.
 pub fn arm() {
     ARMED.set(true);
 }
 
-/// Runs the crate's code, whose calls count and fail.
+/// Runs code whose calls are counted and may fail.
 pub fn armed<T>(body: impl FnOnce() -> T) -> T {
     struct Disarm;
     impl Drop for Disarm {
@@ -167,31 +178,31 @@ pub fn armed<T>(body: impl FnOnce() -> T) -> T {
     body()
 }
 
-/// Polls the crate's future armed. What the runtime does in between is not.
+/// Awaits a future whose calls are counted and may fail. The runtime's own calls are not affected.
 pub async fn armed_future<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|cx| armed(|| future.as_mut().poll(cx))).await
 }
 
-/// How often each call was made armed.
+/// Returns how often each call has been made by armed threads.
 pub fn made() -> [u32; CALLS.len()] {
     std::array::from_fn(|call| MADE[call].load(Relaxed))
 }
 
-/// How many calls were failed.
+/// Returns how many calls the second fault has failed.
 pub fn failed() -> u32 {
     FAILED.load(Relaxed)
 }
 
-/// A system call that was made and has no place here.
+/// Returns the number of a trapped call that is not in [`CALLS`], if there has been one.
 pub fn unknown() -> Option<i32> {
     Some(UNKNOWN.load(Relaxed)).filter(|&number| number >= 0)
 }
 
-/// Traps this thread, and those that it starts.
+/// Traps the calls of this thread and of all threads that it starts later.
 pub fn install(kernel: u32, faults: [Option<Fault>; 2]) {
     KERNEL.store(kernel, Relaxed);
-    for (place, fault) in faults.into_iter().enumerate() {
+    for (index, fault) in faults.into_iter().enumerate() {
         let fault = fault.unwrap_or(NO_FAULT);
         let fields = [
             fault.call as u32,
@@ -199,26 +210,27 @@ pub fn install(kernel: u32, faults: [Option<Fault>; 2]) {
             fault.first,
             fault.count,
         ];
-        for (at, field) in fields.into_iter().enumerate() {
-            FAULTS.0[4 * place + at].store(field, Relaxed);
+        for (offset, field) in fields.into_iter().enumerate() {
+            FAULTS.0[4 * index + offset].store(field, Relaxed);
         }
     }
-    // SAFETY: a `sigaction` is integers, for which all zeroes is a valid value.
+    // SAFETY: a `sigaction` is all integers, for which all zeroes is a valid value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_trap as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
-    // SAFETY: the handler makes system calls and counts, no more.
+    // SAFETY: the handler only makes system calls and counts.
     let result = unsafe { libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut()) };
     assert_eq!(result, 0);
 
-    let is_marked = || {
+    let has_pass_key = || {
         let condition =
-            SeccompCondition::new(5, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, PASS).unwrap();
+            SeccompCondition::new(5, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, PASS_KEY).unwrap();
         SeccompRule::new(vec![condition]).unwrap()
     };
     let numbers = CALLS.iter().flat_map(|(_, numbers)| numbers.iter());
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        numbers.map(|&number| (number, vec![is_marked()])).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = numbers
+        .map(|&number| (number, vec![has_pass_key()]))
+        .collect();
     rules.extend(LET_THROUGH.map(|number| (number, Vec::new())));
     let architecture = std::env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(
@@ -233,7 +245,7 @@ pub fn install(kernel: u32, faults: [Option<Fault>; 2]) {
 }
 
 extern "C" fn on_trap(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel gives this to a handler with SA_SIGINFO, for itself alone.
+    // SAFETY: the kernel passes a context to a handler with SA_SIGINFO, and nothing else uses it.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let registers = &mut context.uc_mcontext.gregs;
     let arguments = [
@@ -245,18 +257,19 @@ extern "C" fn on_trap(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut c_v
     ]
     .map(|register| registers[register as usize]);
     let number = registers[libc::REG_RAX as usize];
-    registers[libc::REG_RAX as usize] = answer(number, arguments);
+    registers[libc::REG_RAX as usize] = result_of(number, arguments);
 }
 
-fn answer(number: c_long, arguments: [i64; 5]) -> i64 {
-    let is_it = |(_, numbers): &(&str, &[c_long])| numbers.contains(&number);
-    let Some(call) = CALLS.iter().position(is_it) else {
+/// Returns the result of a trapped call, or its errno negated.
+fn result_of(number: c_long, arguments: [i64; 5]) -> i64 {
+    let has_number = |(_, numbers): &(&str, &[c_long])| numbers.contains(&number);
+    let Some(call) = CALLS.iter().position(has_number) else {
         UNKNOWN.store(number as i32, Relaxed);
         return -i64::from(libc::ENOSYS);
     };
-    if let Some(errno) = fault(call) {
+    if let Some(errno) = count_and_fail(call) {
         if number == libc::SYS_close {
-            // As Linux has it: the descriptor is gone in any case.
+            // Close the descriptor all the same, as Linux does when `close` fails.
             make(number, arguments);
         }
         return -i64::from(errno);
@@ -265,43 +278,43 @@ fn answer(number: c_long, arguments: [i64; 5]) -> i64 {
     if kernel == 0 {
         make(number, arguments)
     } else {
-        make_in(kernel, number, arguments)
+        make_as(kernel, number, arguments)
     }
 }
 
-/// Counts an armed call. Returns how it is to fail.
-fn fault(call: usize) -> Option<i32> {
+/// Counts a call of an armed thread. Returns the errno if the call must fail.
+fn count_and_fail(call: usize) -> Option<i32> {
     if !ARMED.get() {
         return None;
     }
     let made = MADE[call].fetch_add(1, Relaxed) + 1;
-    let errno = (0..2).find_map(|place| {
-        let field = |at: usize| FAULTS.0[4 * place + at].load(Relaxed);
+    let failure = (0..2).find_map(|index| {
+        let field = |offset: usize| FAULTS.0[4 * index + offset].load(Relaxed);
         let (first, count) = (field(2), field(3));
         let hit = field(0) as usize == call && made >= first && made - first < count;
-        hit.then(|| (place, field(1) as i32))
+        hit.then(|| (index, field(1) as i32))
     });
-    let (place, errno) = errno?;
-    if place == 1 {
+    let (index, errno) = failure?;
+    if index == 1 {
         FAILED.fetch_add(1, Relaxed);
     }
     Some(errno)
 }
 
-/// Makes the call. Returns what the kernel does: the result, or the errno negated.
+/// Makes a call. Returns its result, or its errno negated.
 fn make(number: c_long, [a, b, c, d, e]: [i64; 5]) -> i64 {
-    // The sixth argument of pselect6 is a pointer. With a timeout of zero they are the same.
+    // `pselect6` needs its sixth argument, so call `select`: they agree if the timeout is zero.
     let number = match number {
         libc::SYS_pselect6 => libc::SYS_select,
         number => number,
     };
-    // SAFETY: where the thread's errno is.
+    // SAFETY: the call takes no arguments, and returns the address of this thread's errno.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above, it is readable.
+    // SAFETY: `errno` is readable.
     let before = unsafe { *errno };
-    // SAFETY: the very call that was to be made.
-    let result = unsafe { libc::syscall(number, a, b, c, d, e, PASS) };
-    // SAFETY: as above, and writable.
+    // SAFETY: the trapped code meant to make this call with these arguments.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, PASS_KEY) };
+    // SAFETY: `errno` is writable.
     let failure = unsafe { std::mem::replace(&mut *errno, before) };
     if result == -1 {
         -i64::from(failure)
@@ -310,8 +323,8 @@ fn make(number: c_long, [a, b, c, d, e]: [i64; 5]) -> i64 {
     }
 }
 
-/// Makes the call in a kernel of another kind.
-fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
+/// Makes a call, and returns or writes the result of the imitated kernel.
+fn make_as(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
     const SHARED_INODE: u64 = 15;
     const ANON_INODE_FS_MAGIC: c_long = 0x0904_1934;
     const PID_FS_MAGIC: c_long = 0x5049_4446;
@@ -336,10 +349,10 @@ fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
     if result < 0 {
         return result;
     }
-    // In each case the call has just written there what is changed.
+    // The call has succeeded, so it has written to the memory that is changed below.
     match number {
         libc::SYS_ioctl if second as u32 == libc::PIDFD_GET_INFO as u32 => {
-            // SAFETY: the caller's `pidfd_info`.
+            // SAFETY: `third` points to the caller's `pidfd_info`.
             let info = unsafe { &mut *(third as *mut libc::pidfd_info) };
             let has_a_pid = info.mask & u64::from(libc::PIDFD_INFO_PID) != 0 && info.pid != 0;
             if is(kernel::NO_INFO_EXIT) && !has_a_pid {
@@ -351,37 +364,37 @@ fn make_in(kernel: u32, number: c_long, arguments: [i64; 5]) -> i64 {
             }
         }
         libc::SYS_poll if is(kernel::NO_PIDFS) => {
-            // SAFETY: the caller's `pollfd`; the crate only polls one.
+            // SAFETY: `first` points to the caller's `pollfd`. The crate polls one at a time.
             let poll = unsafe { &mut *(first as *mut libc::pollfd) };
             poll.revents &= !libc::POLLHUP;
         }
         libc::SYS_epoll_wait if is(kernel::NO_PIDFS) => {
             let events = second as *mut libc::epoll_event;
-            // SAFETY: the caller's events, of which so many were written.
+            // SAFETY: the call has written `result` events to the caller's array.
             let events = unsafe { std::slice::from_raw_parts_mut(events, result as usize) };
             for event in events {
                 event.events &= !(libc::EPOLLHUP as u32);
             }
         }
         libc::SYS_fstatfs if is(kernel::NO_PIDFS) => {
-            // SAFETY: the caller's `statfs`.
+            // SAFETY: `second` points to the caller's `statfs`.
             let stat = unsafe { &mut *(second as *mut libc::statfs) };
             if stat.f_type as c_long == PID_FS_MAGIC {
                 stat.f_type = ANON_INODE_FS_MAGIC as _;
             }
         }
         libc::SYS_fstat if is(kernel::NO_PIDFS) => {
-            // SAFETY: the caller's `stat`.
+            // SAFETY: `second` points to the caller's `stat`.
             unsafe { (*(second as *mut libc::stat)).st_ino = SHARED_INODE };
         }
         libc::SYS_newfstatat
             if is(kernel::NO_PIDFS) && arguments[3] == libc::AT_EMPTY_PATH as i64 =>
         {
-            // SAFETY: the caller's `stat`.
+            // SAFETY: `third` points to the caller's `stat`.
             unsafe { (*(third as *mut libc::stat)).st_ino = SHARED_INODE };
         }
         libc::SYS_uname if is(kernel::OLD_RELEASE) => {
-            // SAFETY: the caller's `utsname`.
+            // SAFETY: `first` points to the caller's `utsname`.
             let name = unsafe { &mut *(first as *mut libc::utsname) };
             for (to, from) in name.release.iter_mut().zip(b"5.15.0\0") {
                 *to = *from as libc::c_char;

@@ -1,4 +1,4 @@
-//! Processes that take more than `std::process`: grandchildren, and children without a program.
+//! Processes that `std::process` cannot start: grandchildren, and forks that execute no program.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -6,14 +6,15 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 #[cfg(not(target_os = "linux"))]
 use std::process::Command;
 
-/// A process that is not our child. Its parent, the parent, reaps it only when told.
+/// A process that is not our child. Its parent reaps it only at [`Grandchild::reap`].
 pub struct Grandchild {
     id: u32,
     parent: Forked,
     /// Carries the exit code to the grandchild.
     exit: File,
-    /// Carries the order to reap to the parent, and its report back.
+    /// Carries the request to reap to the parent.
     reap: File,
+    /// Carries the grandchild's pid from the parent, and later a byte for the reap.
     report: File,
     reaped: bool,
 }
@@ -55,11 +56,11 @@ impl Grandchild {
         }
     }
 
-    /// One that has exited with `code`, a zombie as long as this lives and nobody reaps it.
+    /// Returns a grandchild that has exited with `code` and has not been reaped.
     pub fn zombie(code: u8) -> Grandchild {
         let mut grandchild = Grandchild::spawn();
         grandchild.end(code);
-        super::until("a zombie", || is_zombie(grandchild.id));
+        super::until("the grandchild is a zombie", || is_zombie(grandchild.id));
         grandchild
     }
 
@@ -67,18 +68,24 @@ impl Grandchild {
         self.id
     }
 
+    /// Makes the grandchild exit with `code`.
     pub fn end(&mut self, code: u8) {
-        self.exit.write_all(&[code]).expect("it listens");
+        self.exit
+            .write_all(&[code])
+            .expect("the grandchild reads the code");
     }
 
+    /// Sends a signal to the grandchild.
     pub fn kill(&mut self, signal: i32) {
         assert!(!self.reaped);
         kill(self.id, signal);
     }
 
-    /// Has it reaped by its parent, once it has exited.
+    /// Has the parent reap the grandchild. Blocks until the grandchild exits and has been reaped.
     pub fn reap(&mut self) {
-        self.reap.write_all(&[1]).expect("the parent listens");
+        self.reap
+            .write_all(&[1])
+            .expect("the parent reads the request");
         self.report
             .read_exact(&mut [0])
             .expect("the parent reports the reap");
@@ -89,17 +96,17 @@ impl Grandchild {
 impl Drop for Grandchild {
     fn drop(&mut self) {
         if !self.reaped {
-            // Either may be refused, after a change of user or once it has exited.
+            // Ignore errors: the grandchild may have exited, or this process has changed its user.
             let _ = self.exit.write_all(&[0]);
             kill(self.id, libc::SIGKILL);
             self.reap();
         }
-        // The parent goes with its own drop.
+        // The parent is killed and reaped by the drop of its own field.
         let _ = &self.parent;
     }
 }
 
-/// A child made by `fork` alone. Killed and reaped when dropped.
+/// A child made by `fork` without `exec`. Dropping the child kills and reaps it.
 pub struct Forked {
     id: libc::pid_t,
 }
@@ -109,13 +116,13 @@ impl Forked {
         self.id as u32
     }
 
-    /// Has it exited, when this returns. It is left to be reaped.
+    /// Kills the child and blocks until it is a zombie.
     pub fn kill(&mut self) {
         kill(self.id(), libc::SIGKILL);
-        super::until("a zombie", || is_zombie(self.id()));
+        super::until("the child is a zombie", || is_zombie(self.id()));
     }
 
-    /// Its wait status.
+    /// Reaps the child and returns its wait status.
     pub fn reap(self) -> i32 {
         let status = reap_raw(self.id);
         std::mem::forget(self);
@@ -130,9 +137,10 @@ impl Drop for Forked {
     }
 }
 
-/// Runs `body` in a child and exits with what it returns.
+/// Forks a child that runs `body` and exits with the return value.
 ///
-/// The test process has threads, so `body` may only make system calls: no allocation, no lock.
+/// `body` may only make system calls. It must not allocate or lock: the child never releases a lock
+/// that another thread holds during the fork.
 pub fn fork(body: impl FnOnce() -> i32) -> Forked {
     let id = fork_raw();
     if id == 0 {
@@ -143,26 +151,28 @@ pub fn fork(body: impl FnOnce() -> i32) -> Forked {
     Forked { id }
 }
 
-/// Children that cost next to nothing, and sleep until they are killed.
+/// Forks `size` children that sleep until they are killed.
 pub fn many(size: usize) -> Vec<Forked> {
     (0..size).map(|_| fork(|| forever())).collect()
 }
 
+/// Returns the reading and the writing end of a pipe.
 pub fn pipe() -> (File, File) {
-    // Of a pair of sockets, as `pipe2` is not everywhere, and `pipe` leaves them open in others.
+    // Use sockets: not every system has `pipe2`, and programs started here would inherit a `pipe`.
     let (read, write) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
     (OwnedFd::from(read).into(), OwnedFd::from(write).into())
 }
 
-/// Takes ownership of a descriptor that a system call has just returned.
+/// Takes ownership of a descriptor that a system call has just returned. Panics if the call failed.
 pub fn own(fd: RawFd) -> OwnedFd {
     assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: new, by the contract of this function.
+    // SAFETY: the caller passes a new descriptor, which nothing else owns.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// Sends a signal to a process.
 pub fn kill(pid: u32, signal: i32) {
-    // SAFETY: takes integers. The pid is positive, so it is no group.
+    // SAFETY: the call takes integers. The pid is positive, so it names no process group.
     unsafe { libc::kill(i32::try_from(pid).expect("a pid"), signal) };
 }
 
@@ -171,11 +181,13 @@ fn fork_raw() -> libc::pid_t {
     unsafe { libc::fork() }
 }
 
+/// Ends this process without running any exit handlers.
 pub fn exit_group(code: i32) -> ! {
-    // SAFETY: takes an integer.
+    // SAFETY: the call takes an integer.
     unsafe { libc::_exit(code) }
 }
 
+/// Waits for a child to exit, reaps it and returns its wait status.
 pub fn reap_raw(pid: libc::pid_t) -> i32 {
     let mut status = 0;
     loop {
@@ -187,16 +199,18 @@ pub fn reap_raw(pid: libc::pid_t) -> i32 {
     }
 }
 
-/// So that a killed test leaves nothing behind, where the system offers that.
+/// Has this process killed when its parent exits, so that a killed test leaves no process behind.
+///
+/// Only Linux supports this.
 fn die_with_parent() {
     #[cfg(target_os = "linux")]
-    // SAFETY: takes integers.
+    // SAFETY: the call takes integers.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
     };
 }
 
-/// Whether it has exited and has not been reaped.
+/// Returns whether a process has exited and has not been reaped.
 pub fn is_zombie(pid: u32) -> bool {
     #[cfg(target_os = "linux")]
     return super::linux::state_of(pid) == Some('Z');
@@ -209,10 +223,10 @@ pub fn is_zombie(pid: u32) -> bool {
     }
 }
 
-/// In a forked child: waits for a byte. 97 at the end of the pipe.
+/// Waits for a byte and returns it, or 97 at the end of the pipe. Makes only system calls.
 pub fn read_byte(fd: RawFd) -> u8 {
     let mut byte = 97_u8;
-    // SAFETY: room for one byte.
+    // SAFETY: `byte` has room for one byte.
     unsafe { libc::read(fd, (&raw mut byte).cast(), 1) };
     byte
 }
@@ -222,22 +236,23 @@ fn write_bytes(fd: RawFd, bytes: &[u8]) {
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
 }
 
+/// Sleeps until this process is killed.
 pub fn forever() -> ! {
     loop {
-        // SAFETY: takes nothing.
+        // SAFETY: the call takes no arguments.
         unsafe { libc::pause() };
     }
 }
 
 pub fn is_root() -> bool {
-    // SAFETY: takes nothing.
+    // SAFETY: the call takes no arguments.
     unsafe { libc::geteuid() == 0 }
 }
 
-/// The numbers of this process's open descriptors.
+/// Returns the numbers of this process's open descriptors, as far as they are below 1024.
 #[cfg(not(target_os = "linux"))]
 pub fn open_fds() -> Vec<RawFd> {
-    // SAFETY: takes integers.
+    // SAFETY: the call takes integers.
     let is_open = |&fd: &RawFd| unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
     (0..1024).filter(is_open).collect()
 }

@@ -1,13 +1,13 @@
-//! What the tests ask of Windows.
+//! Helpers for Windows.
 
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessHandleCount};
 
-/// How many handles this process has open.
+/// Returns how many handles this process has open.
 ///
-/// Wine always says 0.
+/// Wine always returns 0.
 pub fn handle_count() -> u32 {
     let mut count = 0;
-    // SAFETY: takes nothing, and gives a constant that stands for this process.
+    // SAFETY: the call takes no arguments, and returns a constant that stands for this process.
     let process = unsafe { GetCurrentProcess() };
     // SAFETY: `count` is writable.
     let result = unsafe { GetProcessHandleCount(process, &raw mut count) };
