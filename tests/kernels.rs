@@ -1,7 +1,7 @@
-//! Promise: on each older kernel the wait is as good as that kernel permits.
+//! Promise: on each older kernel, waits work as well as that kernel permits.
 //!
-//! What such a kernel answers otherwise than this one is put into its answers, see
-//! [`support::trap`]. Only what it does of its own accord, wake at the reap for instance, stays.
+//! [`support::trap`] changes the results of system calls to those of the older kernel. It cannot
+//! change what this kernel does on its own: epoll still wakes at the reap, for instance.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
@@ -18,49 +18,48 @@ use support::{deadline, still_pending};
 use tokio::runtime::Builder;
 use tokio_process_exit::{Exit, ExitSet, Mechanism, ProcessExit, exit_of};
 
-/// A kind of kernel, what is different there, and what is known there.
+/// A kernel version, and what is expected of waits on it.
 struct Kernel {
     name: &'static str,
-    differs: u32,
-    /// Whether it has pidfds.
+    /// Bits of [`trap::kernel`].
+    differences: u32,
+    /// Whether the kernel has pidfds.
     events: bool,
-    /// Whether a reap is an event.
-    tells_the_reap: bool,
-    /// Whether the status of another's zombie is known,
-    zombie: bool,
-    /// and that of a process that was reaped before it was looked at.
-    reaped: bool,
+    /// Whether the kernel reports a reap as an event.
+    reap_events: bool,
+    /// Whether the status of another parent's zombie is known.
+    zombie_status: bool,
+    /// Whether the status of a process is known even if it was reaped before the first query.
+    reaped_status: bool,
 }
 
 #[rustfmt::skip]
 const KERNELS: [Kernel; 9] = [
-    Kernel { name: "5.2", differs: NO_PIDFD_OPEN | OLD_RELEASE, events: false, tells_the_reap: false, zombie: false, reaped: false },
-    Kernel { name: "5.3", differs: NO_P_PIDFD | NO_PIDFS | OLD_RELEASE, events: true, tells_the_reap: false, zombie: false, reaped: false },
-    Kernel { name: "5.15", differs: NO_PIDFS | OLD_RELEASE, events: true, tells_the_reap: false, zombie: false, reaped: false },
-    Kernel { name: "6.1", differs: NO_PIDFS, events: true, tells_the_reap: false, zombie: true, reaped: false },
-    Kernel { name: "6.9", differs: NO_GET_INFO, events: true, tells_the_reap: true, zombie: true, reaped: false },
-    Kernel { name: "6.13", differs: NO_INFO_EXIT, events: true, tells_the_reap: true, zombie: true, reaped: false },
-    Kernel { name: "6.15", differs: 0, events: true, tells_the_reap: true, zombie: true, reaped: true },
-    Kernel { name: "6.15, withheld", differs: WITHHELD, events: true, tells_the_reap: true, zombie: true, reaped: false },
-    Kernel { name: "6.1 without pidfds", differs: NO_PIDFD_OPEN, events: false, tells_the_reap: false, zombie: true, reaped: false },
+    Kernel { name: "5.2", differences: NO_PIDFD_OPEN | OLD_RELEASE, events: false, reap_events: false, zombie_status: false, reaped_status: false },
+    Kernel { name: "5.3", differences: NO_P_PIDFD | NO_PIDFS | OLD_RELEASE, events: true, reap_events: false, zombie_status: false, reaped_status: false },
+    Kernel { name: "5.15", differences: NO_PIDFS | OLD_RELEASE, events: true, reap_events: false, zombie_status: false, reaped_status: false },
+    Kernel { name: "6.1", differences: NO_PIDFS, events: true, reap_events: false, zombie_status: true, reaped_status: false },
+    Kernel { name: "6.9", differences: NO_GET_INFO, events: true, reap_events: true, zombie_status: true, reaped_status: false },
+    Kernel { name: "6.13", differences: NO_INFO_EXIT, events: true, reap_events: true, zombie_status: true, reaped_status: false },
+    Kernel { name: "6.15", differences: 0, events: true, reap_events: true, zombie_status: true, reaped_status: true },
+    Kernel { name: "6.15, withheld", differences: WITHHELD, events: true, reap_events: true, zombie_status: true, reaped_status: false },
+    Kernel { name: "6.1 without pidfds", differences: NO_PIDFD_OPEN, events: false, reap_events: false, zombie_status: true, reaped_status: false },
 ];
 
-/// Runs the rest of the test in a process of its own for each kernel.
+/// Runs the rest of the test once for each kernel, in a process of its own.
 macro_rules! on_each_kernel {
     ($test:ident) => {
         match support::role() {
             Some(role) => KERNELS
                 .iter()
                 .find(|kernel| kernel.name == role)
-                .expect("a kernel"),
+                .expect("the name of a kernel"),
             None => {
                 if !linux::seccomp_filters() {
-                    return support::skip("no system call can be trapped");
+                    return support::skip("system calls cannot be trapped");
                 }
                 if !linux::pidfd_tells_the_status() {
-                    return support::skip(
-                        "this kernel is an older one itself, or polling is forced",
-                    );
+                    return support::skip("this kernel is older than 6.15, or polling is forced");
                 }
                 for kernel in &KERNELS {
                     support::assert_passed(&support::rerun(stringify!($test), kernel.name, |_| {}));
@@ -71,12 +70,13 @@ macro_rules! on_each_kernel {
     };
 }
 
+/// Returns the exit code, if the status is known. Panics if a signal killed the process.
 fn code(exit: Exit) -> Option<i32> {
     exit.status()
-        .map(|status| status.code().expect("no signal"))
+        .map(|status| status.code().expect("no signal killed the process"))
 }
 
-/// A child without a program, which exits with this code at a byte.
+/// Forks a child that exits with `code` once a byte is written to the returned pipe.
 fn child(code: i32) -> (Forked, std::fs::File) {
     let (read, write) = linux::pipe();
     let fd = read.as_raw_fd();
@@ -87,59 +87,64 @@ fn child(code: i32) -> (Forked, std::fs::File) {
     (child, write)
 }
 
+/// Imitates `kernel` and runs a future on a new runtime.
 fn block_on<F: Future>(kernel: &Kernel, future: F) -> F::Output {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    trap::install(kernel.differs, [None, None]);
+    trap::install(kernel.differences, [None, None]);
     runtime.block_on(future)
 }
 
 #[test]
-fn an_exit_and_a_reap_are_told_on_each_kernel() {
+fn reports_exit_and_reap_on_each_kernel() {
     use std::io::Write;
-    let kernel = on_each_kernel!(an_exit_and_a_reap_are_told_on_each_kernel);
-    let ((child, mut tell), mut grandchild) = (child(7), Grandchild::spawn());
+    let kernel = on_each_kernel!(reports_exit_and_reap_on_each_kernel);
+    let ((child, mut pipe_of_child), mut grandchild) = (child(7), Grandchild::spawn());
     let (mut early, mut late) = (Grandchild::spawn(), Grandchild::spawn());
     block_on(kernel, async {
-        let source = match kernel.events {
+        let mechanism = match kernel.events {
             true => Mechanism::PidFd,
             false => Mechanism::Polling,
         };
-        // Our own child: its status is always known.
-        let mut exit = exit_of(child.id());
-        assert_eq!(exit.mechanism(), Some(source));
-        still_pending(&mut exit).await;
-        tell.write_all(&[0]).unwrap();
+        // The status of our own child is known, except on Linux 5.3.
+        let mut process = exit_of(child.id());
+        assert_eq!(process.mechanism(), Some(mechanism));
+        still_pending(&mut process).await;
+        pipe_of_child.write_all(&[0]).unwrap();
         assert_eq!(
-            code(deadline(exit).await.unwrap()),
-            Some(7).filter(|_| kernel.zombie || kernel.differs & NO_P_PIDFD == 0)
+            code(deadline(process).await.unwrap()),
+            Some(7).filter(|_| kernel.zombie_status || kernel.differences & NO_P_PIDFD == 0)
         );
         assert_eq!(child.reap(), 7 << 8);
 
-        // Another's.
-        let known = kernel.zombie.then_some(8);
-        let mut exit = exit_of(grandchild.id());
-        still_pending(&mut exit).await;
+        // The exit and then the reap of a grandchild.
+        let status = kernel.zombie_status.then_some(8);
+        let mut process = exit_of(grandchild.id());
+        still_pending(&mut process).await;
         grandchild.end(8);
-        assert_eq!(code(deadline(&mut exit).await.unwrap()), known);
-        let mut exit = exit.until_reaped();
-        still_pending(&mut exit).await;
-        let now = exit.mechanism().unwrap();
-        let reap_is_an_event = kernel.events && kernel.tells_the_reap;
-        assert_eq!(now == Mechanism::PidFd, reap_is_an_event, "{now:?}");
+        assert_eq!(code(deadline(&mut process).await.unwrap()), status);
+        let mut process = process.until_reaped();
+        still_pending(&mut process).await;
+        let mechanism = process.mechanism().unwrap();
+        let has_reap_event = kernel.events && kernel.reap_events;
+        assert_eq!(
+            mechanism == Mechanism::PidFd,
+            has_reap_event,
+            "{mechanism:?}"
+        );
         grandchild.reap();
-        let known = known.or(kernel.reaped.then_some(8));
-        assert_eq!(code(deadline(exit).await.unwrap()), known);
+        let status = status.or(kernel.reaped_status.then_some(8));
+        assert_eq!(code(deadline(process).await.unwrap()), status);
 
-        // Reaped before it was looked at.
-        let exit = exit_of(early.id());
+        // A grandchild that is reaped before the first query.
+        let process = exit_of(early.id());
         early.end(9);
         early.reap();
         assert_eq!(
-            code(deadline(exit).await.unwrap()),
-            kernel.reaped.then_some(9)
+            code(deadline(process).await.unwrap()),
+            kernel.reaped_status.then_some(9)
         );
 
-        // In a set, until the reap.
+        // A member of a set that waits for the reap.
         let mut set = ExitSet::new();
         assert!(set.insert_exit(exit_of(late.id()).until_reaped()));
         assert!(!set.insert(late.id()).unwrap());
@@ -147,21 +152,21 @@ fn an_exit_and_a_reap_are_told_on_each_kernel() {
         late.end(10);
         still_pending(set.next_exit()).await;
         assert!(!set.insert(late.id()).unwrap());
-        assert_eq!(set.polled_len() == 0, reap_is_an_event);
+        assert_eq!(set.polled_len() == 0, has_reap_event);
         late.reap();
         let exit = deadline(set.next_exit()).await.unwrap().unwrap();
-        let known = kernel.zombie || kernel.reaped;
-        assert_eq!(code(exit), known.then_some(10));
+        let is_known = kernel.zombie_status || kernel.reaped_status;
+        assert_eq!(code(exit), is_known.then_some(10));
     });
 }
 
 #[test]
-fn only_a_pidfd_is_adopted_on_each_kernel() {
-    let kernel = on_each_kernel!(only_a_pidfd_is_adopted_on_each_kernel);
+fn adopts_only_pidfds_on_each_kernel() {
+    let kernel = on_each_kernel!(adopts_only_pidfds_on_each_kernel);
     let mut grandchild = Grandchild::spawn();
     let mut reaped = Grandchild::spawn();
     let pidfd = linux::pidfd_open(grandchild.id(), 0);
-    let of_reaped = linux::pidfd_open(reaped.id(), 0);
+    let pidfd_of_reaped = linux::pidfd_open(reaped.id(), 0);
     reaped.end(0);
     reaped.reap();
     let directory = std::fs::File::open(format!("/proc/{}", grandchild.id())).unwrap();
@@ -177,33 +182,33 @@ fn only_a_pidfd_is_adopted_on_each_kernel() {
             let error = ProcessExit::try_from(fd).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         }
-        let mut exit = ProcessExit::try_from(pidfd).unwrap();
-        assert_eq!(exit.pid(), Some(grandchild.id()));
-        still_pending(&mut exit).await;
+        let mut process = ProcessExit::try_from(pidfd).unwrap();
+        assert_eq!(process.pid(), Some(grandchild.id()));
+        still_pending(&mut process).await;
         grandchild.end(8);
-        deadline(exit).await.unwrap();
-        let exit = ProcessExit::try_from(of_reaped).unwrap();
-        assert_eq!(exit.pid(), None);
-        deadline(exit).await.unwrap();
+        deadline(process).await.unwrap();
+        let process = ProcessExit::try_from(pidfd_of_reaped).unwrap();
+        assert_eq!(process.pid(), None);
+        deadline(process).await.unwrap();
     });
 }
 
 #[test]
-fn a_pid_that_is_anothers_is_another_process_on_each_kernel() {
-    let kernel = on_each_kernel!(a_pid_that_is_anothers_is_another_process_on_each_kernel);
-    let mut one = Grandchild::spawn();
-    let two = Grandchild::spawn();
+fn set_rejects_only_duplicates_on_each_kernel() {
+    let kernel = on_each_kernel!(set_rejects_only_duplicates_on_each_kernel);
+    let mut first = Grandchild::spawn();
+    let second = Grandchild::spawn();
     block_on(kernel, async {
         let mut set = ExitSet::new();
-        assert!(set.insert_exit(exit_of(one.id())));
-        assert!(!set.insert_exit(exit_of(one.id())));
-        assert!(set.insert_exit(exit_of(two.id())));
+        assert!(set.insert_exit(exit_of(first.id())));
+        assert!(!set.insert_exit(exit_of(first.id())));
+        assert!(set.insert_exit(exit_of(second.id())));
         assert_eq!(set.len(), 2);
-        one.end(3);
+        first.end(3);
         deadline(set.next_exit()).await.unwrap().unwrap();
-        // Yielded, but not reaped.
-        assert!(set.insert(one.id()).unwrap());
-        assert!(!set.insert(one.id()).unwrap());
+        // The first process has been yielded, but is a zombie and can be inserted again.
+        assert!(set.insert(first.id()).unwrap());
+        assert!(!set.insert(first.id()).unwrap());
         deadline(set.next_exit()).await.unwrap().unwrap();
         let pending = tokio::time::timeout(Duration::from_millis(50), set.next_exit()).await;
         assert!(pending.is_err());
@@ -211,31 +216,32 @@ fn a_pid_that_is_anothers_is_another_process_on_each_kernel() {
 }
 
 #[test]
-fn the_status_of_a_child_that_exits_without_a_signal_is_told() {
+fn reports_status_of_a_child_without_exit_signal() {
     use std::io::Write;
-    const TEST: &str = "the_status_of_a_child_that_exits_without_a_signal_is_told";
+    const TEST: &str = "reports_status_of_a_child_without_exit_signal";
     if support::role().is_none() {
         if !linux::seccomp_filters() {
-            return support::skip("no system call can be trapped");
+            return support::skip("system calls cannot be trapped");
         }
         return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
     }
     let (read, mut write) = linux::pipe();
     let fd = read.as_raw_fd();
-    // As `fork`, but no signal goes to the parent: only __WALL waits for such a child.
-    // SAFETY: no flags, so nothing is shared, and no stack is needed. The child makes system calls.
+    // Fork a child that sends no signal when it exits. Only `waitpid` with __WALL can reap it.
+    // SAFETY: without flags, nothing is shared and no stack is needed. The child only makes system
+    // calls.
     let pid = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } as libc::pid_t;
     if pid == 0 {
         linux::exit_group(i32::from(linux::read_byte(fd)));
     }
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    // Where /proc does not tell.
+    // On older kernels, /proc does not show the status either.
     trap::install(OLD_RELEASE, [None, None]);
     runtime.block_on(async {
-        let mut exit = exit_of(pid as u32);
-        still_pending(&mut exit).await;
+        let mut process = exit_of(pid as u32);
+        still_pending(&mut process).await;
         write.write_all(&[7]).unwrap();
-        assert_eq!(code(deadline(exit).await.unwrap()), Some(7));
+        assert_eq!(code(deadline(process).await.unwrap()), Some(7));
     });
     let mut status = 0;
     // SAFETY: `status` is writable.
