@@ -1,7 +1,7 @@
-//! Promise: where the kernel refuses events the wait still works, and says so to whoever asks.
+//! Promise: if the kernel refuses events, waits fall back to polling and report the reason.
 //!
-//! The refusals are real: seccomp filters, resource limits and mount namespaces, each in a process
-//! of its own.
+//! The refusals are real: each test runs in a process of its own, with a seccomp filter, a resource
+//! limit or a mount namespace.
 
 #![cfg(target_os = "linux")]
 
@@ -22,13 +22,13 @@ use support::{Child, deadline, skip, still_pending};
 use tokio::runtime::{Builder, Runtime};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
-/// Runs the rest of the test in a process of its own, once for each role.
-macro_rules! in_a_process_of_its_own {
+/// Runs the rest of the test in a process of its own, once for each role. Evaluates to the role.
+macro_rules! in_own_process {
     ($test:ident, $roles:expr) => {
         match support::role() {
             Some(role) => role,
             None => {
-                let _caches = Caches::of(stringify!($test));
+                let _caches = Caches::lock(stringify!($test));
                 for role in $roles {
                     support::assert_passed(&support::rerun(stringify!($test), role, |_| {}));
                 }
@@ -38,14 +38,16 @@ macro_rules! in_a_process_of_its_own {
     };
 }
 
-/// Dropped caches make polling less certain for an instant, so whoever drops them is alone.
+/// A lock on the kernel's caches, which a test holds for writing if it drops them.
+///
+/// Once caches are dropped, polling cannot verify identities for a moment. Other tests would fail.
 enum Caches {
     Kept(#[expect(dead_code)] RwLockReadGuard<'static, ()>),
     Dropped(#[expect(dead_code)] RwLockWriteGuard<'static, ()>),
 }
 
 impl Caches {
-    fn of(test: &str) -> Caches {
+    fn lock(test: &str) -> Caches {
         static CACHES: RwLock<()> = RwLock::new(());
         if test.starts_with("dropped_caches") {
             Caches::Dropped(CACHES.write().unwrap_or_else(PoisonError::into_inner))
@@ -61,10 +63,11 @@ const DENIALS: [(&str, i32); 3] = [
     ("ENOSYS", libc::ENOSYS),
 ];
 
-const NO_DENIALS: &str = "no system call can be denied";
+const NO_DENIALS: &str = "system calls cannot be denied";
 
-/// From now on a system call of this thread, and of those that it starts, fails. Where that cannot be
-/// had, the test ends.
+/// Makes a system call fail in this thread and in all that it starts from now on.
+///
+/// Skips the rest of the test if system calls cannot be denied.
 macro_rules! deny {
     ($call:expr, $errno:expr) => {{
         if !linux::seccomp_filters() {
@@ -82,20 +85,25 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// All that a wait promises, with whatever mechanism there is.
-async fn every_promise() {
-    // Our own child.
+/// Checks everything that a wait promises, with any mechanism.
+async fn check_every_promise() {
+    // A child of ours.
     let mut child = Child::spawn(7);
-    let mut exit = exit_of(child.id());
-    still_pending(&mut exit).await;
+    let mut process = exit_of(child.id());
+    still_pending(&mut process).await;
     child.end();
     assert_eq!(
-        deadline(&mut exit).await.unwrap().status().unwrap().code(),
+        deadline(&mut process)
+            .await
+            .unwrap()
+            .status()
+            .unwrap()
+            .code(),
         Some(7)
     );
     assert_eq!(child.reap().code(), Some(7));
     assert_eq!(
-        deadline(exit.until_reaped())
+        deadline(process.until_reaped())
             .await
             .unwrap()
             .status()
@@ -104,25 +112,25 @@ async fn every_promise() {
         Some(7)
     );
 
-    // Another's child that is not reaped.
+    // A child of another process, which reaps later.
     let mut grandchild = Grandchild::spawn();
-    let mut exit = exit_of(grandchild.id());
-    let mut reaped = exit_of(grandchild.id()).until_reaped();
-    still_pending(&mut exit).await;
+    let mut process = exit_of(grandchild.id());
+    let mut until_reaped = exit_of(grandchild.id()).until_reaped();
+    still_pending(&mut process).await;
     grandchild.end(8);
-    let status = deadline(exit).await.unwrap().status();
+    let status = deadline(process).await.unwrap().status();
     if linux::stat_tells_the_status() {
         assert_eq!(status.unwrap().code(), Some(8));
     }
-    still_pending(&mut reaped).await;
+    still_pending(&mut until_reaped).await;
     grandchild.reap();
-    assert_eq!(deadline(reaped).await.unwrap().status(), status);
+    assert_eq!(deadline(until_reaped).await.unwrap().status(), status);
 
-    // Ourselves, and pid 1.
+    // This process, and pid 1.
     still_pending(exit_of(std::process::id())).await;
     still_pending(exit_of(1)).await;
 
-    // Bad input.
+    // Invalid pids: of a reaped process, of a thread, and out of range.
     let error = ProcessExit::open(grandchild.id()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(
@@ -130,7 +138,7 @@ async fn every_promise() {
         format!("no process with pid {}", grandchild.id())
     );
     let thread = std::thread::spawn(|| {
-        // SAFETY: takes nothing.
+        // SAFETY: the call takes no arguments.
         let tid = unsafe { libc::gettid() } as u32;
         ProcessExit::open(tid).unwrap_err()
     });
@@ -149,53 +157,53 @@ async fn every_promise() {
 }
 
 #[test]
-fn a_denied_pidfd_is_replaced_by_polling() {
-    let role = in_a_process_of_its_own!(
-        a_denied_pidfd_is_replaced_by_polling,
-        DENIALS.map(|(name, _)| name)
-    );
+fn polls_if_pidfd_open_is_denied() {
+    let role = in_own_process!(polls_if_pidfd_open_is_denied, DENIALS.map(|(name, _)| name));
     let errno = DENIALS
         .into_iter()
         .find(|(name, _)| *name == role)
         .unwrap()
         .1;
     deny!(libc::SYS_pidfd_open, errno);
-    let exit = exit_of(std::process::id());
-    assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
-    assert!(exit.as_pidfd().is_none());
+    let process = exit_of(std::process::id());
+    assert_eq!(process.mechanism(), Some(Mechanism::Polling));
+    assert!(process.as_pidfd().is_none());
     if !support::poll_forced() {
-        assert_eq!(exit.fallback_reason().unwrap().raw_os_error(), Some(errno));
+        assert_eq!(
+            process.fallback_reason().unwrap().raw_os_error(),
+            Some(errno)
+        );
     }
-    runtime().block_on(every_promise());
+    runtime().block_on(check_every_promise());
 }
 
 #[test]
-fn what_one_thread_is_denied_others_still_have() {
-    let _ = in_a_process_of_its_own!(what_one_thread_is_denied_others_still_have, ["1"]);
+fn denial_in_one_thread_does_not_affect_others() {
+    let _ = in_own_process!(denial_in_one_thread_does_not_affect_others, ["1"]);
     if support::poll_forced() {
         return skip("polling is forced");
     }
     if !linux::seccomp_filters() {
         return skip(NO_DENIALS);
     }
-    let me = std::process::id();
+    let our_pid = std::process::id();
     let denied = std::thread::spawn(move || {
         linux::deny(libc::SYS_pidfd_open, libc::EPERM);
-        exit_of(me).mechanism()
+        exit_of(our_pid).mechanism()
     });
     assert_eq!(denied.join().unwrap(), Some(Mechanism::Polling));
-    assert_eq!(exit_of(me).mechanism(), Some(Mechanism::PidFd));
+    assert_eq!(exit_of(our_pid).mechanism(), Some(Mechanism::PidFd));
 }
 
 #[test]
-fn a_refused_registration_is_replaced_by_polling_the_pidfd() {
+fn polls_the_pidfd_if_registration_is_refused() {
     const REFUSALS: [(&str, i32); 3] = [
         ("ENOSPC", libc::ENOSPC),
         ("ENOMEM", libc::ENOMEM),
         ("EPERM", libc::EPERM),
     ];
-    let role = in_a_process_of_its_own!(
-        a_refused_registration_is_replaced_by_polling_the_pidfd,
+    let role = in_own_process!(
+        polls_the_pidfd_if_registration_is_refused,
         REFUSALS.map(|(name, _)| name)
     );
     if support::poll_forced() {
@@ -206,28 +214,31 @@ fn a_refused_registration_is_replaced_by_polling_the_pidfd() {
         .find(|(name, _)| *name == role)
         .unwrap()
         .1;
-    // The runtime needs it to start.
+    // Build the runtime before epoll_ctl is denied: a runtime needs the call to start.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     deny!(libc::SYS_epoll_ctl, errno);
     runtime.block_on(async {
         let mut grandchild = Grandchild::spawn();
-        let mut exit = exit_of(grandchild.id());
-        assert_eq!(exit.mechanism(), Some(Mechanism::PidFd));
-        still_pending(&mut exit).await;
-        assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
-        assert_eq!(exit.fallback_reason().unwrap().raw_os_error(), Some(errno));
-        assert!(exit.as_pidfd().is_some());
-        let mut exit = exit.until_reaped();
+        let mut process = exit_of(grandchild.id());
+        assert_eq!(process.mechanism(), Some(Mechanism::PidFd));
+        still_pending(&mut process).await;
+        assert_eq!(process.mechanism(), Some(Mechanism::Polling));
+        assert_eq!(
+            process.fallback_reason().unwrap().raw_os_error(),
+            Some(errno)
+        );
+        assert!(process.as_pidfd().is_some());
+        let mut process = process.until_reaped();
         grandchild.end(9);
-        still_pending(&mut exit).await;
+        still_pending(&mut process).await;
         grandchild.reap();
-        let exit = deadline(exit).await.unwrap();
+        let exit = deadline(process).await.unwrap();
         assert_eq!(exit.status().unwrap().code(), Some(9));
-        every_promise().await;
+        check_every_promise().await;
     });
 }
 
-/// Opens descriptors until there are none left.
+/// Opens files until no descriptor is free.
 fn exhaust_descriptors() -> Vec<std::fs::File> {
     let mut files = Vec::new();
     loop {
@@ -242,17 +253,14 @@ fn exhaust_descriptors() -> Vec<std::fs::File> {
 }
 
 #[test]
-fn without_descriptors_it_polls_and_goes_back_to_events_when_there_are_some() {
-    let _ = in_a_process_of_its_own!(
-        without_descriptors_it_polls_and_goes_back_to_events_when_there_are_some,
-        ["1"]
-    );
+fn polls_while_descriptors_are_exhausted() {
+    let _ = in_own_process!(polls_while_descriptors_are_exhausted, ["1"]);
     if support::poll_forced() {
-        return skip("polling is forced, so it never goes back");
+        return skip("polling is forced, so waits never return to events");
     }
     runtime().block_on(async {
         let mut child = Child::spawn(7);
-        let (mut one, mut two, mut three) = (
+        let (mut first, mut second, mut third) = (
             Grandchild::spawn(),
             Grandchild::spawn(),
             Grandchild::spawn(),
@@ -261,67 +269,67 @@ fn without_descriptors_it_polls_and_goes_back_to_events_when_there_are_some() {
         let files = exhaust_descriptors();
 
         let of_child = exit_of(child.id());
-        let mut of_one = exit_of(one.id());
-        let mut of_two = exit_of(two.id());
-        let mut of_three = exit_of(three.id()).until_reaped();
-        for exit in [&of_child, &of_one, &of_two, &of_three] {
-            assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
-            let reason = exit.fallback_reason().unwrap();
+        let mut of_first = exit_of(first.id());
+        let mut of_second = exit_of(second.id());
+        let mut of_third = exit_of(third.id()).until_reaped();
+        for process in [&of_child, &of_first, &of_second, &of_third] {
+            assert_eq!(process.mechanism(), Some(Mechanism::Polling));
+            let reason = process.fallback_reason().unwrap();
             assert_eq!(reason.raw_os_error(), Some(libc::EMFILE));
         }
-        still_pending(&mut of_one).await;
-        still_pending(&mut of_two).await;
-        still_pending(&mut of_three).await;
+        still_pending(&mut of_first).await;
+        still_pending(&mut of_second).await;
+        still_pending(&mut of_third).await;
 
-        // With nothing left, not even /proc can be read. But our children are told us, and
-        // everybody's reap.
+        // Without a descriptor, not even /proc can be read. Exits of our own children and reaps are
+        // still reported.
         child.end();
         assert_eq!(
             deadline(of_child).await.unwrap().status().unwrap().code(),
             Some(7)
         );
-        one.end(8);
-        one.reap();
-        deadline(of_one).await.unwrap();
-        assert_eq!(of_two.mechanism(), Some(Mechanism::Polling));
+        first.end(8);
+        first.reap();
+        deadline(of_first).await.unwrap();
+        assert_eq!(of_second.mechanism(), Some(Mechanism::Polling));
 
         drop(files);
         limit_descriptors(limit);
-        for exit in [&mut of_two, &mut of_three] {
+        for process in [&mut of_second, &mut of_third] {
             deadline(async {
-                while exit.mechanism() != Some(Mechanism::PidFd) {
-                    still_pending(&mut *exit).await;
+                while process.mechanism() != Some(Mechanism::PidFd) {
+                    still_pending(&mut *process).await;
                 }
             })
             .await;
-            assert!(exit.fallback_reason().is_none());
+            assert!(process.fallback_reason().is_none());
         }
-        two.end(9);
+        second.end(9);
         assert_eq!(
-            deadline(of_two).await.unwrap().status().unwrap().code(),
+            deadline(of_second).await.unwrap().status().unwrap().code(),
             Some(9)
         );
-        three.end(10);
-        still_pending(&mut of_three).await;
-        three.reap();
-        deadline(of_three).await.unwrap();
+        third.end(10);
+        still_pending(&mut of_third).await;
+        third.reap();
+        deadline(of_third).await.unwrap();
     });
 }
 
 #[test]
-fn the_last_descriptor_is_left_to_look_at_zombies_with() {
-    let _ = in_a_process_of_its_own!(the_last_descriptor_is_left_to_look_at_zombies_with, ["1"]);
+fn leaves_the_last_descriptor_for_reading_proc() {
+    let _ = in_own_process!(leaves_the_last_descriptor_for_reading_proc, ["1"]);
     runtime().block_on(async {
         let mut grandchild = Grandchild::spawn();
         let limit = limit_descriptors(64);
         let mut files = exhaust_descriptors();
         files.pop();
-        let mut exit = exit_of(grandchild.id());
-        assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
-        still_pending(&mut exit).await;
+        let mut process = exit_of(grandchild.id());
+        assert_eq!(process.mechanism(), Some(Mechanism::Polling));
+        still_pending(&mut process).await;
         grandchild.end(8);
         assert_eq!(
-            deadline(exit).await.unwrap().status().unwrap().code(),
+            deadline(process).await.unwrap().status().unwrap().code(),
             Some(8)
         );
         drop(files);
@@ -330,39 +338,33 @@ fn the_last_descriptor_is_left_to_look_at_zombies_with() {
 }
 
 #[test]
-fn the_last_descriptor_is_left_also_when_it_is_a_hole_in_a_full_table() {
-    let _ = in_a_process_of_its_own!(
-        the_last_descriptor_is_left_also_when_it_is_a_hole_in_a_full_table,
-        ["1"]
-    );
+fn leaves_the_last_descriptor_if_low_numbered() {
+    let _ = in_own_process!(leaves_the_last_descriptor_if_low_numbered, ["1"]);
     runtime().block_on(async {
-        let (mut one, two) = (Grandchild::spawn(), Grandchild::spawn());
+        let (mut first, second) = (Grandchild::spawn(), Grandchild::spawn());
         limit_descriptors(64);
         let mut files = exhaust_descriptors();
-        let of_one = exit_of(one.id());
+        let of_first = exit_of(first.id());
         files.remove(0);
-        let mut of_two = exit_of(two.id());
-        assert_eq!(of_two.mechanism(), Some(Mechanism::Polling));
-        still_pending(&mut of_two).await;
-        one.end(8);
+        let mut of_second = exit_of(second.id());
+        assert_eq!(of_second.mechanism(), Some(Mechanism::Polling));
+        still_pending(&mut of_second).await;
+        first.end(8);
         assert_eq!(
-            deadline(of_one).await.unwrap().status().unwrap().code(),
+            deadline(of_first).await.unwrap().status().unwrap().code(),
             Some(8)
         );
-        assert_eq!(of_two.mechanism(), Some(Mechanism::Polling));
+        assert_eq!(of_second.mechanism(), Some(Mechanism::Polling));
     });
 }
 
 #[test]
-fn a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one() {
-    let _ = in_a_process_of_its_own!(
-        a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one,
-        ["1"]
-    );
+fn fails_without_a_poller_thread_and_recovers() {
+    let _ = in_own_process!(fails_without_a_poller_thread_and_recovers, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let mut child = Child::spawn(7);
-    let mut exit = exit_of(child.id());
+    let mut process = exit_of(child.id());
     let (handle, pid) = (runtime.handle().clone(), child.id());
     let failed = std::thread::spawn(move || {
         linux::deny(libc::SYS_clone, libc::EAGAIN);
@@ -370,16 +372,16 @@ fn a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one() {
         let mut set = ExitSet::new();
         set.insert(pid).unwrap();
         handle.block_on(set.next_exit()).unwrap().unwrap_err();
-        handle.block_on(&mut exit).unwrap_err();
-        (exit, set)
+        handle.block_on(&mut process).unwrap_err();
+        (process, set)
     });
-    let (mut exit, mut set) = failed.join().unwrap();
+    let (mut process, mut set) = failed.join().unwrap();
     runtime.block_on(async {
-        still_pending(&mut exit).await;
+        still_pending(&mut process).await;
         still_pending(set.next_exit()).await;
         child.end();
         assert_eq!(
-            deadline(exit).await.unwrap().status().unwrap().code(),
+            deadline(process).await.unwrap().status().unwrap().code(),
             Some(7)
         );
         deadline(set.next_exit()).await.unwrap().unwrap();
@@ -387,91 +389,102 @@ fn a_runtime_without_a_thread_for_the_poller_is_an_error_until_there_is_one() {
 }
 
 #[test]
-fn a_status_that_the_poller_has_seen_is_not_lost_by_the_reap() {
-    let _ = in_a_process_of_its_own!(
-        a_status_that_the_poller_has_seen_is_not_lost_by_the_reap,
-        ["1"]
-    );
+fn keeps_the_status_seen_by_the_poller_after_a_reap() {
+    let _ = in_own_process!(keeps_the_status_seen_by_the_poller_after_a_reap, ["1"]);
     if !linux::stat_tells_the_status() {
-        return skip("Linux before 6.1 does not tell");
+        return skip("Linux before 6.1 does not show the status in /proc");
     }
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     let (first, second) = (runtime(), runtime());
     let code = |exit: tokio_process_exit::Exit| exit.status().and_then(|status| status.code());
 
-    // It is at hand when the process is looked at, waited for elsewhere, or put into a set.
-    let seen = || {
+    // The status is returned by a query, by a wait in another runtime, and by a set.
+    let reaped_after_poll = || {
         let mut grandchild = Grandchild::spawn();
         let mut task = tokio_test::task::spawn(exit_of(grandchild.id()));
         first.block_on(async { assert!(task.poll().is_pending()) });
         grandchild.end(8);
-        support::until("the poller sees the zombie", || task.is_woken());
+        support::until("the poller has seen the zombie", || task.is_woken());
         grandchild.reap();
         task.into_inner()
     };
-    assert_eq!(code(seen().try_wait().unwrap().unwrap()), Some(8));
-    assert_eq!(code(second.block_on(deadline(seen())).unwrap()), Some(8));
     assert_eq!(
-        code(seen().until_reaped().try_wait().unwrap().unwrap()),
+        code(reaped_after_poll().try_wait().unwrap().unwrap()),
+        Some(8)
+    );
+    assert_eq!(
+        code(second.block_on(deadline(reaped_after_poll())).unwrap()),
+        Some(8)
+    );
+    assert_eq!(
+        code(
+            reaped_after_poll()
+                .until_reaped()
+                .try_wait()
+                .unwrap()
+                .unwrap()
+        ),
         Some(8)
     );
     let mut set = ExitSet::new();
-    assert!(set.insert_exit(seen()));
+    assert!(set.insert_exit(reaped_after_poll()));
     assert_eq!(code(set.try_next_exit().unwrap().unwrap()), Some(8));
 
-    // Also while it still waits for the reap, and in a set.
+    // The status is also kept by a wait for the reap, and by a set that waits for the reap.
     let mut grandchild = Grandchild::spawn();
-    let mut exit = exit_of(grandchild.id()).until_reaped();
+    let mut process = exit_of(grandchild.id()).until_reaped();
     let mut set = ExitSet::new();
     set.insert_exit(exit_of(grandchild.id()).until_reaped());
     first.block_on(async {
-        still_pending(&mut exit).await;
+        still_pending(&mut process).await;
         still_pending(set.next_exit()).await;
     });
     grandchild.end(8);
-    support::until("a zombie", || linux::state_of(grandchild.id()) == Some('Z'));
+    support::until("the grandchild is a zombie", || {
+        linux::state_of(grandchild.id()) == Some('Z')
+    });
     second.block_on(async {
-        still_pending(&mut exit).await;
+        still_pending(&mut process).await;
         still_pending(set.next_exit()).await;
     });
     grandchild.reap();
-    assert_eq!(code(exit.try_wait().unwrap().unwrap()), Some(8));
+    assert_eq!(code(process.try_wait().unwrap().unwrap()), Some(8));
     assert_eq!(code(set.try_next_exit().unwrap().unwrap()), Some(8));
 }
 
 #[test]
-fn a_waker_that_panics_keeps_no_news_from_others() {
-    struct Bomb;
-    impl std::task::Wake for Bomb {
+fn panicking_waker_does_not_block_other_wakeups() {
+    struct PanickingWaker;
+    impl std::task::Wake for PanickingWaker {
         fn wake(self: std::sync::Arc<Self>) {
-            panic!("a waker that panics");
+            panic!("this waker always panics");
         }
     }
-    let _ = in_a_process_of_its_own!(a_waker_that_panics_keeps_no_news_from_others, ["1"]);
+    let _ = in_own_process!(panicking_waker_does_not_block_other_wakeups, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = runtime();
     runtime.block_on(async {
         let mut children: Vec<Child> = (0..8).map(Child::spawn).collect();
-        let mut exits: Vec<ProcessExit> =
+        let mut processes: Vec<ProcessExit> =
             children.iter().map(|child| exit_of(child.id())).collect();
-        for (n, exit) in exits.iter_mut().enumerate() {
+        for (n, process) in processes.iter_mut().enumerate() {
             if n % 2 == 0 {
-                let bomb = std::sync::Arc::new(Bomb).into();
-                let mut context = std::task::Context::from_waker(&bomb);
-                assert!(futures::FutureExt::poll_unpin(exit, &mut context).is_pending());
+                let waker = std::sync::Arc::new(PanickingWaker).into();
+                let mut context = std::task::Context::from_waker(&waker);
+                assert!(futures::FutureExt::poll_unpin(process, &mut context).is_pending());
             }
         }
         children.iter_mut().for_each(Child::end);
-        for exit in exits {
-            deadline(exit).await.unwrap();
+        for process in processes {
+            deadline(process).await.unwrap();
         }
     });
 }
 
 #[test]
-fn dropped_caches_cost_neither_the_status_nor_the_way_back_to_events() {
-    let role = in_a_process_of_its_own!(
-        dropped_caches_cost_neither_the_status_nor_the_way_back_to_events,
+fn dropped_caches_do_not_lose_status_or_events() {
+    let role = in_own_process!(
+        dropped_caches_do_not_lose_status_or_events,
         ["denied", "exhausted"]
     );
     let drop_caches = || std::fs::write("/proc/sys/vm/drop_caches", "2");
@@ -479,7 +492,7 @@ fn dropped_caches_cost_neither_the_status_nor_the_way_back_to_events() {
         return skip("caches cannot be dropped (not root)");
     }
     if !linux::stat_tells_the_status() {
-        return skip("Linux before 6.1 does not tell");
+        return skip("Linux before 6.1 does not show the status in /proc");
     }
     let mut child = Child::spawn(7);
     let mut grandchild = Grandchild::spawn();
@@ -489,20 +502,20 @@ fn dropped_caches_cost_neither_the_status_nor_the_way_back_to_events() {
     } else {
         exhausted = Some((limit_descriptors(64), exhaust_descriptors()));
     }
-    let mut exits = [child.id(), grandchild.id()].map(exit_of);
-    let runtime = runtime_in(&mut exhausted);
+    let mut processes = [child.id(), grandchild.id()].map(exit_of);
+    let runtime = runtime_after_exhaustion(&mut exhausted);
     runtime.block_on(async {
-        // Some looks in later ticks than the one in which it was opened.
-        for exit in &mut exits {
-            assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
-            still_pending(&mut *exit).await;
+        // Poll each process in later clock ticks than the tick in which it was opened.
+        for process in &mut processes {
+            assert_eq!(process.mechanism(), Some(Mechanism::Polling));
+            still_pending(&mut *process).await;
         }
         drop_caches().unwrap();
         if exhausted.take().is_some() && !support::poll_forced() {
-            for exit in &mut exits {
+            for process in &mut processes {
                 deadline(async {
-                    while exit.mechanism() != Some(Mechanism::PidFd) {
-                        still_pending(&mut *exit).await;
+                    while process.mechanism() != Some(Mechanism::PidFd) {
+                        still_pending(&mut *process).await;
                     }
                 })
                 .await;
@@ -510,7 +523,7 @@ fn dropped_caches_cost_neither_the_status_nor_the_way_back_to_events() {
         }
         child.end();
         grandchild.end(8);
-        let [of_child, of_grandchild] = exits;
+        let [of_child, of_grandchild] = processes;
         assert_eq!(
             deadline(of_child).await.unwrap().status().unwrap().code(),
             Some(7)
@@ -527,8 +540,9 @@ fn dropped_caches_cost_neither_the_status_nor_the_way_back_to_events() {
     });
 }
 
-/// A runtime takes descriptors of its own, for which a few are given back; the limit is lifted.
-fn runtime_in(exhausted: &mut Option<(u64, Vec<std::fs::File>)>) -> Runtime {
+/// Starts a runtime. A runtime needs descriptors, so this first restores the limit and closes half
+/// of the files if descriptors are exhausted.
+fn runtime_after_exhaustion(exhausted: &mut Option<(u64, Vec<std::fs::File>)>) -> Runtime {
     if let Some((limit, files)) = exhausted {
         limit_descriptors(*limit);
         files.truncate(files.len() / 2);
@@ -537,26 +551,28 @@ fn runtime_in(exhausted: &mut Option<(u64, Vec<std::fs::File>)>) -> Runtime {
 }
 
 #[test]
-fn a_recycled_pid_gives_no_status_of_its_new_owner() {
-    let _ = in_a_process_of_its_own!(a_recycled_pid_gives_no_status_of_its_new_owner, ["1"]);
+fn does_not_report_the_status_of_a_recycled_pid() {
+    let _ = in_own_process!(does_not_report_the_status_of_a_recycled_pid, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     for _ in 0..50 {
-        // All in one tick, if the machine is quick enough, so that the start times are the same.
+        // A fast machine starts both processes in one clock tick, so that their start times agree.
         let first = linux::fork(|| 1);
         let pid = first.id();
-        let mut exit = exit_of(pid);
+        let mut process = exit_of(pid);
         first.reap();
         let Some(second) = linux::recycle(pid, || linux::fork(|| 77), Forked::id) else {
             return skip("pids cannot be chosen (not root)");
         };
-        support::until("a zombie", || linux::state_of(pid) == Some('Z'));
-        let seen = exit.try_wait().unwrap();
-        let code = seen
+        support::until("the second process is a zombie", || {
+            linux::state_of(pid) == Some('Z')
+        });
+        let exit = process.try_wait().unwrap();
+        let code = exit
             .and_then(|exit| exit.status())
             .and_then(|status| status.code());
         assert!(
             code.is_none_or(|code| code == 1),
-            "the status of its successor: {code:?}"
+            "the status of the next process with that pid: {code:?}"
         );
         drop(second);
     }
@@ -568,91 +584,83 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 #[test]
-fn a_polled_exit_is_noticed_within_the_interval_and_a_new_wait_at_once() {
-    let _ = in_a_process_of_its_own!(
-        a_polled_exit_is_noticed_within_the_interval_and_a_new_wait_at_once,
-        ["1"]
-    );
+fn polls_within_the_interval_and_new_waits_sooner() {
+    let _ = in_own_process!(polls_within_the_interval_and_new_waits_sooner, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     runtime().block_on(async {
-        let mut late = Vec::new();
+        let mut delays = Vec::new();
         for _ in 0..15 {
-            let process = linux::fork(|| linux::forever());
-            let mut exit = exit_of(process.id());
-            still_pending(&mut exit).await;
+            let child = linux::fork(|| linux::forever());
+            let mut process = exit_of(child.id());
+            still_pending(&mut process).await;
             let start = Instant::now();
-            linux::kill(process.id(), libc::SIGKILL);
-            deadline(exit).await.unwrap();
-            late.push(start.elapsed());
+            linux::kill(child.id(), libc::SIGKILL);
+            deadline(process).await.unwrap();
+            delays.push(start.elapsed());
         }
-        let late = median(late);
+        let delay = median(delays);
         assert!(
-            late < Duration::from_millis(60),
-            "noticed {late:?} late, by the median"
+            delay < Duration::from_millis(60),
+            "the median delay of an exit is {delay:?}"
         );
 
-        // While the poller sleeps for 40 ms because of another.
-        let mut old = exit_of(1);
-        still_pending(&mut old).await;
-        let mut late = Vec::new();
+        // A new wait is polled soon, although the poller sleeps for 40 ms because of an older wait.
+        let mut older = exit_of(1);
+        still_pending(&mut older).await;
+        let mut delays = Vec::new();
         for _ in 0..15 {
-            still_pending(&mut old).await;
-            let process = linux::fork(|| linux::forever());
-            let mut exit = exit_of(process.id());
-            assert!(futures::FutureExt::now_or_never(&mut exit).is_none());
+            still_pending(&mut older).await;
+            let child = linux::fork(|| linux::forever());
+            let mut process = exit_of(child.id());
+            assert!(futures::FutureExt::now_or_never(&mut process).is_none());
             let start = Instant::now();
-            linux::kill(process.id(), libc::SIGKILL);
-            deadline(exit).await.unwrap();
-            late.push(start.elapsed());
+            linux::kill(child.id(), libc::SIGKILL);
+            deadline(process).await.unwrap();
+            delays.push(start.elapsed());
         }
-        let late = median(late);
+        let delay = median(delays);
         assert!(
-            late < Duration::from_millis(15),
-            "noticed {late:?} late, by the median"
+            delay < Duration::from_millis(15),
+            "the median delay of an exit is {delay:?}"
         );
     });
 }
 
 #[test]
-fn a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor() {
-    let _ = in_a_process_of_its_own!(
-        a_process_that_went_away_while_there_were_no_descriptors_is_not_its_successor,
-        ["1"]
-    );
+fn does_not_mistake_the_next_owner_of_a_pid() {
+    let _ = in_own_process!(does_not_mistake_the_next_owner_of_a_pid, ["1"]);
     let mut first = Child::spawn(1);
     let pid = first.id();
-    // Spawning takes descriptors too.
+    // Spawn the first child before descriptors are exhausted: spawning needs some as well.
     let limit = limit_descriptors(64);
     let files = exhaust_descriptors();
-    let mut exit = exit_of(pid);
-    assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
-    assert_eq!(exit.try_wait().unwrap(), None);
+    let mut process = exit_of(pid);
+    assert_eq!(process.mechanism(), Some(Mechanism::Polling));
+    assert_eq!(process.try_wait().unwrap(), None);
     drop(files);
     limit_descriptors(limit);
     first.reap();
 
-    // Later than the tick in which the first was opened, so that they can be told apart.
+    // Start the second child in a later clock tick: only then do the start times differ.
     std::thread::sleep(Duration::from_millis(30));
     let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
         return skip("pids cannot be chosen (not root)");
     };
-    // Nor does it go back to events of the second, with descriptors to be had.
-    let seen = runtime().block_on(deadline(&mut exit)).unwrap();
-    assert_eq!(seen.status(), None, "and its status is not known any more");
-    assert_eq!(exit.mechanism(), Some(Mechanism::Polling));
+    // The wait does not register the second child either, although descriptors are free again.
+    let exit = runtime().block_on(deadline(&mut process)).unwrap();
+    assert_eq!(exit.status(), None, "the status of the first is lost");
+    assert_eq!(process.mechanism(), Some(Mechanism::Polling));
     assert_eq!(second.reap().code(), Some(2));
 }
 
+/// Returns the number of threads of this process.
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }
 
 #[test]
-fn thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_others() {
-    let _ = in_a_process_of_its_own!(
-        thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_others,
-        ["1"]
-    );
+fn polls_thousands_with_one_blocking_thread() {
+    let _ = in_own_process!(polls_thousands_with_one_blocking_thread, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     for blocking in [1, 512] {
         let runtime = Builder::new_current_thread()
@@ -661,25 +669,23 @@ fn thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_othe
             .build()
             .unwrap();
         let before = threads();
-        let processes = many(2000);
-        let mut exits: FuturesUnordered<ProcessExit> = processes
-            .iter()
-            .map(|process| exit_of(process.id()))
-            .collect();
+        let children = many(2000);
+        let mut processes: FuturesUnordered<ProcessExit> =
+            children.iter().map(|child| exit_of(child.id())).collect();
         runtime.block_on(async {
-            still_pending(exits.next()).await;
-            // One that looks, and the next one in the queue.
+            still_pending(processes.next()).await;
+            // At most two threads: one for the poller, one for its next turn in the queue.
             assert!(threads() - before <= 2, "{} threads", threads() - before);
 
-            // Others get their turn meanwhile.
+            // Other blocking work proceeds meanwhile.
             for _ in 0..5 {
                 deadline(tokio::fs::metadata("/")).await.unwrap();
                 deadline(tokio::task::spawn_blocking(|| ())).await.unwrap();
             }
-            let killed = processes.iter().map(Forked::id);
+            let killed = children.iter().map(Forked::id);
             killed.for_each(|pid| linux::kill(pid, libc::SIGKILL));
             let mut resolved = 0;
-            while let Some(exit) = deadline(exits.next()).await {
+            while let Some(exit) = deadline(processes.next()).await {
                 use std::os::unix::process::ExitStatusExt;
                 assert_eq!(
                     exit.unwrap().status().unwrap().signal(),
@@ -693,23 +699,18 @@ fn thousands_of_polled_waits_take_one_poller_and_leave_the_blocking_pool_to_othe
 }
 
 #[test]
-fn the_poller_takes_little_of_one_core_however_many_it_polls() {
-    let _ = in_a_process_of_its_own!(
-        the_poller_takes_little_of_one_core_however_many_it_polls,
-        ["1"]
-    );
+fn poller_uses_under_5_percent_of_a_core() {
+    let _ = in_own_process!(poller_uses_under_5_percent_of_a_core, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     for size in [1, 100, 2000] {
-        let processes = many(size);
-        let mut exits: FuturesUnordered<ProcessExit> = processes
-            .iter()
-            .map(|process| exit_of(process.id()))
-            .collect();
+        let children = many(size);
+        let mut processes: FuturesUnordered<ProcessExit> =
+            children.iter().map(|child| exit_of(child.id())).collect();
         runtime.block_on(async {
-            still_pending(exits.next()).await;
+            still_pending(processes.next()).await;
             let (before, start) = (linux::cpu_time(), Instant::now());
-            let _ = tokio::time::timeout(Duration::from_secs(2), exits.next()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(2), processes.next()).await;
             let share = (linux::cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64();
             println!("{size} polled: {:.2} % of one core", share * 100.0);
             assert!(
@@ -722,38 +723,36 @@ fn the_poller_takes_little_of_one_core_however_many_it_polls() {
 }
 
 #[test]
-fn a_runtime_shuts_down_within_100_ms_while_it_polls() {
-    let _ = in_a_process_of_its_own!(a_runtime_shuts_down_within_100_ms_while_it_polls, ["1"]);
+fn runtime_shuts_down_within_100_ms_while_polling() {
+    let _ = in_own_process!(runtime_shuts_down_within_100_ms_while_polling, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
-    let processes = many(500);
-    // The machine may be busy with something else, but not each time.
+    let children = many(500);
+    // Take the fastest of five shutdowns, because the machine may be busy with other work.
     let fastest = (0..5).map(|_| {
         let runtime = runtime();
-        let mut outside = exit_of(processes[0].id());
-        let exits: Vec<ProcessExit> = processes
-            .iter()
-            .map(|process| exit_of(process.id()))
-            .collect();
+        let mut surviving = exit_of(children[0].id());
+        let processes: Vec<ProcessExit> =
+            children.iter().map(|child| exit_of(child.id())).collect();
         runtime.block_on(async {
-            tokio::spawn(join_all(exits));
-            still_pending(&mut outside).await;
+            tokio::spawn(join_all(processes));
+            still_pending(&mut surviving).await;
         });
         let start = Instant::now();
         drop(runtime);
-        let took = start.elapsed();
-        // It outlives its runtime, and goes on in the next.
+        let elapsed = start.elapsed();
+        // A wait outlives the runtime, and continues in the next runtime.
         let next = Builder::new_current_thread().enable_all().build().unwrap();
-        next.block_on(still_pending(&mut outside));
-        took
+        next.block_on(still_pending(&mut surviving));
+        elapsed
     });
     let fastest = fastest.min().unwrap();
     assert!(fastest < Duration::from_millis(100), "{fastest:?}");
 }
 
 #[test]
-fn a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang() {
-    let _ = in_a_process_of_its_own!(
-        a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang,
+fn wait_after_runtime_shutdown_is_an_error() {
+    let _ = in_own_process!(
+        wait_after_runtime_shutdown_is_an_error,
         ["events", "polling"]
     );
     if support::role().as_deref() == Some("polling") {
@@ -761,23 +760,23 @@ fn a_wait_in_a_runtime_that_has_shut_down_is_an_error_and_no_hang() {
     }
     let runtime = runtime();
     let handle = runtime.handle().clone();
-    let mut exit = exit_of(std::process::id());
-    runtime.block_on(still_pending(&mut exit));
+    let mut process = exit_of(std::process::id());
+    runtime.block_on(still_pending(&mut process));
     drop(runtime);
     for _ in 0..3 {
-        handle.block_on(&mut exit).unwrap_err();
+        handle.block_on(&mut process).unwrap_err();
     }
-    assert_eq!(exit.try_wait().unwrap(), None);
+    assert_eq!(process.try_wait().unwrap(), None);
 }
 
 #[test]
-fn polling_ends_with_the_last_wait() {
-    let _ = in_a_process_of_its_own!(polling_ends_with_the_last_wait, ["1"]);
+fn polling_stops_after_the_last_wait() {
+    let _ = in_own_process!(polling_stops_after_the_last_wait, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         still_pending(exit_of(1)).await;
-        // Gives the poller time to notice that it is alone.
+        // Give the poller time to notice that no wait is left.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let before = linux::voluntary_context_switches();
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -789,7 +788,8 @@ fn polling_ends_with_the_last_wait() {
     });
 }
 
-async fn yields_all(set: &mut ExitSet, processes: &[Forked]) {
+/// Asserts that a set yields each of these killed children once, and nothing else.
+async fn assert_yields_all(set: &mut ExitSet, children: &[Forked]) {
     use std::os::unix::process::ExitStatusExt;
     let mut ids = HashSet::new();
     while let Some(exit) = deadline(set.next_exit()).await {
@@ -797,31 +797,28 @@ async fn yields_all(set: &mut ExitSet, processes: &[Forked]) {
         assert_eq!(exit.status().unwrap().signal(), Some(libc::SIGKILL));
         assert!(ids.insert(exit.pid().unwrap()), "{exit} was yielded twice");
     }
-    assert_eq!(ids, processes.iter().map(Forked::id).collect());
+    assert_eq!(ids, children.iter().map(Forked::id).collect());
 }
 
 #[test]
-fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
-    let _ = in_a_process_of_its_own!(
-        a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some,
-        ["1"]
-    );
+fn set_polls_members_without_descriptors() {
+    let _ = in_own_process!(set_polls_members_without_descriptors, ["1"]);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let processes = many(300);
+    let children = many(300);
     let limit = limit_descriptors(128);
     let mut set = ExitSet::new();
-    for process in &processes {
-        assert!(set.insert(process.id()).unwrap());
-        assert!(!set.insert(process.id()).unwrap());
+    for child in &children {
+        assert!(set.insert(child.id()).unwrap());
+        assert!(!set.insert(child.id()).unwrap());
     }
     assert!(set.polled_len() > 300 - 128, "{} polled", set.polled_len());
     runtime.block_on(async {
         still_pending(set.next_exit()).await;
-        // Those that were inserted last are polled.
-        for process in [&processes[299], &processes[0], &processes[298]] {
-            linux::kill(process.id(), libc::SIGKILL);
+        // Kill two children that are polled, because they were inserted last, and one with events.
+        for child in [&children[299], &children[0], &children[298]] {
+            linux::kill(child.id(), libc::SIGKILL);
             let exit = deadline(set.next_exit()).await.unwrap().unwrap();
-            assert_eq!(exit.pid(), Some(process.id()));
+            assert_eq!(exit.pid(), Some(child.id()));
         }
         if !support::poll_forced() {
             limit_descriptors(limit);
@@ -832,33 +829,33 @@ fn a_set_that_runs_out_of_descriptors_polls_the_rest_until_there_are_some() {
             })
             .await;
         }
-        let rest = &processes[1..298];
+        let rest = &children[1..298];
         rest.iter()
-            .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
-        yields_all(&mut set, rest).await;
+            .for_each(|child| linux::kill(child.id(), libc::SIGKILL));
+        assert_yields_all(&mut set, rest).await;
     });
 }
 
 #[test]
-fn with_a_limit_of_no_descriptors_an_open_wait_goes_on() {
-    let _ = in_a_process_of_its_own!(with_a_limit_of_no_descriptors_an_open_wait_goes_on, ["1"]);
+fn open_waits_survive_a_descriptor_limit_of_zero() {
+    let _ = in_own_process!(open_waits_survive_a_descriptor_limit_of_zero, ["1"]);
     if support::poll_forced() {
-        return skip("polling is forced, and needs /proc for another's zombie");
+        return skip("polling is forced, and needs /proc to see another parent's zombie");
     }
     runtime().block_on(async {
         let mut grandchild = Grandchild::spawn();
-        let mut exit = exit_of(grandchild.id());
-        let mut reaped = exit_of(grandchild.id()).until_reaped();
-        still_pending(&mut exit).await;
-        let told = linux::pidfd_tells_the_status();
+        let mut process = exit_of(grandchild.id());
+        let mut until_reaped = exit_of(grandchild.id()).until_reaped();
+        still_pending(&mut process).await;
+        let reports_status = linux::pidfd_tells_the_status();
         let limit = limit_descriptors(0);
-        assert_eq!(exit.try_wait().unwrap(), None);
+        assert_eq!(process.try_wait().unwrap(), None);
         grandchild.end(8);
-        deadline(exit).await.unwrap();
-        still_pending(&mut reaped).await;
+        deadline(process).await.unwrap();
+        still_pending(&mut until_reaped).await;
         grandchild.reap();
-        let exit = deadline(reaped).await.unwrap();
-        if told {
+        let exit = deadline(until_reaped).await.unwrap();
+        if reports_status {
             assert_eq!(exit.status().unwrap().code(), Some(8));
         }
         limit_descriptors(limit);
@@ -866,23 +863,20 @@ fn with_a_limit_of_no_descriptors_an_open_wait_goes_on() {
 }
 
 #[test]
-fn a_set_leaves_the_last_descriptor_too_and_what_it_polls_for_that_goes_back_to_events() {
-    let _ = in_a_process_of_its_own!(
-        a_set_leaves_the_last_descriptor_too_and_what_it_polls_for_that_goes_back_to_events,
-        ["1"]
-    );
+fn set_leaves_the_last_descriptor_and_recovers() {
+    let _ = in_own_process!(set_leaves_the_last_descriptor_and_recovers, ["1"]);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     for free in 1..4 {
-        let (mut one, two) = (Grandchild::spawn(), Grandchild::spawn());
+        let (first, mut second) = (Grandchild::spawn(), Grandchild::spawn());
         let limit = limit_descriptors(64);
         let mut files = exhaust_descriptors();
         files.truncate(files.len() - free);
         let mut set = ExitSet::new();
-        set.insert(two.id()).unwrap();
-        set.insert(one.id()).unwrap();
+        set.insert(first.id()).unwrap();
+        set.insert(second.id()).unwrap();
         runtime.block_on(async {
             still_pending(set.next_exit()).await;
-            one.end(8);
+            second.end(8);
             let exit = deadline(set.next_exit()).await.unwrap().unwrap();
             assert_eq!(exit.status().unwrap().code(), Some(8));
             drop(files);
@@ -900,9 +894,9 @@ fn a_set_leaves_the_last_descriptor_too_and_what_it_polls_for_that_goes_back_to_
 }
 
 #[test]
-fn a_set_whose_events_are_refused_polls_them_all() {
-    let role = in_a_process_of_its_own!(
-        a_set_whose_events_are_refused_polls_them_all,
+fn set_polls_all_members_if_events_are_refused() {
+    let role = in_own_process!(
+        set_polls_all_members_if_events_are_refused,
         [
             "pidfd_open",
             "epoll_create1",
@@ -917,10 +911,10 @@ fn a_set_whose_events_are_refused_polls_them_all() {
         "epoll_ctl" => deny!(libc::SYS_epoll_ctl, libc::ENOSPC),
         _ => {}
     }
-    let processes = many(300);
+    let children = many(300);
     let mut set = ExitSet::new();
-    for process in &processes {
-        set.insert(process.id()).unwrap();
+    for child in &children {
+        set.insert(child.id()).unwrap();
     }
     if role == "epoll_ctl of the reactor" {
         deny!(libc::SYS_epoll_ctl, libc::ENOSPC);
@@ -928,21 +922,21 @@ fn a_set_whose_events_are_refused_polls_them_all() {
     runtime.block_on(async {
         still_pending(set.next_exit()).await;
         assert_eq!(set.polled_len(), 300);
-        processes
+        children
             .iter()
-            .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
-        yields_all(&mut set, &processes).await;
+            .for_each(|child| linux::kill(child.id(), libc::SIGKILL));
+        assert_yields_all(&mut set, &children).await;
     });
 }
 
 #[test]
-fn a_polled_set_goes_on_in_another_runtime() {
-    let _ = in_a_process_of_its_own!(a_polled_set_goes_on_in_another_runtime, ["1"]);
+fn polled_set_moves_between_runtimes() {
+    let _ = in_own_process!(polled_set_moves_between_runtimes, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
-    let processes = many(50);
+    let children = many(50);
     let mut set = ExitSet::new();
-    for process in &processes {
-        set.insert(process.id()).unwrap();
+    for child in &children {
+        set.insert(child.id()).unwrap();
     }
     let (first, second) = (runtime(), runtime());
     let handle = first.handle().clone();
@@ -952,28 +946,29 @@ fn a_polled_set_goes_on_in_another_runtime() {
     drop(first);
     handle.block_on(set.next_exit()).unwrap().unwrap_err();
     assert_eq!(set.len(), 50);
-    processes
+    children
         .iter()
-        .for_each(|process| linux::kill(process.id(), libc::SIGKILL));
-    second.block_on(yields_all(&mut set, &processes));
+        .for_each(|child| linux::kill(child.id(), libc::SIGKILL));
+    second.block_on(assert_yields_all(&mut set, &children));
 }
 
-/// Runs a test again with its own mounts, as `nobody`, after `mount` has run as root.
+/// Runs one test again in a mount namespace of its own, which `mount` prepares. Needs root.
 fn rerun_with_mounts(test: &str, role: &str, mount: fn() -> io::Result<()>) {
     let prepare = |command: &mut Command| {
         command.current_dir("/");
         let enter = move || {
-            // SAFETY: takes an integer.
+            // SAFETY: the call takes an integer.
             check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
             mount_call(c"none", c"/", c"", libc::MS_REC | libc::MS_PRIVATE, c"")?;
             mount()
         };
-        // SAFETY: `enter` makes system calls only.
+        // SAFETY: `enter` only makes system calls.
         unsafe { command.pre_exec(enter) };
     };
     support::assert_passed(&support::rerun(test, role, prepare));
 }
 
+/// Converts the result of a system call.
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 {
         Ok(())
@@ -982,6 +977,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// Calls `mount(2)`.
 fn mount_call(
     source: &CStr,
     target: &CStr,
@@ -990,31 +986,31 @@ fn mount_call(
     data: &CStr,
 ) -> io::Result<()> {
     let (source, target, kind) = (source.as_ptr(), target.as_ptr(), kind.as_ptr());
-    // SAFETY: null-terminated strings.
+    // SAFETY: the pointers are to null-terminated strings.
     check(unsafe { libc::mount(source, target, kind, flags, data.as_ptr().cast()) })
 }
 
-/// With events the exit is told, by polling only the reap; the status, though it is success, never.
-async fn exits_with_a_status_that_is_not_told(grandchild: &mut Grandchild) {
-    let mut exit = exit_of(grandchild.id());
-    still_pending(&mut exit).await;
+/// Asserts that a wait returns no status: at the exit if events work, at the reap if polled.
+async fn assert_exits_without_status(grandchild: &mut Grandchild) {
+    let mut process = exit_of(grandchild.id());
+    still_pending(&mut process).await;
     grandchild.end(0);
-    if exit.mechanism() == Some(Mechanism::PidFd) {
-        assert_eq!(deadline(exit).await.unwrap().status(), None);
+    if process.mechanism() == Some(Mechanism::PidFd) {
+        assert_eq!(deadline(process).await.unwrap().status(), None);
         grandchild.reap();
     } else {
-        still_pending(&mut exit).await;
+        still_pending(&mut process).await;
         grandchild.reap();
-        assert_eq!(deadline(exit).await.unwrap().status(), None);
+        assert_eq!(deadline(process).await.unwrap().status(), None);
     }
 }
 
 #[test]
-fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
-    const TEST: &str = "without_proc_only_the_reap_counts_and_no_status_is_made_up";
+fn makes_up_no_status_without_proc() {
+    const TEST: &str = "makes_up_no_status_without_proc";
     let Some(role) = support::role() else {
         if !linux::is_root() {
-            return skip("not root, so there is no mounting over /proc");
+            return skip("not root, so nothing can be mounted over /proc");
         }
         for role in ["events", "polling"] {
             rerun_with_mounts(TEST, role, || {
@@ -1025,7 +1021,7 @@ fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
     };
     assert!(
         std::fs::read_dir("/proc").unwrap().next().is_none(),
-        "no /proc"
+        "/proc is empty"
     );
     if role == "polling" {
         deny!(libc::SYS_pidfd_open, libc::EPERM);
@@ -1033,20 +1029,20 @@ fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
     let runtime = runtime();
     runtime.block_on(async {
         let mut grandchild = Grandchild::spawn();
-        exits_with_a_status_that_is_not_told(&mut grandchild).await;
+        assert_exits_without_status(&mut grandchild).await;
 
         let mut child = Child::spawn(7);
-        let mut exit = exit_of(child.id());
-        still_pending(&mut exit).await;
+        let mut process = exit_of(child.id());
+        still_pending(&mut process).await;
         child.end();
-        let exit = deadline(exit).await.unwrap();
-        // With polling alone it could be the status of a later child with that pid.
+        let exit = deadline(process).await.unwrap();
+        // Polling may not return the status: it could belong to a later child with the same pid.
         assert!(exit.status().is_none_or(|status| status.code() == Some(7)));
 
         let error = ProcessExit::open(grandchild.id()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let thread = std::thread::spawn(|| {
-            // SAFETY: takes nothing.
+            // SAFETY: the call takes no arguments.
             ProcessExit::open(unsafe { libc::gettid() } as u32).unwrap_err()
         });
         assert_eq!(thread.join().unwrap().kind(), ErrorKind::InvalidInput);
@@ -1054,11 +1050,11 @@ fn without_proc_only_the_reap_counts_and_no_status_is_made_up() {
 }
 
 #[test]
-fn under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status() {
-    const TEST: &str = "under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status";
+fn makes_up_no_status_under_hidepid() {
+    const TEST: &str = "makes_up_no_status_under_hidepid";
     let Some(role) = support::role() else {
         if !linux::is_root() {
-            return skip("not root, so there is no mounting over /proc");
+            return skip("not root, so nothing can be mounted over /proc");
         }
         for role in ["events", "polling"] {
             rerun_with_mounts(TEST, role, || {
@@ -1070,28 +1066,28 @@ fn under_hidepid_a_stranger_sees_the_reap_and_no_wrong_status() {
     if role == "polling" {
         deny!(libc::SYS_pidfd_open, libc::EPERM);
     }
-    // Root's process, made before this one becomes nobody's.
+    // Start a process as root, before this process changes its user to `nobody`.
     let mut grandchild = Grandchild::spawn();
-    // SAFETY: takes an integer, as do the next.
+    // SAFETY: the call takes an integer.
     check(unsafe { libc::setgid(65534) }).unwrap();
-    // SAFETY: as above.
+    // SAFETY: the call takes an integer.
     check(unsafe { libc::setuid(65534) }).unwrap();
     assert!(
         std::fs::metadata(format!("/proc/{}", grandchild.id())).is_err(),
-        "it is hidden"
+        "the grandchild is hidden"
     );
 
     let runtime = runtime();
     runtime.block_on(async {
-        exits_with_a_status_that_is_not_told(&mut grandchild).await;
+        assert_exits_without_status(&mut grandchild).await;
         still_pending(exit_of(1)).await;
     });
 }
 
 #[test]
-fn a_set_takes_a_polled_process_in_once_also_after_its_reap() {
-    let role = in_a_process_of_its_own!(
-        a_set_takes_a_polled_process_in_once_also_after_its_reap,
+fn set_rejects_a_polled_duplicate_after_its_reap() {
+    let role = in_own_process!(
+        set_rejects_a_polled_duplicate_after_its_reap,
         ["no pidfd", "no registration"]
     );
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -1101,17 +1097,18 @@ fn a_set_takes_a_polled_process_in_once_also_after_its_reap() {
         deny!(libc::SYS_epoll_ctl, libc::ENOSPC);
     }
     runtime.block_on(async {
-        let process = linux::fork(|| linux::forever());
-        let pid = process.id();
+        let child = linux::fork(|| linux::forever());
+        let pid = child.id();
         let [first, second, mut third] = [0; 3].map(|_| exit_of(pid));
-        // This one knows already that it is polled.
+        // The third wait already has its process polled.
         still_pending(&mut third).await;
         let mut set = ExitSet::new();
         assert!(set.insert_exit(first));
         assert_eq!(set.polled_len(), 1);
-        drop(process); // reaps
-        assert!(!set.insert_exit(second), "it is in already");
-        assert!(!set.insert_exit(third), "it is in already");
+        // Dropping the child kills and reaps it.
+        drop(child);
+        assert!(!set.insert_exit(second), "the process is a member already");
+        assert!(!set.insert_exit(third), "the process is a member already");
         assert_eq!(
             deadline(set.next_exit()).await.unwrap().unwrap().pid(),
             Some(pid)
