@@ -1,9 +1,12 @@
-//! Promise: whatever system call fails, with whatever error, the outcome is right or a plain error.
+//! Promise: if any system call fails with any error, the outcome is right, or it is a plain error.
 //!
-//! A [scenario](SCENARIOS) is run once to count the calls that the crate makes in it, and then once
-//! for each of these and each of its [errors](ERRORS). The tables [`ONCE`] and [`ALWAYS`] say what comes
-//! of it. A call that is in no table fails the test. (`clock_gettime` is only seen where it enters the
-//! kernel, for the processor time: the time since boot does not.)
+//! The test runs each [scenario](SCENARIOS) once without a fault, and counts the system calls of the
+//! crate. It then repeats the scenario for each of these calls and each of its [errors](ERRORS). The
+//! tables [`ONCE`] and [`ALWAYS`] list the outcomes that are not right, with the few exceptions to
+//! the promise. A system call that is missing from [`CALLS`] fails the test.
+//!
+//! Only a `clock_gettime` that enters the kernel can fail here. The clock for processor time does;
+//! the clock for the time since boot is read in user space.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
@@ -25,62 +28,64 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tokio_process_exit::{Exit, ExitSet, ProcessExit};
 
-/// What came of a fault, from best to worst.
+/// The outcome of a fault, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
-    /// As if nothing had failed. (It may be polled.)
+    /// The result is the same as without a fault. The mechanism may be polling.
     Right,
-    /// The exit is told, its status is not.
+    /// The exit is reported without its status.
     NoStatus,
-    /// Another parent's zombie is told of once it has been reaped.
+    /// The exit of another parent's child is reported only after the reap.
     AtReap,
-    /// An error that says which process, and the next try is right.
+    /// The crate returns an error that names the process. Once the fault is over, a retry succeeds.
     Error,
-    /// The kernel has said, falsely, what means that the process is gone. It is taken at its word.
-    Believed,
-    /// The reap is not told: the one call that tells it is denied for good.
+    /// The error claims something false, such as that the process is gone. The crate believes this.
+    Misled,
+    /// The reap is never reported, because the only call that can detect the reap always fails.
     Missed,
-    /// Never: a panic, a wrong status, a status that was stolen, a leak.
+    /// A panic, a wrong status, a stolen status or a leak. Never allowed.
     Broken,
 }
-use Outcome::{AtReap, Believed, Broken, Error, Missed, NoStatus, Right};
+use Outcome::{AtReap, Broken, Error, Misled, Missed, NoStatus, Right};
 
+/// A call, some of its errors, and the worst outcome of these errors.
 type Row = (&'static str, &'static [c_int], Outcome);
 
-/// The worst that comes of an error at any step of any [scenario](SCENARIOS), if the call fails once. What
-/// is not here has no effect.
+/// The worst outcome, at any step of any [scenario](SCENARIOS), of a call that fails once.
+///
+/// The outcome of all other errors is [`Right`].
 #[rustfmt::skip]
 const ONCE: &[Row] = &[
-    // "No process has this pid". The rest is polled: what had been reaped before the first look then has
-    // no status.
-    // "No process has this pid"; where that very process is looked for again, it is gone.
-    ("pidfd_open", &[ESRCH], Believed),
+    // The error means that no process has this pid. The identity of a running process is not found.
+    ("pidfd_open", &[ESRCH], Misled),
+    // The process is polled. Its status stays unknown if it is reaped before the first poll.
     ("pidfd_open", &[EACCES, EMFILE, ENFILE, ENODEV, ENOMEM, EPERM, ENOSYS], NoStatus),
-    // Where a set listens anew for the reap. At the registration of a process it is polled instead.
+    // A set fails to reregister a process for the reap. A first registration that fails only leads
+    // to polling.
     ("epoll_ctl", ANY, Error),
     ("epoll_wait", &[EBADF, EFAULT, EINVAL, EPERM, ENOSYS], Error),
     ("poll", &[EFAULT, ENOMEM, EPERM, ENOSYS], Error),
     ("select", &[EBADF, EINVAL, ENOMEM, EPERM, ENOSYS], Error),
-    // "Not a pidfd". Otherwise the status comes from elsewhere.
+    // The error means that the descriptor is no pidfd. After other errors, /proc shows the status.
     ("waitid", &[EBADF], Error),
-    // It is how old kernels say that a zombie has been reaped.
-    ("pidfd_send_signal", &[ESRCH], Believed),
+    // On old kernels, the error means that a zombie has been reaped.
+    ("pidfd_send_signal", &[ESRCH], Misled),
     ("ioctl", ANY, NoStatus),
     ("open", &[EACCES, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, ENOSYS], NoStatus),
-    // One look at a zombie is lost, where there is no pidfd.
+    // Without a pidfd, one poll fails to see the zombie.
     ("read", &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR, ESRCH, EPERM, ENOSYS], AtReap),
-    // Whether /proc numbers as we do is asked once, at the opening, where there is no pidfd.
+    // Without a pidfd, `open` checks only once whether /proc belongs to our pid namespace.
     ("readlink", ANY, AtReap),
     ("statx", &[EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM], NoStatus),
-    // "No such process", for the number of a thread.
+    // The error means that there is no such process. The id of a thread yields the wrong error.
     ("kill", &[ESRCH], Error),
     ("getpgid", &[ESRCH], Error),
-    // The number of a thread is taken for a process's, where there is no pidfd either.
-    ("tgkill", &[EAGAIN, EINVAL, EPERM, ENOSYS], Believed),
+    // Without a pidfd, the id of a thread is taken for the pid of a process.
+    ("tgkill", &[EAGAIN, EINVAL, EPERM, ENOSYS], Misled),
     ("uname", ANY, NoStatus),
 ];
 
-/// The same, if all such calls fail.
+/// As [`ONCE`], for a call that always fails.
 #[rustfmt::skip]
 const ALWAYS: &[Row] = &[
     ("pidfd_open", &[ESRCH], Error),
@@ -89,24 +94,25 @@ const ALWAYS: &[Row] = &[
     ("poll", &[ENOMEM, EPERM, ENOSYS], Error),
     ("select", ANY, Error),
     ("waitid", &[EBADF], Error),
-    ("pidfd_send_signal", &[ESRCH], Believed),
-    // Where `select` has to do for `poll`.
+    ("pidfd_send_signal", &[ESRCH], Misled),
+    // If `select` replaces `poll`, only this call detects a reap.
     ("pidfd_send_signal", ANY, Missed),
     ("ioctl", ANY, NoStatus),
-    // No /proc, and no pidfd either.
+    // Without /proc and without a pidfd, nothing shows a zombie of another parent.
     ("open", ANY, AtReap),
     ("read", ANY, AtReap),
     ("readlink", ANY, AtReap),
     ("statx", &[EACCES, EBADF, EINVAL, ENOENT, ENOMEM, EPERM], NoStatus),
     ("kill", &[ESRCH], Error),
     ("getpgid", &[ESRCH], Error),
-    ("tgkill", &[EINVAL, EPERM, ENOSYS], Believed),
+    ("tgkill", &[EINVAL, EPERM, ENOSYS], Misled),
     ("uname", ANY, NoStatus),
 ];
 
+/// Stands for all errors of a call.
 const ANY: &[c_int] = &[];
 
-/// The errors that each call is made to fail with: those of its man page, and what sandboxes answer.
+/// The errors that each call fails with: those on its man page, and those that sandboxes return.
 #[rustfmt::skip]
 const ERRORS: [(&str, &[c_int]); CALLS.len()] = [
     ("pidfd_open", &[EINVAL, EMFILE, ENFILE, ENODEV, ENOMEM, ESRCH, ENOENT, EINTR, EACCES, EPERM, ENOSYS]),
@@ -135,88 +141,96 @@ const ERRORS: [(&str, &[c_int]); CALLS.len()] = [
     ("close", &[EBADF, EINTR, EIO, ENOSPC, EDQUOT]),
 ];
 
-/// Those that last, so that a call fails with them again and again.
+/// The errors that a call may keep returning. Without `ALL_FAULTS`, only the first three are tried.
 const LASTING: [c_int; 13] = [
     EPERM, ENOSYS, ESRCH, EACCES, EBADF, ECHILD, EINVAL, EIO, EMFILE, ENOENT, ENOMEM, ENOSPC,
     ENOTTY,
 ];
 
-/// What is done while calls fail.
+/// Code of the crate that runs while calls fail.
 struct Scenario {
     name: &'static str,
-    /// What fails in any case, to get to the code that is meant.
-    given: Option<(&'static str, c_int, u32)>,
+    /// A call that fails in every run to reach the code under test, with its errno and its count.
+    constant_fault: Option<(&'static str, c_int, u32)>,
     run: fn(&mut Run),
 }
 
-const EVER: u32 = u32::MAX / 2;
+const FOREVER: u32 = u32::MAX / 2;
 
 #[rustfmt::skip]
 const SCENARIOS: [Scenario; 20] = [
-    Scenario { name: "its identity, and a signal", given: None, run: identified },
-    Scenario { name: "a thread, and signals denied", given: Some(("kill", EPERM, EVER)), run: bad_pids },
-    Scenario { name: "a child", given: None, run: child },
-    Scenario { name: "another's child", given: None, run: another },
-    Scenario { name: "reaped before the first look", given: None, run: reaped_early },
-    Scenario { name: "outside a runtime", given: None, run: outside },
-    Scenario { name: "an adopted pidfd", given: None, run: adopted },
-    Scenario { name: "a set", given: None, run: set },
-    Scenario { name: "no such process, and a thread", given: None, run: bad_pids },
-    Scenario { name: "a child, polled by pid", given: Some(("pidfd_open", EPERM, EVER)), run: child },
-    Scenario { name: "another's child, polled by pid", given: Some(("pidfd_open", EPERM, EVER)), run: another },
-    Scenario { name: "outside a runtime, by pid", given: Some(("pidfd_open", EPERM, EVER)), run: outside },
-    Scenario { name: "a set, polled by pid", given: Some(("pidfd_open", ENOSYS, EVER)), run: set },
-    Scenario { name: "no such process, and a thread, by pid", given: Some(("pidfd_open", EPERM, EVER)), run: bad_pids },
-    Scenario { name: "back to events", given: Some(("pidfd_open", EMFILE, 1)), run: another },
-    Scenario { name: "a child, polled by pidfd", given: Some(("epoll_ctl", ENOSPC, EVER)), run: child },
-    Scenario { name: "another's child, polled by pidfd", given: Some(("epoll_ctl", ENOSPC, EVER)), run: another },
-    Scenario { name: "a set, polled by pidfd", given: Some(("epoll_ctl", ENOSPC, EVER)), run: set },
-    Scenario { name: "a set without an epoll", given: Some(("epoll_create1", EMFILE, EVER)), run: set },
-    Scenario { name: "a limit of no descriptors", given: Some(("poll", EINVAL, EVER)), run: another },
+    Scenario { name: "an identity, and a signal", constant_fault: None, run: identity_and_signal },
+    Scenario { name: "a thread, and signals denied", constant_fault: Some(("kill", EPERM, FOREVER)), run: bad_pids },
+    Scenario { name: "a child", constant_fault: None, run: child },
+    Scenario { name: "a grandchild", constant_fault: None, run: grandchild },
+    Scenario { name: "reaped before the first query", constant_fault: None, run: reaped_early },
+    Scenario { name: "outside a runtime", constant_fault: None, run: outside_runtime },
+    Scenario { name: "an adopted pidfd", constant_fault: None, run: adopted },
+    Scenario { name: "a set", constant_fault: None, run: set },
+    Scenario { name: "no such process, and a thread", constant_fault: None, run: bad_pids },
+    Scenario { name: "a child, polled by pid", constant_fault: Some(("pidfd_open", EPERM, FOREVER)), run: child },
+    Scenario { name: "a grandchild, polled by pid", constant_fault: Some(("pidfd_open", EPERM, FOREVER)), run: grandchild },
+    Scenario { name: "outside a runtime, polled by pid", constant_fault: Some(("pidfd_open", EPERM, FOREVER)), run: outside_runtime },
+    Scenario { name: "a set, polled by pid", constant_fault: Some(("pidfd_open", ENOSYS, FOREVER)), run: set },
+    Scenario { name: "no such process, and a thread, by pid", constant_fault: Some(("pidfd_open", EPERM, FOREVER)), run: bad_pids },
+    Scenario { name: "back to events", constant_fault: Some(("pidfd_open", EMFILE, 1)), run: grandchild },
+    Scenario { name: "a child, polled by pidfd", constant_fault: Some(("epoll_ctl", ENOSPC, FOREVER)), run: child },
+    Scenario { name: "a grandchild, polled by pidfd", constant_fault: Some(("epoll_ctl", ENOSPC, FOREVER)), run: grandchild },
+    Scenario { name: "a set, polled by pidfd", constant_fault: Some(("epoll_ctl", ENOSPC, FOREVER)), run: set },
+    Scenario { name: "a set without epoll", constant_fault: Some(("epoll_create1", EMFILE, FOREVER)), run: set },
+    Scenario { name: "a descriptor limit of zero", constant_fault: Some(("poll", EINVAL, FOREVER)), run: grandchild },
 ];
 
 /// One run of a scenario.
 struct Run {
     worst: Outcome,
-    said: Vec<String>,
+    /// Descriptions of all outcomes but [`Right`].
+    remarks: Vec<String>,
+    /// Installs the faults.
     install: Box<dyn Fn()>,
 }
 
 impl Run {
-    fn note(&mut self, outcome: Outcome, what: impl Into<String>) {
+    /// Records an outcome.
+    fn record(&mut self, outcome: Outcome, remark: impl Into<String>) {
         self.worst = self.worst.max(outcome);
         if outcome != Right {
-            self.said.push(what.into());
+            self.remarks.push(remark.into());
         }
     }
 
-    /// An error must say what it is about: this process or descriptor. That of a set has none, if it is
-    /// about the set.
-    fn error(&mut self, error: &io::Error, about: u32) {
+    /// Records an error, which must contain the number of the process or descriptor.
+    ///
+    /// If `number` is [`SET`], the error must name a process or be an OS error of the set itself.
+    fn error(&mut self, error: &io::Error, number: u32) {
         let text = error.to_string();
-        let says = text.contains(&about.to_string())
-            || about == OF_A_SET && (text.contains("process ") || error.raw_os_error().is_some());
-        self.note(if says { Error } else { Broken }, format!("error: {text}"));
+        let is_named = text.contains(&number.to_string())
+            || number == SET && (text.contains("process ") || error.raw_os_error().is_some());
+        let outcome = if is_named { Error } else { Broken };
+        self.record(outcome, format!("error: {text}"));
     }
 
-    fn exit(&mut self, exit: Exit, mortal: &Mortal) {
-        if exit.pid() != Some(mortal.id) {
-            self.note(Broken, format!("{exit} instead of {}", mortal.id));
+    /// Records an exit, which must be the target's.
+    fn exit(&mut self, exit: Exit, target: &Target) {
+        if exit.pid() != Some(target.id) {
+            self.record(Broken, format!("{exit} instead of {}", target.id));
         }
-        self.status(exit, mortal);
+        self.status(exit, target);
     }
 
-    fn status(&mut self, exit: Exit, mortal: &Mortal) {
+    /// Records the status of an exit.
+    fn status(&mut self, exit: Exit, target: &Target) {
         match exit.status().map(|status| status.code()) {
-            None => self.note(NoStatus, "no status"),
-            Some(code) if code == Some(mortal.code.into()) => {}
-            Some(code) => self.note(Broken, format!("status {code:?}, not {}", mortal.code)),
+            None => self.record(NoStatus, "no status"),
+            Some(code) if code == Some(target.code.into()) => {}
+            Some(code) => self.record(Broken, format!("status {code:?}, not {}", target.code)),
         }
     }
 
+    /// Starts a runtime, and then installs the faults.
     fn start(&self) -> Runtime {
         let runtime = Builder::new_current_thread()
-            // Not all: signals keep descriptors for the process's life.
+            // Do not enable signals: their descriptors stay open until this process exits.
             .enable_io()
             .enable_time()
             .on_thread_start(trap::arm)
@@ -227,8 +241,8 @@ impl Run {
     }
 }
 
-/// A process that exits with a code when told.
-struct Mortal {
+/// A process that exits with `code` at [`Target::end`].
+struct Target {
     id: u32,
     code: u8,
     kind: Kind,
@@ -238,16 +252,16 @@ struct Mortal {
 
 enum Kind {
     Child(Option<Forked>, File),
-    Another(Grandchild),
+    Grandchild(Grandchild),
 }
 
-impl Mortal {
-    fn child(code: u8) -> Mortal {
+impl Target {
+    fn child(code: u8) -> Target {
         let (read, write) = linux::pipe();
         let fd = read.as_raw_fd();
         let forked = linux::fork(|| i32::from(linux::read_byte(fd)));
         let id = forked.id();
-        Mortal {
+        Target {
             id,
             code,
             kind: Kind::Child(Some(forked), write),
@@ -256,27 +270,30 @@ impl Mortal {
         }
     }
 
-    fn another(code: u8) -> Mortal {
+    fn grandchild(code: u8) -> Target {
         let grandchild = Grandchild::spawn();
-        Mortal {
+        Target {
             id: grandchild.id(),
             code,
-            kind: Kind::Another(grandchild),
+            kind: Kind::Grandchild(grandchild),
             ended: false,
             reaped: false,
         }
     }
 
+    /// Makes the process exit, and blocks until it is a zombie.
     fn end(&mut self) {
         self.ended = true;
         match &mut self.kind {
             Kind::Child(_, exit) => exit.write_all(&[self.code]).unwrap(),
-            Kind::Another(grandchild) => grandchild.end(self.code),
+            Kind::Grandchild(grandchild) => grandchild.end(self.code),
         }
-        support::until("a zombie", || linux::state_of(self.id) == Some('Z'));
+        support::until("the target is a zombie", || {
+            linux::state_of(self.id) == Some('Z')
+        });
     }
 
-    /// Has it reaped. A status that was stolen from us shows.
+    /// Reaps the process, or has its parent reap it. Panics if the status of a child is gone.
     fn reap(&mut self) {
         if std::mem::replace(&mut self.reaped, true) {
             return;
@@ -284,48 +301,53 @@ impl Mortal {
         match &mut self.kind {
             Kind::Child(forked, _) => {
                 let status = forked.take().unwrap().reap();
-                assert_eq!(status, i32::from(self.code) << 8, "it was left to us");
+                assert_eq!(
+                    status,
+                    i32::from(self.code) << 8,
+                    "the crate must not reap the child"
+                );
             }
-            Kind::Another(grandchild) => grandchild.reap(),
+            Kind::Grandchild(grandchild) => grandchild.reap(),
         }
     }
 }
 
 const TRIES: usize = 3;
-const OF_A_SET: u32 = 0;
-/// What the slowest answer takes by far.
+/// Stands for a process in errors that a set yields.
+const SET: u32 = 0;
+/// How long a wait may take. The slowest takes far less.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// Tries until there is no error.
-fn try_to<T>(run: &mut Run, about: u32, mut what: impl FnMut() -> io::Result<T>) -> Option<T> {
+/// Calls `operation` until it succeeds, at most [`TRIES`] times. Records its errors.
+fn retry<T>(run: &mut Run, number: u32, mut operation: impl FnMut() -> io::Result<T>) -> Option<T> {
     for _ in 0..TRIES {
-        match armed(&mut what) {
+        match armed(&mut operation) {
             Ok(value) => return Some(value),
-            Err(error) => run.error(&error, about),
+            Err(error) => run.error(&error, number),
         }
     }
     None
 }
 
-/// Awaits what must come to pass, at the reap at last.
-async fn comes(run: &mut Run, exit: &mut ProcessExit, mortal: &mut Mortal) -> bool {
+/// Awaits an exit, and reaps the target if the exit is not reported. Returns whether one came.
+async fn expect_exit(run: &mut Run, process: &mut ProcessExit, target: &mut Target) -> bool {
     let mut tries = 0;
     while tries < TRIES {
-        match timeout(PATIENCE, armed_future(&mut *exit)).await {
+        match timeout(PATIENCE, armed_future(&mut *process)).await {
             Ok(Ok(exit)) => {
-                run.exit(exit, mortal);
+                run.exit(exit, target);
                 return true;
             }
             Ok(Err(error)) => {
-                run.error(&error, mortal.id);
+                run.error(&error, target.id);
                 tries += 1;
             }
-            Err(_) if !mortal.reaped => {
-                run.note(AtReap, "not before the reap");
-                mortal.reap();
+            Err(_) if !target.reaped => {
+                run.record(AtReap, "no exit before the reap");
+                target.reap();
             }
             Err(_) => {
-                run.note(Missed, "hangs");
+                run.record(Missed, "no exit after the reap");
                 return false;
             }
         }
@@ -333,215 +355,225 @@ async fn comes(run: &mut Run, exit: &mut ProcessExit, mortal: &mut Mortal) -> bo
     false
 }
 
-/// Awaits for a while what must not come to pass: as long as the poller takes for some looks.
-async fn comes_not(run: &mut Run, exit: &mut ProcessExit, what: &str) -> bool {
+/// Awaits a wait that must stay pending, long enough for several polls. Returns whether it did.
+async fn expect_pending(run: &mut Run, process: &mut ProcessExit, remark: &str) -> bool {
     for _ in 0..TRIES {
-        match timeout(Duration::from_millis(2), armed_future(&mut *exit)).await {
+        match timeout(Duration::from_millis(2), armed_future(&mut *process)).await {
             Ok(Ok(_)) => {
-                run.note(Believed, what);
+                run.record(Misled, remark);
                 return false;
             }
-            Ok(Err(error)) => run.error(&error, exit.pid().unwrap()),
+            Ok(Err(error)) => run.error(&error, process.pid().unwrap()),
             Err(_) => break,
         }
     }
-    match armed(|| exit.try_wait()) {
+    match armed(|| process.try_wait()) {
         Ok(None) => true,
         Ok(Some(_)) => {
-            run.note(Believed, what);
+            run.record(Misled, remark);
             false
         }
         Err(error) => {
-            run.error(&error, exit.pid().unwrap());
+            run.error(&error, process.pid().unwrap());
             true
         }
     }
 }
 
-/// All that a process comes to, from its opening to its reap.
-async fn life(run: &mut Run, mut exit: ProcessExit, mut mortal: Mortal) {
-    if !comes_not(run, &mut exit, "an exit that was none").await {
+/// Waits for a process, from its opening to its reap.
+async fn expect_exit_and_reap(run: &mut Run, mut process: ProcessExit, mut target: Target) {
+    if !expect_pending(run, &mut process, "a false exit").await {
         return;
     }
-    mortal.end();
-    if !comes(run, &mut exit, &mut mortal).await || mortal.reaped {
+    target.end();
+    if !expect_exit(run, &mut process, &mut target).await || target.reaped {
         return;
     }
-    let mut exit = exit.until_reaped();
-    if !comes_not(run, &mut exit, "a reap that was none").await {
+    let mut process = process.until_reaped();
+    if !expect_pending(run, &mut process, "a false reap").await {
         return;
     }
-    mortal.reap();
-    comes(run, &mut exit, &mut mortal).await;
+    target.reap();
+    expect_exit(run, &mut process, &mut target).await;
 }
 
-fn one(run: &mut Run, mortal: Mortal) {
+/// Opens a target and waits for its exit and its reap.
+fn open_and_wait(run: &mut Run, target: Target) {
     let runtime = run.start();
-    if let Some(exit) = try_to(run, mortal.id, || ProcessExit::open(mortal.id)) {
-        runtime.block_on(life(run, exit, mortal));
+    if let Some(process) = retry(run, target.id, || ProcessExit::open(target.id)) {
+        runtime.block_on(expect_exit_and_reap(run, process, target));
     }
 }
 
 fn child(run: &mut Run) {
-    one(run, Mortal::child(7));
+    open_and_wait(run, Target::child(7));
 }
 
-fn another(run: &mut Run) {
-    one(run, Mortal::another(8));
+fn grandchild(run: &mut Run) {
+    open_and_wait(run, Target::grandchild(8));
 }
 
 fn reaped_early(run: &mut Run) {
-    let mut mortal = Mortal::another(8);
+    let mut target = Target::grandchild(8);
     let runtime = run.start();
-    if let Some(mut exit) = try_to(run, mortal.id, || ProcessExit::open(mortal.id)) {
-        mortal.end();
-        mortal.reap();
-        runtime.block_on(comes(run, &mut exit, &mut mortal));
+    if let Some(mut process) = retry(run, target.id, || ProcessExit::open(target.id)) {
+        target.end();
+        target.reap();
+        runtime.block_on(expect_exit(run, &mut process, &mut target));
     }
 }
 
-fn outside(run: &mut Run) {
-    let all = [Mortal::child(7), Mortal::another(8)];
+fn outside_runtime(run: &mut Run) {
+    let targets = [Target::child(7), Target::grandchild(8)];
     (run.install)();
-    for mut mortal in all {
-        let Some(mut exit) = try_to(run, mortal.id, || ProcessExit::open(mortal.id)) else {
+    for mut target in targets {
+        let Some(mut process) = retry(run, target.id, || ProcessExit::open(target.id)) else {
             continue;
         };
-        let look =
-            |run: &mut Run, exit: &mut ProcessExit, mortal: &Mortal, wanted: bool| match try_to(
-                run,
-                mortal.id,
-                || exit.try_wait(),
-            ) {
-                Some(Some(exit)) if wanted => run.exit(exit, mortal),
-                Some(Some(_)) => run.note(Believed, "an exit that was none"),
-                Some(None) if wanted && !mortal.reaped => run.note(AtReap, "not before the reap"),
-                Some(None) if wanted => match armed(|| exit.try_wait()) {
-                    Ok(Some(exit)) => run.exit(exit, mortal),
-                    other => run.note(Missed, format!("a reap that was missed: {other:?}")),
+        let query = |run: &mut Run, process: &mut ProcessExit, target: &Target, expected: bool| {
+            match retry(run, target.id, || process.try_wait()) {
+                Some(Some(exit)) if expected => run.exit(exit, target),
+                Some(Some(_)) => run.record(Misled, "a false exit"),
+                Some(None) if expected && !target.reaped => {
+                    run.record(AtReap, "no exit before the reap");
+                }
+                Some(None) if expected => match armed(|| process.try_wait()) {
+                    Ok(Some(exit)) => run.exit(exit, target),
+                    other => run.record(Missed, format!("a missed reap: {other:?}")),
                 },
                 _ => {}
-            };
-        look(run, &mut exit, &mortal, false);
-        mortal.end();
-        look(run, &mut exit, &mortal, true);
-        let mut exit = exit.until_reaped();
-        mortal.reap();
-        look(run, &mut exit, &mortal, true);
+            }
+        };
+        query(run, &mut process, &target, false);
+        target.end();
+        query(run, &mut process, &target, true);
+        let mut process = process.until_reaped();
+        target.reap();
+        query(run, &mut process, &target, true);
     }
 }
 
 fn adopted(run: &mut Run) {
-    let mortal = Mortal::another(8);
+    let target = Target::grandchild(8);
     let runtime = run.start();
     for _ in 0..TRIES {
-        let pidfd = linux::pidfd_open(mortal.id, 0);
+        let pidfd = linux::pidfd_open(target.id, 0);
         let number = pidfd.as_raw_fd() as u32;
         match armed(|| ProcessExit::try_from(pidfd)) {
-            Ok(exit) => return runtime.block_on(life(run, exit, mortal)),
+            Ok(process) => {
+                return runtime.block_on(expect_exit_and_reap(run, process, target));
+            }
             Err(error) => run.error(&error, number),
         }
     }
 }
 
 fn set(run: &mut Run) {
-    let mut all = [Mortal::child(7), Mortal::another(8), Mortal::another(9)];
+    // The set waits for the exits of the first two targets, and for the reap of the third.
+    let mut targets = [
+        Target::child(7),
+        Target::grandchild(8),
+        Target::grandchild(9),
+    ];
     let runtime = run.start();
     let mut set = armed(|| ExitSet::with_capacity(100));
-    for mortal in &all[..2] {
-        try_to(run, mortal.id, || set.insert(mortal.id));
+    for target in &targets[..2] {
+        retry(run, target.id, || set.insert(target.id));
     }
-    if set.contains(all[0].id) && armed(|| set.insert(all[0].id)).is_ok_and(|is_new| is_new) {
-        run.note(Believed, "one process that was taken for two");
+    if set.contains(targets[0].id) && armed(|| set.insert(targets[0].id)).is_ok_and(|is_new| is_new)
+    {
+        run.record(Misled, "a duplicate was inserted");
     }
-    if let Some(exit) = try_to(run, all[2].id, || ProcessExit::open(all[2].id)) {
-        armed(|| set.insert_exit(exit.until_reaped()));
-        if let Some(exit) = try_to(run, all[2].id, || ProcessExit::open(all[2].id)) {
-            if armed(|| set.insert_exit(exit)) {
-                run.note(Believed, "one process that was taken for two");
+    if let Some(process) = retry(run, targets[2].id, || ProcessExit::open(targets[2].id)) {
+        armed(|| set.insert_exit(process.until_reaped()));
+        if let Some(process) = retry(run, targets[2].id, || ProcessExit::open(targets[2].id)) {
+            if armed(|| set.insert_exit(process)) {
+                run.record(Misled, "a duplicate was inserted");
             }
         }
     }
     runtime.block_on(async {
-        no_exit(run, &mut set, &all).await;
+        poll_briefly(run, &mut set, &targets).await;
         if let Some(exit) = armed(|| set.try_next_exit()) {
-            yielded(run, exit, &all);
+            check_yielded(run, exit, &targets);
         }
-        for at in 0..all.len() {
-            all[at].end();
-            if at == 2 {
-                no_exit(run, &mut set, &all).await;
-                all[at].reap();
+        for index in 0..targets.len() {
+            targets[index].end();
+            if index == 2 {
+                poll_briefly(run, &mut set, &targets).await;
+                targets[index].reap();
             }
             let mut tries = 0;
-            while set.contains(all[at].id) && tries < TRIES {
+            while set.contains(targets[index].id) && tries < TRIES {
                 tries += 1;
                 match timeout(PATIENCE, armed_future(set.next_exit())).await {
-                    Ok(Some(exit)) => yielded(run, exit, &all),
-                    Ok(None) => run.note(Broken, "a process that was lost"),
-                    Err(_) if !all[at].reaped => {
-                        run.note(AtReap, "not before the reap");
-                        all[at].reap();
+                    Ok(Some(exit)) => check_yielded(run, exit, &targets),
+                    Ok(None) => run.record(Broken, "the set lost a process"),
+                    Err(_) if !targets[index].reaped => {
+                        run.record(AtReap, "no exit before the reap");
+                        targets[index].reap();
                     }
-                    Err(_) => run.note(Missed, "hangs"),
+                    Err(_) => run.record(Missed, "no exit after the reap"),
                 }
             }
         }
-        // Of what has been yielded, and is a zombie.
-        if !all[0].reaped && try_to(run, all[0].id, || set.insert(all[0].id)) == Some(true) {
-            armed(|| set.remove(all[0].id));
+        // Insert a zombie that the set has yielded before.
+        let pid = targets[0].id;
+        if !targets[0].reaped && retry(run, pid, || set.insert(pid)) == Some(true) {
+            armed(|| set.remove(pid));
         }
     });
     armed(|| drop(set));
-    all[0].reap();
-    all[1].reap();
+    targets[0].reap();
+    targets[1].reap();
 }
 
-/// Waits for a while for what must not come from a set.
-async fn no_exit(run: &mut Run, set: &mut ExitSet, all: &[Mortal]) {
-    let a_while = Duration::from_millis(2);
-    if let Ok(Some(exit)) = timeout(a_while, armed_future(set.next_exit())).await {
-        yielded(run, exit, all);
+/// Polls a set for a short time, and checks an exit if the set yields any.
+async fn poll_briefly(run: &mut Run, set: &mut ExitSet, targets: &[Target]) {
+    let limit = Duration::from_millis(2);
+    if let Ok(Some(exit)) = timeout(limit, armed_future(set.next_exit())).await {
+        check_yielded(run, exit, targets);
     }
 }
 
-fn yielded(run: &mut Run, exit: io::Result<Exit>, all: &[Mortal]) {
+/// Records the outcome of an exit or an error that a set has yielded.
+fn check_yielded(run: &mut Run, exit: io::Result<Exit>, targets: &[Target]) {
     let exit = match exit {
         Ok(exit) => exit,
-        Err(error) => return run.error(&error, OF_A_SET),
+        Err(error) => return run.error(&error, SET),
     };
-    let mortal = all
+    let target = targets
         .iter()
-        .find(|mortal| Some(mortal.id) == exit.pid())
-        .expect("one of them");
-    let waits_for_the_reap = mortal.id == all[2].id;
-    match (mortal.ended, waits_for_the_reap, mortal.reaped) {
-        (true, false, _) => run.status(exit, mortal),
-        // The poller need not have seen the zombie.
+        .find(|target| Some(target.id) == exit.pid())
+        .expect("the set yields only its members");
+    let is_until_reaped = target.id == targets[2].id;
+    match (target.ended, is_until_reaped, target.reaped) {
+        (true, false, _) => run.status(exit, target),
+        // The status is unknown if no poll has seen the zombie.
         (true, true, true) if exit.status().is_none() => {}
-        (true, true, true) => run.status(exit, mortal),
-        _ => run.note(Believed, format!("not so: {exit}")),
+        (true, true, true) => run.status(exit, target),
+        _ => run.record(Misled, format!("yielded too early: {exit}")),
     }
 }
 
 fn bad_pids(run: &mut Run) {
-    let mut gone = Mortal::another(0);
-    gone.end();
-    gone.reap();
+    let mut reaped = Target::grandchild(0);
+    reaped.end();
+    reaped.reap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tid_sender, tid_receiver) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        tell.send(support::thread_id()).unwrap();
+        tid_sender.send(support::thread_id()).unwrap();
         let _ = stopped.recv();
     });
-    let tid = told.recv().unwrap();
+    let tid = tid_receiver.recv().unwrap();
     (run.install)();
     for (pid, kind) in [
-        (gone.id, io::ErrorKind::NotFound),
+        (reaped.id, io::ErrorKind::NotFound),
         (tid, io::ErrorKind::InvalidInput),
     ] {
         match armed(|| ProcessExit::open(pid)) {
-            Ok(_) => run.note(Believed, format!("{pid} that is a process, {kind}")),
+            Ok(_) => run.record(Misled, format!("opened {pid} instead of the error {kind}")),
             Err(error) if error.kind() == kind => {}
             Err(error) => run.error(&error, pid),
         }
@@ -550,97 +582,100 @@ fn bad_pids(run: &mut Run) {
     thread.join().unwrap();
 }
 
-/// Asks about a process that lives. Any error will do that says which process it is about, but not that it
-/// is gone.
-fn ask<T>(run: &mut Run, about: u32, what: impl FnOnce() -> io::Result<T>) -> Option<T> {
-    match armed(what) {
+/// Calls `operation` on a running process. An error must name the process, and must not claim that
+/// the process is gone.
+fn try_once<T>(run: &mut Run, pid: u32, operation: impl FnOnce() -> io::Result<T>) -> Option<T> {
+    match armed(operation) {
         Ok(value) => Some(value),
         Err(error) => {
             if error.kind() == io::ErrorKind::NotFound {
-                run.note(Believed, format!("a process that lives is gone: {error}"));
-            } else if !error.to_string().contains(&about.to_string()) {
-                run.note(Broken, format!("about whom? {error}"));
+                run.record(Misled, format!("a running process is not found: {error}"));
+            } else if !error.to_string().contains(&pid.to_string()) {
+                run.record(Broken, format!("the error names no process: {error}"));
             }
             None
         }
     }
 }
 
-fn identified(run: &mut Run) {
-    let all = [Mortal::child(7), Mortal::another(8)];
+fn identity_and_signal(run: &mut Run) {
+    let targets = [Target::child(7), Target::grandchild(8)];
     (run.install)();
-    for mut mortal in all {
-        let Some(exit) = try_to(run, mortal.id, || ProcessExit::open(mortal.id)) else {
+    for mut target in targets {
+        let Some(process) = retry(run, target.id, || ProcessExit::open(target.id)) else {
             continue;
         };
-        let id = ask(run, mortal.id, || exit.identity());
-        if let Some(id) = id {
-            let same = ask(run, mortal.id, || id.open());
-            if same.is_some_and(|same| same.pid() != Some(mortal.id)) {
-                run.note(Broken, "another process");
+        let identity = try_once(run, target.id, || process.identity());
+        if let Some(identity) = identity {
+            let reopened = try_once(run, target.id, || identity.open());
+            if reopened.is_some_and(|reopened| reopened.pid() != Some(target.id)) {
+                run.record(Broken, "the identity opened another process");
             }
         }
-        let _ = ask(run, mortal.id, || exit.signal(0));
-        mortal.end();
-        mortal.reap();
-        if id.is_some_and(|id| armed(|| id.open()).is_ok()) {
-            run.note(Broken, "a process that is gone was found again");
+        let _ = try_once(run, target.id, || process.signal(0));
+        target.end();
+        target.reap();
+        if identity.is_some_and(|identity| armed(|| identity.open()).is_ok()) {
+            run.record(Broken, "the identity of a reaped process was opened");
         }
-        match armed(|| exit.signal(0)) {
-            Err(error) if error.to_string().contains(&mortal.id.to_string()) => {}
-            Err(error) => run.note(Broken, format!("about whom? {error}")),
-            Ok(()) => run.note(Broken, "a signal to a process that is gone"),
+        match armed(|| process.signal(0)) {
+            Err(error) if error.to_string().contains(&target.id.to_string()) => {}
+            Err(error) => run.record(Broken, format!("the error names no process: {error}")),
+            Ok(()) => run.record(Broken, "a signal to a reaped process succeeded"),
         }
     }
 }
 
-/// What a run has come to.
+/// The result of a run.
 struct Report {
     worst: Outcome,
-    said: Vec<String>,
+    remarks: Vec<String>,
+    /// How often each of [`CALLS`] was made.
     made: Vec<u32>,
+    /// How many calls the fault under test has failed.
     failed: u32,
 }
 
+/// The message of the last panic.
 static PANIC: Mutex<String> = Mutex::new(String::new());
 
-/// Runs a scenario in a process of its own, as much of what the crate knows stays for the process's life.
+/// Runs a scenario in a process of its own, because the crate caches answers of the kernel.
 ///
-/// That is a fork without a program. No other thread of this process holds a lock.
+/// The process is a fork that executes no program: no other thread of this process holds a lock.
 fn run(scenario: &Scenario, fault: Option<Fault>) -> Report {
     let (mut ours, mut theirs) = UnixStream::pair().unwrap();
-    let given = scenario.given.map(|(name, errno, count)| Fault {
+    let constant_fault = scenario.constant_fault.map(|(name, errno, count)| Fault {
         call: call(name),
         errno,
         first: 1,
         count,
     });
-    // SAFETY: see above.
+    // SAFETY: no other thread holds a lock, so the child can allocate and lock.
     let pid = unsafe { fork() };
     if pid == 0 {
-        // SAFETY: takes integers.
+        // SAFETY: the call takes integers.
         unsafe { prctl(PR_SET_PDEATHSIG, SIGKILL) };
         let fds = linux::open_fds();
         let mut run = Run {
             worst: Right,
-            said: Vec::new(),
-            install: Box::new(move || trap::install(0, [given, fault])),
+            remarks: Vec::new(),
+            install: Box::new(move || trap::install(0, [constant_fault, fault])),
         };
         if catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut run))).is_err() {
-            run.note(Broken, PANIC.lock().unwrap().clone());
+            run.record(Broken, PANIC.lock().unwrap().clone());
         }
         if let Some(number) = trap::unknown() {
-            run.note(Broken, format!("a system call without a row: {number}"));
+            run.record(Broken, format!("system call {number} is not in CALLS"));
         }
-        let left = linux::open_fds();
-        if left != fds {
-            let left: Vec<_> = left.iter().filter(|fd| !fds.contains(fd)).collect();
-            run.note(Broken, format!("a leak: {left:?}"));
+        let fds_after = linux::open_fds();
+        if fds_after != fds {
+            let leaked: Vec<_> = fds_after.iter().filter(|fd| !fds.contains(fd)).collect();
+            run.record(Broken, format!("leaked descriptors: {leaked:?}"));
         }
         let made: Vec<String> = trap::made().iter().map(u32::to_string).collect();
-        let said = run.said.join("; ").replace('\n', " ");
+        let remarks = run.remarks.join("; ").replace('\n', " ");
         let report = format!(
-            "{}\n{}\n{}\n{said}\n",
+            "{}\n{}\n{}\n{remarks}\n",
             run.worst as u8,
             trap::failed(),
             made.join(" ")
@@ -656,22 +691,22 @@ fn run(scenario: &Scenario, fault: Option<Fault>) -> Report {
     let status = linux::reap_raw(pid);
     let mut lines = report.lines();
     let mut line = || lines.next().unwrap_or_default().to_owned();
-    let (worst, failed, made, said) = (line(), line(), line(), line());
-    let worst = [Right, NoStatus, AtReap, Error, Believed, Missed]
+    let (worst, failed, made, remarks) = (line(), line(), line(), line());
+    let worst = [Right, NoStatus, AtReap, Error, Misled, Missed]
         .into_iter()
         .find(|outcome| worst == (*outcome as u8).to_string());
-    let mut said: Vec<String> = Some(said)
+    let mut remarks: Vec<String> = Some(remarks)
         .into_iter()
-        .filter(|said| !said.is_empty())
+        .filter(|remark| !remark.is_empty())
         .collect();
     if read.is_err() || report.is_empty() {
-        said.push(format!(
-            "killed, or ended without a word: {status:#x} {read:?}"
+        remarks.push(format!(
+            "the process was killed, or sent no report: status {status:#x}, {read:?}"
         ));
     }
     Report {
         worst: worst.unwrap_or(Broken),
-        said,
+        remarks,
         made: made
             .split(' ')
             .filter_map(|count| count.parse().ok())
@@ -680,28 +715,29 @@ fn run(scenario: &Scenario, fault: Option<Fault>) -> Report {
     }
 }
 
-/// Runs a scenario with each fault at each step, and says what came of it.
-fn fail_everything(scenario: &Scenario) {
+/// Runs a scenario with each fault at each step, and prints the outcomes.
+fn run_with_each_fault(scenario: &Scenario) {
     std::panic::set_hook(Box::new(|info| {
         *PANIC.lock().unwrap() = info.to_string();
     }));
-    // Tokio opens some descriptors for the life of the process.
+    // Start a runtime once: Tokio opens some descriptors that stay open, and would count as leaks.
     drop(Builder::new_current_thread().enable_all().build());
 
-    let most = if everything() { 8 } else { 2 };
-    let dry = run(scenario, None);
-    println!("without\t\t\t{:?}\t{}", dry.worst, dry.said.join("; "));
+    let max_steps = if all_faults() { 8 } else { 2 };
+    let baseline = run(scenario, None);
+    let remarks = baseline.remarks.join("; ");
+    println!("without\t\t\t{:?}\t{remarks}", baseline.worst);
     for (call, (name, errors)) in ERRORS.iter().enumerate() {
-        let made = dry.made.get(call).copied().unwrap_or(0);
+        let made = baseline.made.get(call).copied().unwrap_or(0);
         let faults = errors.iter().flat_map(|&errno| {
-            let once = (1..=made.min(most)).map(move |first| (errno, first, 1));
-            let lasting = if everything() {
+            let once = (1..=made.min(max_steps)).map(move |first| (errno, first, 1));
+            let lasting = if all_faults() {
                 &LASTING[..]
             } else {
                 &LASTING[..3]
             };
-            let lasts = made > 0 && lasting.contains(&errno);
-            let always = lasts.then_some((errno, 1, EVER));
+            let is_lasting = made > 0 && lasting.contains(&errno);
+            let always = is_lasting.then_some((errno, 1, FOREVER));
             once.chain(always)
         });
         for (errno, first, count) in faults {
@@ -715,38 +751,39 @@ fn fail_everything(scenario: &Scenario) {
                 }),
             );
             let how = if count == 1 { "once" } else { "always" };
-            let (worst, said) = (report.worst, report.said.join("; "));
+            let (worst, remarks) = (report.worst, report.remarks.join("; "));
             println!(
-                "{name}\t{errno}\t{how}\t{worst:?}\tat {first}: {said}\t{}",
+                "{name}\t{errno}\t{how}\t{worst:?}\tat {first}: {remarks}\t{}",
                 report.failed
             );
         }
     }
 }
 
-/// Whether to fail the first eight calls of each kind one by one, which takes a minute, or only two. A
-/// scenario makes more of them only by polling, and these are the same again.
-fn everything() -> bool {
+/// Returns whether to fail the first eight calls of each kind instead of two. This takes a minute.
+///
+/// A scenario makes more than eight calls of a kind only by polling, which repeats the same calls.
+fn all_faults() -> bool {
     std::env::var_os("ALL_FAULTS").is_some()
 }
 
 #[test]
-fn a_call_that_fails_at_any_step_leaves_the_outcome_right_or_a_plain_error() {
-    const TEST: &str = "a_call_that_fails_at_any_step_leaves_the_outcome_right_or_a_plain_error";
+fn failing_calls_leave_a_right_outcome_or_an_error() {
+    const TEST: &str = "failing_calls_leave_a_right_outcome_or_an_error";
     if let Some(role) = support::role() {
         let scenario = SCENARIOS.iter().find(|scenario| scenario.name == role);
-        return fail_everything(scenario.expect("a scenario"));
+        return run_with_each_fault(scenario.expect("a scenario"));
     }
     if !linux::seccomp_filters() {
-        return support::skip("no system call can be trapped");
+        return support::skip("system calls cannot be trapped");
     }
     if !linux::pidfd_tells_the_status() {
-        return support::skip("this kernel, or polling, does not tell each status");
+        return support::skip("this kernel is older than 6.15, or polling is forced");
     }
     let start = std::time::Instant::now();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let lines = Mutex::new(Vec::new());
-    // They wait more than they work.
+    // Run many scenarios at once: a scenario mostly waits.
     std::thread::scope(|scope| {
         for _ in 0..12 {
             scope.spawn(|| {
@@ -756,8 +793,8 @@ fn a_call_that_fails_at_any_step_leaves_the_outcome_right_or_a_plain_error() {
                     let output = support::rerun(TEST, scenario.name, |_| {});
                     support::assert_passed(&output);
                     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                    let said = text.lines().map(|line| (scenario.name, line.to_owned()));
-                    lines.lock().unwrap().extend(said.collect::<Vec<_>>());
+                    let printed = text.lines().map(|line| (scenario.name, line.to_owned()));
+                    lines.lock().unwrap().extend(printed.collect::<Vec<_>>());
                 }
             });
         }
@@ -767,20 +804,22 @@ fn a_call_that_fails_at_any_step_leaves_the_outcome_right_or_a_plain_error() {
     let mut seen: BTreeMap<(&str, &str, c_int), Outcome> = BTreeMap::new();
     let (mut runs, mut hits) = (0, 0);
     for (scenario, line) in lines.lock().unwrap().iter() {
-        // The harness has put its own words before the first.
+        // The test harness prints the name of the test in front of the first line.
         let line = line.split(" ... ").last().unwrap_or_default();
         let fields: Vec<&str> = line.split('\t').collect();
-        let &[name, errno, how, outcome, said, ..] = &fields[..] else {
+        let &[name, errno, how, outcome, remarks, ..] = &fields[..] else {
             continue;
         };
-        let outcome = [Right, NoStatus, AtReap, Error, Believed, Missed]
+        let outcome = [Right, NoStatus, AtReap, Error, Misled, Missed]
             .into_iter()
             .find(|candidate| format!("{candidate:?}") == outcome)
             .unwrap_or(Broken);
         runs += 1;
         if name.ends_with("without") {
             if outcome != Right {
-                wrong.push(format!("{scenario}, without a fault: {outcome:?}: {said}"));
+                wrong.push(format!(
+                    "{scenario}, without a fault: {outcome:?}: {remarks}"
+                ));
             }
             continue;
         }
@@ -801,34 +840,41 @@ fn a_call_that_fails_at_any_step_leaves_the_outcome_right_or_a_plain_error() {
         if outcome > allowed(table, name, errno) {
             let error = io::Error::from_raw_os_error(errno);
             wrong.push(format!(
-                "{scenario}: {name} {how} {error}: {outcome:?}: {said}"
+                "{scenario}: {name} {how} {error}: {outcome:?}: {remarks}"
             ));
         }
     }
-    // No row is worse than what there is.
+    // Each row must be needed: some fault has the outcome that the row allows.
     for (how, table) in [("once", ONCE), ("always", ALWAYS)] {
-        for row in table.iter().filter(|_| everything()) {
+        for row in table.iter().filter(|_| all_faults()) {
             let of_row = seen.iter().filter(|((name, of, errno), _)| {
                 *of == how && matching(table, name, *errno) == Some(row)
             });
             let worst = of_row.map(|(_, worst)| *worst).max();
             if worst != Some(row.2) {
-                wrong.push(format!("{row:?} {how}: {worst:?} at worst"));
+                wrong.push(format!("{row:?} {how}: the worst outcome is {worst:?}"));
             }
         }
     }
     println!(
-        "{runs} runs, {hits} of them with a fault, {:?}",
+        "{runs} runs, {hits} of them with a fault, in {:?}",
         start.elapsed()
     );
-    assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong outcomes or rows:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
+/// Returns the first row for an error of a call. A row with [`ANY`] is for all errors.
 fn matching(table: &'static [Row], call: &str, errno: c_int) -> Option<&'static Row> {
-    let is_it = |row: &&Row| row.0 == call && (row.1.is_empty() || row.1.contains(&errno));
-    table.iter().find(is_it)
+    let matches = |row: &&Row| row.0 == call && (row.1.is_empty() || row.1.contains(&errno));
+    table.iter().find(matches)
 }
 
+/// Returns the worst outcome that a table allows.
 fn allowed(table: &'static [Row], call: &str, errno: c_int) -> Outcome {
     matching(table, call, errno).map_or(Right, |row| row.2)
 }
