@@ -1,9 +1,9 @@
 //! Promise: if any system call fails with any error, the outcome is right, or it is a plain error.
 //!
-//! The test runs each [scenario](SCENARIOS) once without a fault, and counts the system calls of the
-//! crate. It then repeats the scenario for each of these calls and each of its [errors](ERRORS). The
-//! tables [`ONCE`] and [`ALWAYS`] list the outcomes that are not right, with the few exceptions to
-//! the promise. A system call that is missing from [`CALLS`] fails the test.
+//! The test first runs each [scenario](SCENARIOS) without a fault, and counts the crate's system
+//! calls. The test then repeats the scenario for each of these calls, with each of the call's
+//! [errors](ERRORS). The tables [`ONCE`] and [`ALWAYS`] list all outcomes that are not right, with
+//! the few exceptions to the promise. A system call that is missing from [`CALLS`] fails the test.
 //!
 //! Only a `clock_gettime` that enters the kernel can fail here. The clock for processor time does;
 //! the clock for the time since boot is read in user space.
@@ -285,7 +285,7 @@ impl Target {
     fn end(&mut self) {
         self.ended = true;
         match &mut self.kind {
-            Kind::Child(_, exit) => exit.write_all(&[self.code]).unwrap(),
+            Kind::Child(_, pipe) => pipe.write_all(&[self.code]).unwrap(),
             Kind::Grandchild(grandchild) => grandchild.end(self.code),
         }
         support::until("the target is a zombie", || {
@@ -329,7 +329,7 @@ fn retry<T>(run: &mut Run, number: u32, mut operation: impl FnMut() -> io::Resul
     None
 }
 
-/// Awaits an exit, and reaps the target if the exit is not reported. Returns whether one came.
+/// Awaits an exit, and reaps the target if no exit is reported. Returns whether the exit came.
 async fn expect_exit(run: &mut Run, process: &mut ProcessExit, target: &mut Target) -> bool {
     let mut tries = 0;
     while tries < TRIES {
@@ -355,7 +355,7 @@ async fn expect_exit(run: &mut Run, process: &mut ProcessExit, target: &mut Targ
     false
 }
 
-/// Awaits a wait that must stay pending, long enough for several polls. Returns whether it did.
+/// Checks for several polls that a wait stays pending. Returns whether the wait is still pending.
 async fn expect_pending(run: &mut Run, process: &mut ProcessExit, remark: &str) -> bool {
     for _ in 0..TRIES {
         match timeout(Duration::from_millis(2), armed_future(&mut *process)).await {
