@@ -42,7 +42,7 @@ async fn adopts_the_pidfd_of_a_reaped_process() {
     let process = ProcessExit::try_from(pidfd).unwrap();
     assert_eq!(process.pid(), None);
     let exit = deadline(process).await.unwrap();
-    if linux::pidfd_tells_the_status() {
+    if linux::pidfd_reports_status() {
         assert_eq!(exit.status().unwrap().code(), Some(5));
     }
 }
@@ -157,7 +157,7 @@ async fn rejects_the_pidfd_of_a_thread() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("thread"), "{error}");
 
-    if !linux::pidfd_can_be_asked() {
+    if !linux::pidfd_supports_get_info() {
         return support::skip("a reopened pidfd of a thread is recognized from Linux 6.13 on");
     }
     // Reopening a pidfd through /proc drops its PIDFD_THREAD flag.

@@ -54,7 +54,7 @@ async fn unused_pid_is_not_found() {
     child.reap();
     // On Windows a process can be opened until its last handle is closed.
     drop(child);
-    support::until_forgotten(gone);
+    support::until_pid_is_free(gone);
     for pid in [gone, i32::MAX as u32] {
         let error = error_of(pid).await;
         assert_eq!(error.kind(), ErrorKind::NotFound);

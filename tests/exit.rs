@@ -177,7 +177,7 @@ async fn resolves_although_the_pid_was_recycled() {
     };
     let exit = deadline(process).await.unwrap();
     assert_eq!(exit.pid(), Some(pid));
-    if linux::pidfd_tells_the_status() {
+    if linux::pidfd_reports_status() {
         assert_eq!(exit.status().unwrap().code(), Some(1));
     }
     // The second process has the same pid and is still running.

@@ -119,7 +119,7 @@ async fn check_every_promise() {
     still_pending(&mut process).await;
     grandchild.end(8);
     let status = deadline(process).await.unwrap().status();
-    if linux::stat_tells_the_status() {
+    if linux::stat_shows_status() {
         assert_eq!(status.unwrap().code(), Some(8));
     }
     still_pending(&mut until_reaped).await;
@@ -391,7 +391,7 @@ fn fails_without_a_poller_thread_and_recovers() {
 #[test]
 fn keeps_the_status_seen_by_the_poller_after_a_reap() {
     let _ = in_own_process!(keeps_the_status_seen_by_the_poller_after_a_reap, ["1"]);
-    if !linux::stat_tells_the_status() {
+    if !linux::stat_shows_status() {
         return skip("Linux before 6.1 does not show the status in /proc");
     }
     deny!(libc::SYS_pidfd_open, libc::EPERM);
@@ -491,7 +491,7 @@ fn dropped_caches_do_not_lose_status_or_events() {
     if drop_caches().is_err() {
         return skip("caches cannot be dropped (not root)");
     }
-    if !linux::stat_tells_the_status() {
+    if !linux::stat_shows_status() {
         return skip("Linux before 6.1 does not show the status in /proc");
     }
     let mut child = Child::spawn(7);
@@ -847,7 +847,7 @@ fn open_waits_survive_a_descriptor_limit_of_zero() {
         let mut process = exit_of(grandchild.id());
         let mut until_reaped = exit_of(grandchild.id()).until_reaped();
         still_pending(&mut process).await;
-        let reports_status = linux::pidfd_tells_the_status();
+        let reports_status = linux::pidfd_reports_status();
         let limit = limit_descriptors(0);
         assert_eq!(process.try_wait().unwrap(), None);
         grandchild.end(8);

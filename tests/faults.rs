@@ -777,7 +777,7 @@ fn failing_calls_leave_a_right_outcome_or_an_error() {
     if !linux::seccomp_filters() {
         return support::skip("system calls cannot be trapped");
     }
-    if !linux::pidfd_tells_the_status() {
+    if !linux::pidfd_reports_status() {
         return support::skip("this kernel is older than 6.15, or polling is forced");
     }
     let start = std::time::Instant::now();

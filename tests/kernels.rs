@@ -58,7 +58,7 @@ macro_rules! on_each_kernel {
                 if !linux::seccomp_filters() {
                     return support::skip("system calls cannot be trapped");
                 }
-                if !linux::pidfd_tells_the_status() {
+                if !linux::pidfd_reports_status() {
                     return support::skip("this kernel is older than 6.15, or polling is forced");
                 }
                 for kernel in &KERNELS {

@@ -134,8 +134,8 @@ async fn yields_children_others_zombies_and_reaped() {
         codes.extend(exit.unwrap().status().and_then(|status| status.code()));
     }
     let expected = [1, 2, 3, 4, 5].into_iter().filter(|&code| match code {
-        3 | 4 => support::tells_the_status_of_zombies(),
-        5 => support::tells_the_status_of_reaped(),
+        3 | 4 => support::zombie_status_is_known(),
+        5 => support::reaped_status_is_known(),
         _ => true,
     });
     assert_eq!(codes, expected.collect());
@@ -178,7 +178,7 @@ async fn yields_both_processes_that_shared_a_pid() {
     assert!(!set.insert(pid).unwrap());
     assert_eq!(set.len(), 2);
     let exit = next(&mut set).await;
-    if support::tells_the_status_of_reaped() {
+    if support::reaped_status_is_known() {
         assert_eq!(exit.status().unwrap().code(), Some(1));
     }
     assert!(set.contains(pid));
@@ -224,7 +224,7 @@ async fn failed_insert_leaves_the_set_unchanged() {
     child.reap();
     // On Windows a process can be opened until its last handle is closed.
     drop(child);
-    support::until_forgotten(gone);
+    support::until_pid_is_free(gone);
     let mut set = ExitSet::new();
     assert_eq!(set.insert(0).unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(
@@ -316,7 +316,7 @@ async fn does_not_deduplicate_pidfds_without_a_pid() {
     for _ in 0..3 {
         let exit = next(&mut set).await;
         assert_eq!(exit.pid(), None);
-        if support::tells_the_status_of_reaped() {
+        if support::reaped_status_is_known() {
             assert_eq!(exit.status().unwrap().code(), Some(8));
         }
     }
@@ -982,7 +982,7 @@ async fn earlier_owner_does_not_take_over_the_pid() {
     assert!(!set.insert(pid).unwrap(), "the current owner is in the set");
     assert_eq!(set.len(), 2);
     let exit = next(&mut set).await;
-    if support::tells_the_status_of_reaped() {
+    if support::reaped_status_is_known() {
         assert_eq!(exit.status().unwrap().code(), Some(1));
     }
     assert!(set.contains(pid));

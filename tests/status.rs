@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use support::linux;
 #[cfg(unix)]
 use support::unix::Grandchild;
-use support::{Child, deadline, shell, skip, tells_the_status_of_reaped};
+use support::{Child, deadline, reaped_status_is_known, shell, skip};
 #[cfg(target_os = "linux")]
 use tokio_process_exit::ProcessExit;
 use tokio_process_exit::exit_of;
@@ -62,7 +62,7 @@ async fn leaves_the_status_for_tokio_to_reap() {
         let (exit, status) = deadline(futures::future::join(process, child.wait())).await;
         assert_eq!(status.unwrap().code(), Some(code));
         // Polling returns no status if tokio reaps the child first.
-        if tells_the_status_of_reaped() {
+        if reaped_status_is_known() {
             assert_eq!(exit.unwrap().status().unwrap().code(), Some(code));
         }
     }
@@ -74,7 +74,7 @@ async fn returns_the_status_of_a_child_reaped_before_poll() {
     let process = exit_of(child.id());
     child.reap();
     let exit = deadline(process).await.unwrap();
-    if exit.status().is_none() && !tells_the_status_of_reaped() {
+    if exit.status().is_none() && !reaped_status_is_known() {
         return skip("no status after the reap: polling, or Linux before 6.15");
     }
     assert_eq!(exit.status().unwrap().code(), Some(11));
@@ -97,7 +97,7 @@ async fn auto_reaped_child_has_its_own_status_or_none() {
         let status = deadline(process).await.unwrap().status();
         match status {
             Some(status) => assert_eq!(status.code(), Some(code.into())),
-            None => assert!(!tells_the_status_of_reaped()),
+            None => assert!(!reaped_status_is_known()),
         }
     }
 }
@@ -105,7 +105,7 @@ async fn auto_reaped_child_has_its_own_status_or_none() {
 #[cfg(unix)]
 #[tokio::test]
 async fn returns_the_status_of_another_parents_zombie() {
-    if !support::tells_the_status_of_zombies() {
+    if !support::zombie_status_is_known() {
         return skip("this system does not report the status of another parent's zombie");
     }
     for code in [0, 1, 7, 255] {
@@ -159,7 +159,7 @@ async fn until_reaped_resolves_for_a_reaped_process() {
     grandchild.end(13);
     grandchild.reap();
     let exit = deadline(process).await.unwrap();
-    if tells_the_status_of_reaped() {
+    if reaped_status_is_known() {
         assert_eq!(exit.status().unwrap().code(), Some(13));
     }
 }
@@ -210,7 +210,7 @@ async fn other_user_gets_the_status_after_the_reap() {
         );
         return;
     }
-    if !linux::is_root() || !linux::pidfd_tells_the_status() {
+    if !linux::is_root() || !linux::pidfd_reports_status() {
         return skip("not root, or Linux before 6.15");
     }
     let mut grandchild = Grandchild::zombie(21);
@@ -306,7 +306,7 @@ fn returns_the_status_after_own_leader_thread_exits() {
     if support::role().is_none() {
         return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
     }
-    if !linux::stat_tells_the_status() {
+    if !linux::stat_shows_status() {
         return skip("no status from /proc before Linux 6.1");
     }
     // The forked child starts a second thread and ends its leader thread. All other threads of this

@@ -101,7 +101,7 @@ async fn waits_for_more_than_64_processes() {
 fn assert_no_handle_is_open(child: Child) {
     let pid = child.id();
     drop(child);
-    support::until_forgotten(pid);
+    support::until_pid_is_free(pid);
 }
 
 #[tokio::test]

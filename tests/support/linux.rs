@@ -102,14 +102,14 @@ pub fn children() -> Vec<String> {
 }
 
 /// Returns whether a pidfd reports the status of a reaped process (Linux 6.15).
-pub fn pidfd_tells_the_status() -> bool {
-    release() >= (6, 15) && pidfd_can_be_asked() && !super::poll_forced()
+pub fn pidfd_reports_status() -> bool {
+    release() >= (6, 15) && pidfd_supports_get_info() && !super::poll_forced()
 }
 
 /// Returns whether pidfds support `PIDFD_GET_INFO` (Linux 6.13).
 ///
 /// An emulator may not support the request even if the kernel below does.
-pub fn pidfd_can_be_asked() -> bool {
+pub fn pidfd_supports_get_info() -> bool {
     static KNOWN: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
         // SAFETY: a `pidfd_info` is all integers, for which all zeroes is a valid value.
         let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
@@ -151,7 +151,7 @@ pub fn deny(call: libc::c_long, errno: i32) {
 }
 
 /// Returns whether `/proc/<pid>/stat` shows the exit status of the whole process (Linux 6.1).
-pub fn stat_tells_the_status() -> bool {
+pub fn stat_shows_status() -> bool {
     release() >= (6, 1)
 }
 

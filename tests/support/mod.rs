@@ -188,7 +188,7 @@ impl Drop for Child {
 }
 
 /// Blocks until a reaped process can no longer be opened by its pid.
-pub fn until_forgotten(pid: u32) {
+pub fn until_pid_is_free(pid: u32) {
     until("the pid cannot be opened", || {
         tokio_process_exit::ProcessExit::open(pid).is_err()
     });
@@ -264,9 +264,9 @@ pub fn assert_passed(output: &Output) {
 }
 
 /// Returns whether the status of another parent's zombie is known if the zombie runs as our user.
-pub fn tells_the_status_of_zombies() -> bool {
+pub fn zombie_status_is_known() -> bool {
     #[cfg(target_os = "linux")]
-    return linux::stat_tells_the_status();
+    return linux::stat_shows_status();
     #[cfg(not(target_os = "linux"))]
     return cfg!(any(windows, target_os = "freebsd"));
 }
@@ -274,9 +274,9 @@ pub fn tells_the_status_of_zombies() -> bool {
 /// Returns whether the status of a process is known even if it was reaped before the first query.
 ///
 /// On kqueue, the exit event carries that status.
-pub fn tells_the_status_of_reaped() -> bool {
+pub fn reaped_status_is_known() -> bool {
     #[cfg(target_os = "linux")]
-    return linux::pidfd_tells_the_status();
+    return linux::pidfd_reports_status();
     #[cfg(not(target_os = "linux"))]
     return cfg!(windows) || !poll_forced();
 }

@@ -297,7 +297,7 @@ fn scenario(name: &'static str, budget: Budget) -> Scenario {
         as_another_user: false,
         every_status: linux::is_root()
             && fs::exists("/proc/self").is_ok_and(|proc| proc)
-            && linux::pidfd_tells_the_status(),
+            && linux::pidfd_reports_status(),
         refuse_registration: false,
         pidfds: !support::poll_forced(),
         identities: true,
