@@ -374,7 +374,7 @@ fn rejects_handles_of_other_objects() {
         let error = ProcessExit::try_from(handle).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         assert!(
-            error.to_string().contains("is not one of a process"),
+            error.to_string().contains("is not a process handle"),
             "{error}"
         );
     }

@@ -2,8 +2,8 @@
 //!
 //! # Safety
 //!
-//! Each block is one system call (or one read of what it wrote). Descriptors are borrowed, so they
-//! are open for the call; every pointer is to a local of the type that the call expects.
+//! Each block is one system call, or a read of what it has written. Descriptors are borrowed, so they
+//! are open during the call. Every pointer is to a local of the type that the call expects.
 
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -14,13 +14,13 @@ use super::Status;
 use super::errno_of;
 use super::semantics::{Refusal, StatusDelivery, refusal, status};
 
-/// Of different width on NetBSD.
+/// The type of `flags`, which is wider on NetBSD.
 #[cfg(target_os = "netbsd")]
 type Flags = u32;
 #[cfg(not(target_os = "netbsd"))]
 type Flags = u16;
 
-/// A process has exited.
+/// The event of a process that has exited.
 pub(super) struct ExitEvent {
     pub(super) pid: libc::pid_t,
     pub(super) status: Option<Status>,
@@ -32,22 +32,22 @@ pub(super) fn create() -> io::Result<OwnedFd> {
     if kqueue < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel has just created this descriptor, and nobody else owns it.
     let kqueue = unsafe { OwnedFd::from_raw_fd(kqueue) };
-    // A forked child does not inherit it, so this is only for an exec without a fork. `kqueue1`,
-    // which would do both at once, is not everywhere.
+    // A forked child does not inherit a kqueue, so this is for an exec without a fork. `kqueue1`, which
+    // would set the flag at once, does not exist everywhere.
     // SAFETY: takes integers.
     unsafe { libc::fcntl(kqueue.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
     Ok(kqueue)
 }
 
-/// Attaches a filter to a process. Its one event tells of the exit.
+/// Attaches a filter to a process. Its one event reports the exit.
 ///
-/// The kqueue must have none for this pid, read or unread: the kernel would change that, whosever it
-/// is, instead of looking for the process.
+/// The kqueue must not have a filter for this pid, even one whose event has not been read. The kernel
+/// would change that filter instead of attaching one to the process.
 pub(super) fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<()> {
-    // EV_ONESHOT: what has exited has no second event, and the filter goes when its event is read.
-    // That is what the kernels do with NOTE_EXIT anyway, whatever flags were given.
+    // EV_ONESHOT: the filter is removed when its one event is read. The kernels do that for NOTE_EXIT
+    // whatever the flags are.
     let add = |fflags: u32| change(kqueue, pid, libc::EV_ADD | libc::EV_ONESHOT, fflags);
     let StatusDelivery::IfFlagged(flag) = delivery() else {
         return add(libc::NOTE_EXIT);
@@ -60,17 +60,16 @@ pub(super) fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<(
     }
 }
 
-/// Takes the filter of a process away, and its event if that was not read.
+/// Removes the filter of a process, and its event if that has not been read.
 pub(super) fn deregister(kqueue: BorrowedFd<'_>, pid: libc::pid_t) {
-    // There may be none any more.
+    // An error means that the filter is already gone.
     let _ = change(kqueue, pid, libc::EV_DELETE, 0);
 }
 
-/// Reads some of the events that there are, without waiting. Returns how many: 0 means that there
-/// are no more.
+/// Reads a batch of events, without waiting. Returns how many; 0 means that there are no more.
 pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) -> io::Result<usize> {
-    const BATCH: usize = 64;
-    let mut batch = [MaybeUninit::<libc::kevent>::uninit(); BATCH];
+    const BATCH_SIZE: usize = 64;
+    let mut batch = [MaybeUninit::<libc::kevent>::uninit(); BATCH_SIZE];
     let now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -78,7 +77,7 @@ pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) ->
     let count = loop {
         let (kqueue, buffer) = (kqueue.as_raw_fd(), batch.as_mut_ptr().cast());
         // SAFETY: `batch` has room for that many events, and `now` is readable.
-        let count = unsafe { libc::kevent(kqueue, ptr::null(), 0, buffer, BATCH as _, &now) };
+        let count = unsafe { libc::kevent(kqueue, ptr::null(), 0, buffer, BATCH_SIZE as _, &now) };
         match usize::try_from(count) {
             Ok(count) => break count,
             Err(_) => {
@@ -90,7 +89,7 @@ pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) ->
         }
     };
     for event in &batch[..count] {
-        // SAFETY: the kernel has written the first `count`.
+        // SAFETY: the kernel has written the first `count` events.
         let event = unsafe { event.assume_init() };
         report(ExitEvent {
             pid: event.ident as libc::pid_t,
@@ -108,7 +107,7 @@ fn change(kqueue: BorrowedFd<'_>, pid: libc::pid_t, flags: Flags, fflags: u32) -
     change.flags = flags;
     change.fflags = fflags;
     let (kqueue, none) = (kqueue.as_raw_fd(), ptr::null_mut());
-    // SAFETY: `change` is readable. No event is asked for, so errors are returned by the call.
+    // SAFETY: `change` is readable. There is no room for events, so the call returns an error itself.
     let result = unsafe { libc::kevent(kqueue, &change, 1, none, 0, ptr::null()) };
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -117,7 +116,7 @@ fn change(kqueue: BorrowedFd<'_>, pid: libc::pid_t, flags: Flags, fflags: u32) -
     }
 }
 
-/// How this system tells the exit status.
+/// Returns how this system reports the exit status.
 fn delivery() -> StatusDelivery {
     #[cfg(target_vendor = "apple")]
     return StatusDelivery::IfFlagged(libc::NOTE_EXITSTATUS);

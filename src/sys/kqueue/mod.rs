@@ -1,14 +1,14 @@
 //! macOS, iOS and the BSDs: a kqueue in tokio's reactor.
 //!
-//! A filter of [kqueue(2)](https://man.freebsd.org/kqueue) is attached to the process itself, so from
-//! then on its event is that very process's, whatever becomes of the pid. The event comes once; what
-//! it told is kept. It tells of the exit only. The reap is looked for.
+//! A filter of [kqueue(2)](https://man.freebsd.org/kqueue) is attached to the process itself, so its
+//! event is about that process even if the pid is recycled. There is one event, for the exit, and its
+//! content is kept. No event reports the reap, so the process table is queried for it.
 //!
-//! | | event for a zombie | who may watch | exit status in the event |
+//! | | event for a zombie | who may register | exit status in the event |
 //! |---|---|---|---|
-//! | macOS, iOS | refused with ESRCH | anybody | for the parent, and who may kill it (`NOTE_EXITSTATUS`) |
-//! | FreeBSD | at once | who may see it | yes |
-//! | NetBSD | refused with ESRCH | its user, root | yes (before 10: unless 0) |
+//! | macOS, iOS | refused with ESRCH | anybody | for the parent, and for those who may kill it (`NOTE_EXITSTATUS`) |
+//! | FreeBSD | at once | those who may see the process | yes |
+//! | NetBSD | refused with ESRCH | the process's user, root | yes (before 10: unless 0) |
 //! | OpenBSD | refused with ESRCH | anybody (`pledge "proc"`) | yes |
 //! | DragonFly | at once | anybody in the jail | yes |
 
@@ -24,8 +24,9 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use self::probe::PidProbe;
-pub(crate) use self::probe::{Probe, Reopened};
-pub(crate) use self::proc_info::{KEY_ROUNDING, boot_id};
+pub(crate) use self::probe::Probe;
+pub(crate) use self::proc_info::KEY_ROUNDING;
+pub(super) use self::proc_info::boot_id;
 pub(crate) use self::selector::{Event, Registration, Selector};
 use self::semantics::{Missing, Refusal, is_reaped_after_exit, missing, refusal};
 use super::unix::async_fd::LazyAsyncFd;
@@ -38,37 +39,37 @@ use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
 
-/// A process, held by the filter of a kqueue.
+/// A process with a kqueue of its own.
 pub(crate) struct Process {
     kqueue: LazyAsyncFd,
     target: Target,
 }
 
-/// A process that a kqueue tells of, and what it has event.
+/// A process that is registered with a kqueue, and the content of its event.
 ///
-/// (On macOS a process that is traced tells only its tracer of its exit. The others are told when the
-/// tracer has reaped it.)
+/// (On macOS, only the tracer of a traced process gets the event at the exit. Others get it after the
+/// tracer has reaped the process.)
 pub(crate) struct Target {
     pid: libc::pid_t,
-    /// The exit, with the status if the system tells it.
+    /// The exit that the event has reported, with the status if the system reports that.
     exit: OnceLock<Option<Status>>,
 }
 
 impl Process {
     pub(crate) const MECHANISM: Mechanism = Mechanism::Kqueue;
 
-    pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {
-        let pid = pid_in_range(pid)?;
+    pub(crate) fn open(pid: u32) -> Result<Opened<Process>, OpenError> {
+        let pid = super::check_pid(pid)?;
         let kqueue = match kevent::create() {
             Ok(kqueue) => kqueue,
             Err(error) => return PidProbe::open(pid, error).map(Opened::Refused),
         };
         Ok(match register(kqueue.as_fd(), pid)? {
-            None => Opened::Process(Process {
+            Opened::WithEvents(()) => Opened::WithEvents(Process {
                 kqueue: LazyAsyncFd::new(kqueue),
                 target: Target::new(pid),
             }),
-            Some(refused) => Opened::Refused(refused),
+            Opened::Refused(refused) => Opened::Refused(refused),
         })
     }
 
@@ -79,7 +80,7 @@ impl Process {
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
         if self.target.exit.get().is_none() {
             let target = &self.target;
-            // Nothing more comes after the one event, so that is all there is to see.
+            // There is only one event, so one read has read everything.
             let read = |kqueue: BorrowedFd<'_>| Ok((target.read_exit(kqueue)?, true));
             ready!(self.kqueue.poll_readable(cx, read))?;
         }
@@ -90,12 +91,11 @@ impl Process {
         self.kqueue.deregister();
     }
 
-    /// Whether an event will tell of the reap too. XNU has `NOTE_REAP`, but deprecates it.
+    /// Always `false`. XNU has `NOTE_REAP`, but deprecates it.
     pub(crate) fn has_reap_event(&self) -> bool {
         false
     }
 
-    /// Whether its pid is free for another process.
     pub(crate) fn is_reaped(&self) -> bool {
         matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
     }
@@ -108,7 +108,6 @@ impl Process {
         self.target.identity_key(self.kqueue.as_fd())
     }
 
-    /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
@@ -129,7 +128,7 @@ impl Target {
         }
     }
 
-    /// Takes the event in, if it has come.
+    /// Reads the event if it has been delivered.
     fn read_exit(&self, kqueue: BorrowedFd<'_>) -> io::Result<()> {
         if self.exit.get().is_none() {
             kevent::read(kqueue, |event| {
@@ -139,7 +138,7 @@ impl Target {
         Ok(())
     }
 
-    /// What the event has told, without asking for the reap.
+    /// Returns the state that the event has reported, without a query for the reap.
     fn exit_state(&self) -> State {
         match self.exit.get() {
             None => State::Running,
@@ -150,8 +149,10 @@ impl Target {
         }
     }
 
-    /// The pid may go to another process after the look, but not for long: it would have to exit and
-    /// be reaped, and the pid be given out again, before the next system call.
+    /// Sends a signal right after a check that the process has not exited.
+    ///
+    /// A small race remains: the process would have to exit and be reaped, and its pid be recycled,
+    /// before the next system call.
     fn signal(&self, kqueue: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
         self.read_exit(kqueue)?;
         match self.exit_state() {
@@ -162,7 +163,7 @@ impl Target {
 
     fn identity_key(&self, kqueue: BorrowedFd<'_>) -> io::Result<IdentityKey> {
         let key = proc_info::identity_key(self.pid);
-        // In this order: the pid was its own if it has not exited.
+        // Check the exit after the read: the process still had the pid if it has not exited.
         self.read_exit(kqueue)?;
         match self.exit_state() {
             State::Running => key.ok_or_else(key_unavailable),
@@ -179,59 +180,58 @@ impl Target {
     }
 }
 
-/// The state of a process that has exited with this status.
+/// Returns the state of a process that has exited with this status.
 fn state_after_exit(pid: libc::pid_t, status: Option<Status>) -> State {
     State::Exited {
         status,
-        reaped: is_reaped_after_exit(proc_info::of(pid)),
+        reaped: is_reaped_after_exit(proc_info::presence_of(pid)),
     }
 }
 
+/// The reason why a process that is exiting is polled.
 fn has_exited() -> io::Error {
-    let reason = "it has exited, or is about to, and this system gives events for others only";
+    let reason = "the process has exited or is exiting, and this system reports no event then";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
 
 fn key_unavailable() -> io::Error {
-    let reason = "the system does not show what tells it from others";
+    let reason = "this system does not show what distinguishes the process from others";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
 
-fn pid_in_range(pid: u32) -> Result<libc::pid_t, OpenError> {
-    match libc::pid_t::try_from(pid) {
-        Ok(pid) if pid > 0 => Ok(pid),
-        _ => Err(OpenError::OutOfRange),
-    }
-}
-
-/// Has a kqueue tell of the exit of a process. If the system refuses, there is a probe instead, and
-/// the reason.
-fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Option<Refused>, OpenError> {
+/// Registers a process with a kqueue.
+fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Opened<()>, OpenError> {
     if cfg!(tokio_process_exit_force_poll) {
-        return PidProbe::open(pid, io::Error::from_raw_os_error(libc::ENOSYS)).map(Some);
+        let reason = io::Error::from_raw_os_error(libc::ENOSYS);
+        return PidProbe::open(pid, reason).map(Opened::Refused);
     }
-    // Each round but the first needs the pid to have got a new owner just then.
-    const ROUNDS: u32 = 16;
-    for _ in 0..ROUNDS {
+    // Each further round needs the pid to be recycled at this moment.
+    const MAX_ROUNDS: u32 = 16;
+    for _ in 0..MAX_ROUNDS {
         let Err(error) = kevent::register(kqueue, pid) else {
-            return Ok(None);
+            return Ok(Opened::WithEvents(()));
         };
         if refusal(errno_of(&error), false) != Refusal::NotRunning {
-            return PidProbe::open(pid, error).map(Some);
+            return PidProbe::open(pid, error).map(Opened::Refused);
         }
         let reason = has_exited();
-        // It tells in one call that this is our child, that it has exited, and how.
+        let exited = |status| {
+            let probe = Probe::Exited(pid, status);
+            Opened::Refused(Refused { probe, reason })
+        };
+        // One call reports that the process is our child, that it has exited, and its status.
         if let status @ Some(_) = child_status(libc::P_PID, pid as libc::id_t) {
-            return Ok(Some((Probe::Exited(pid, status), reason)));
+            return Ok(exited(status));
         }
-        match missing(proc_info::of(pid)) {
+        match missing(proc_info::presence_of(pid)) {
             Missing::NoSuchProcess => return Err(OpenError::NoSuchProcess),
-            Missing::Exited => return Ok(Some((Probe::Exited(pid, None), reason))),
-            Missing::Exiting => return PidProbe::open(pid, reason).map(Some),
+            Missing::Exited => return Ok(exited(None)),
+            Missing::Exiting => return PidProbe::open(pid, has_exited()).map(Opened::Refused),
             Missing::Another => {}
         }
     }
-    PidProbe::open(pid, io::Error::from_raw_os_error(libc::ESRCH)).map(Some)
+    let reason = io::Error::from_raw_os_error(libc::ESRCH);
+    PidProbe::open(pid, reason).map(Opened::Refused)
 }
 
 fn errno_of(error: &io::Error) -> i32 {

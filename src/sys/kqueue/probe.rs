@@ -1,33 +1,26 @@
-//! Looking at a process that the kernel gives no events for.
+//! Querying a process without an event source.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::proc_info::{self, StartId};
 use super::semantics::{PolledState, Presence, is_exhaustion, polled_state};
-use super::{LazyAsyncFd, Process, Refused, State, Status, Target};
-use super::{child_status, errno_of, kevent, key_unavailable, state_after_exit};
+use super::{
+    LazyAsyncFd, Process, Refused, State, Status, Target, child_status, errno_of, kevent,
+    key_unavailable, send_signal, state_after_exit,
+};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
-use crate::sys::unix::syscalls::{is_child, pid_unverified, send_signal};
+use crate::sys::Reopened;
+use crate::sys::unix::syscalls::{is_child, pid_unverified};
 
-/// What is left to look at a process by.
 pub(crate) enum Probe {
-    /// A kqueue that the reactor would not take.
+    /// A kqueue that the reactor refused.
     Kqueue(OwnedFd, Target),
-    /// It has exited, with this status. Whether it has been reaped is still of interest.
+    /// A process that has exited with this status. Its reap may still be waited for.
     Exited(libc::pid_t, Option<Status>),
-    /// No kqueue.
+    /// A process that the kernel refused to register.
     Pid(PidProbe),
-}
-
-/// What came of another try for an event source.
-pub(crate) enum Reopened {
-    Process(Process),
-    /// Refused for want of something that there may be later.
-    Exhausted,
-    /// Not for this process, or not now.
-    No,
 }
 
 impl Probe {
@@ -39,12 +32,10 @@ impl Probe {
         }
     }
 
-    /// Whether its pid is free for another process.
     pub(crate) fn is_reaped(&self) -> bool {
         matches!(self.state(), Ok(State::Exited { reaped: true, .. }))
     }
 
-    /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
@@ -65,40 +56,40 @@ impl Probe {
         }
     }
 
-    /// Tries again for an event source, if what was refused may be granted by now.
     pub(crate) fn reopen(&self) -> Reopened {
         match self {
             Probe::Pid(probe) if probe.may_reopen => probe.reopen(),
-            _ => Reopened::No,
+            _ => Reopened::Unavailable,
         }
     }
 }
 
-/// A process known by its pid, and by what the system told of it when it was opened.
+/// A process that is known by its pid, and by what the process table showed when it was opened.
 pub(crate) struct PidProbe {
     pid: libc::pid_t,
+    /// Whether the kernel may grant a kqueue later.
     may_reopen: bool,
     start_id: Option<StartId>,
 }
 
 impl PidProbe {
-    /// For want of a kqueue, for this reason.
+    /// Opens a process that the kernel refused to register for this reason.
     pub(super) fn open(pid: libc::pid_t, reason: io::Error) -> Result<Refused, OpenError> {
-        // One look, so that the start_id is that of the process that is there.
+        // Read both at once: the id must be that of the process that exists.
         let (presence, start_id) = proc_info::read(pid);
         if presence == Presence::Gone {
             return Err(OpenError::NoSuchProcess);
         }
         let may_reopen = is_exhaustion(errno_of(&reason));
-        let probe = PidProbe {
+        let probe = Probe::Pid(PidProbe {
             pid,
             may_reopen,
             start_id,
-        };
-        Ok((Probe::Pid(probe), reason))
+        });
+        Ok(Refused { probe, reason })
     }
 
-    /// For a process that has not told of its exit, when it is not listened to any more.
+    /// Opens a process that was running and is no longer registered.
     pub(super) fn of_running(pid: libc::pid_t) -> PidProbe {
         let (_, start_id) = proc_info::read(pid);
         PidProbe {
@@ -109,8 +100,7 @@ impl PidProbe {
     }
 
     fn state(&self) -> State {
-        // In this order: a pid that has gone to another process does not come back, so what
-        // `waitid` told is the process's own if the pid still is.
+        // Read the id after `waitid`: the status is this process's if it still has the pid.
         let child = child_status(libc::P_PID, self.pid as libc::id_t);
         let (presence, start_id) = proc_info::read(self.pid);
         match polled_state(presence, self.is(start_id), child.is_some()) {
@@ -126,7 +116,7 @@ impl PidProbe {
         }
     }
 
-    /// As [`Target::signal`].
+    /// Sends a signal right after a check that the process has the pid, as [`Target::signal`] does.
     fn signal(&self, signal: i32) -> io::Result<()> {
         let (_, start_id) = proc_info::read(self.pid);
         match self.state() {
@@ -140,14 +130,14 @@ impl PidProbe {
 
     fn identity_key(&self) -> io::Result<IdentityKey> {
         let key = proc_info::identity_key(self.pid);
-        // In this order: the pid was its own if it still is.
+        // Query the state after the read: the process still had the pid if it is running.
         match self.state() {
             State::Running => key.ok_or_else(key_unavailable),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
-    /// Whether this is the start_id that it had at the opening, where both are event.
+    /// Whether this is the id that the process had when it was opened, if both are known.
     fn is(&self, start_id: Option<StartId>) -> Option<bool> {
         Some(self.start_id?.is(start_id?))
     }
@@ -156,23 +146,23 @@ impl PidProbe {
         let kqueue = match kevent::create() {
             Ok(kqueue) => kqueue,
             Err(error) if is_exhaustion(errno_of(&error)) => return Reopened::Exhausted,
-            Err(_) => return Reopened::No,
+            Err(_) => return Reopened::Unavailable,
         };
         match kevent::register(kqueue.as_fd(), self.pid) {
             Ok(()) => {}
             Err(error) if is_exhaustion(errno_of(&error)) => return Reopened::Exhausted,
-            // If it has exited, the next look will tell.
-            Err(_) => return Reopened::No,
+            // If the process has exited, the next query reports that.
+            Err(_) => return Reopened::Unavailable,
         }
         let (_, start_id) = proc_info::read(self.pid);
         let process = Process {
             kqueue: LazyAsyncFd::new(kqueue),
             target: Target::new(self.pid),
         };
-        // The one that has been registered still had the pid at the look, as it has not exited.
+        // Query the registered process last: it still had the pid during the read if it is running.
         match (self.is(start_id), process.state()) {
             (Some(true), Ok(State::Running)) => Reopened::Process(process),
-            _ => Reopened::No,
+            _ => Reopened::Unavailable,
         }
     }
 }

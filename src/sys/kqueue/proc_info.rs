@@ -1,9 +1,9 @@
-//! What the system shows of the process that has a pid.
+//! The entry of a process in the process table.
 //!
 //! # Safety
 //!
-//! Each block is one system call, or one read of what it wrote. They take integers, and pointers to
-//! locals of the type that the call expects.
+//! Each block is one system call, or a read of what it has written. The calls take integers, and
+//! pointers to locals of the type that the call expects.
 
 use std::io;
 
@@ -11,20 +11,18 @@ use super::semantics::{self, Presence};
 use crate::identity::IdentityKey;
 use crate::sys::unix::syscalls::signal_0;
 
-/// Marks of one process differ by no more than this.
 pub(crate) const KEY_ROUNDING: u64 = system::ROUNDING as u64;
 
-/// What tells the process that has the pid from all others, if it is shown.
+/// Returns the identity key of the process that has the pid, if the system shows it.
 pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
     system::identity_key(pid)
 }
 
-/// Changes with each boot. The BSDs have no such thing in common.
 pub(crate) fn boot_id() -> io::Result<Option<String>> {
     system::boot_id()
 }
 
-/// What one owner of a pid has and the next one has not.
+/// A value that distinguishes a process from later processes with the same pid.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StartId(i64);
 
@@ -34,24 +32,25 @@ impl StartId {
     }
 }
 
-pub(super) fn of(pid: libc::pid_t) -> Presence {
+/// Returns the state of the process that has the pid.
+pub(super) fn presence_of(pid: libc::pid_t) -> Presence {
     presence(pid, || system::info(pid).map(|info| info.presence))
 }
 
-/// The presence, and the start_id of the same process where that can be event.
+/// Returns the state of the process that has the pid, and its id if that is known.
 pub(super) fn read(pid: libc::pid_t) -> (Presence, Option<StartId>) {
     let mut start_id = None;
     let presence = presence(pid, || {
-        let (presence, of_it) = system::read(pid)?;
-        start_id = of_it;
+        let (presence, id) = system::read(pid)?;
+        start_id = id;
         Some(presence)
     });
     (presence, start_id)
 }
 
 fn presence(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presence {
-    // In this order: what is there, and is not shown afterwards, has exited where zombies are not
-    // shown.
+    // Check the existence before the entry: a process that exists and then has no entry has exited, on
+    // a system that does not show zombies.
     match signal_0(pid) {
         Err(libc::ESRCH) => Presence::Gone,
         signal_0 => {
@@ -60,7 +59,7 @@ fn presence(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presen
     }
 }
 
-/// By [sysctl(3)](https://man.freebsd.org/sysctl/3), `kern.proc`.
+/// Reads the entry by [sysctl(3)](https://man.freebsd.org/sysctl/3), `kern.proc`.
 #[cfg(not(target_vendor = "apple"))]
 mod system {
     use std::io;
@@ -73,26 +72,26 @@ mod system {
 
     pub(super) struct Info {
         pub(super) presence: Presence,
-        /// In microseconds of some clock, if it is shown.
+        /// The start time in microseconds of some clock, if the system shows it.
         start: Option<i64>,
     }
 
-    /// All hide other users' processes at times (FreeBSD's `security.bsd.see_other_uids`, NetBSD's
-    /// `security.curtain`), this one zombies too.
+    /// Whether zombies have no entry. (All BSDs can hide other users' processes: FreeBSD by
+    /// `security.bsd.see_other_uids`, NetBSD by `security.curtain`.)
     pub(super) const HIDES_ZOMBIES: bool = cfg!(target_os = "dragonfly");
 
-    /// OpenBSD adds up nanoseconds, and shows microseconds.
+    /// OpenBSD adds nanoseconds and shows microseconds.
     pub(super) const ROUNDING: i64 = if cfg!(target_os = "openbsd") { 1 } else { 0 };
 
     pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
-        // FreeBSD and OpenBSD keep the time since boot, and add the time of the boot when asked,
-        // which changes whenever the clock is set. The difference between two processes does not,
-        // if the clock is not set at this very moment.
-        let me = std::process::id() as libc::pid_t;
-        let start_of_me = || info(me).and_then(|info| info.start);
-        let before = start_of_me();
+        // FreeBSD and OpenBSD store the time since boot and add the time of the boot, which changes
+        // whenever the clock is set. So use the difference to the start of this process. Read that before
+        // and after: the clock may be set in between.
+        let this = std::process::id() as libc::pid_t;
+        let start_of_this = || info(this).and_then(|info| info.start);
+        let before = start_of_this();
         let info = info(pid)?;
-        let start_id = match (before, info.start, start_of_me()) {
+        let start_id = match (before, info.start, start_of_this()) {
             (Some(before), Some(start), Some(after)) if before == after => {
                 Some(StartId(start.wrapping_sub(before)))
             }
@@ -102,7 +101,7 @@ mod system {
     }
 
     pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
-        // See above. This is to hold for longer, so it is the time since boot that counts.
+        // The key outlives this process, so use the time since boot (see `read`).
         let time_of_boot = || {
             if cfg!(any(target_os = "freebsd", target_os = "openbsd")) {
                 time_of_boot()
@@ -125,7 +124,7 @@ mod system {
 
     fn time_of_boot() -> Option<i64> {
         let time = sysctl::<libc::timeval>(&[libc::CTL_KERN, libc::KERN_BOOTTIME])?;
-        // SAFETY: integers, and the kernel has filled all of it.
+        // SAFETY: the fields are integers, and the kernel has written all of them.
         let time = unsafe { time.assume_init() };
         micros(time.tv_sec as _, time.tv_usec as _)
     }
@@ -134,12 +133,12 @@ mod system {
         Ok(None)
     }
 
-    /// `None` if no such process is shown.
+    /// Returns the entry of a process. `None` if the system does not show it.
     #[cfg(target_os = "freebsd")]
     pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
         let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
-        // SAFETY: all integers, arrays of them, and pointers, and the kernel has filled all of it.
+        // SAFETY: the fields are integers, arrays and pointers, and the kernel has written all of them.
         let info = unsafe { info.assume_init() };
         let is_exiting = info.ki_flag & libc::c_long::from(libc::P_WEXIT) != 0;
         Some(Info {
@@ -148,18 +147,18 @@ mod system {
         })
     }
 
-    /// `None` if no such process is shown.
+    /// Returns the entry of a process. `None` if the system does not show it.
     #[cfg(target_os = "netbsd")]
     pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
         let size = size_of::<libc::kinfo_proc2>() as libc::c_int;
         let (by, count) = (libc::KERN_PROC_PID, 1);
         let mib = [libc::CTL_KERN, libc::KERN_PROC2, by, pid, size, count];
         let info = sysctl::<libc::kinfo_proc2>(&mib)?;
-        // SAFETY: all integers and arrays of them, and the kernel has filled all of it.
+        // SAFETY: the fields are integers and arrays, and the kernel has written all of them.
         let info = unsafe { info.assume_init() };
         Some(Info {
             presence: semantics::presence_on_netbsd(info.p_realstat, info.p_realflag),
-            // Not shown of zombies, nor during an exec.
+            // A zombie has no start time, nor does a process during `execve`.
             start: match info.p_uvalid {
                 0 => None,
                 _ => micros(info.p_ustart_sec.into(), info.p_ustart_usec.into()),
@@ -167,18 +166,18 @@ mod system {
         })
     }
 
-    /// `None` if no such process is shown.
+    /// Returns the entry of a process. `None` if the system does not show it.
     #[cfg(target_os = "openbsd")]
     pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
         let size = size_of::<libc::kinfo_proc>() as libc::c_int;
         let (by, count) = (libc::KERN_PROC_PID, 1);
         let mib = [libc::CTL_KERN, libc::KERN_PROC, by, pid, size, count];
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
-        // SAFETY: all integers and arrays of them, and the kernel has filled all of it.
+        // SAFETY: the fields are integers and arrays, and the kernel has written all of them.
         let info = unsafe { info.assume_init() };
         Some(Info {
             presence: semantics::presence_on_openbsd(info.p_psflags),
-            // Not shown of zombies.
+            // A zombie has no start time.
             start: match info.p_uvalid {
                 0 => None,
                 _ => micros(info.p_ustart_sec as _, info.p_ustart_usec.into()),
@@ -186,17 +185,17 @@ mod system {
         })
     }
 
-    /// `None` if no such process is shown.
+    /// Returns the entry of a process. `None` if the system does not show it.
     #[cfg(target_os = "dragonfly")]
     pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
         const P_WEXIT: libc::c_int = 0x2000; // sys/proc.h
         let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
-        // Not the whole, as the libc crate has an enum for `kp_stat`, which may lack values.
+        // Do not read the whole struct: `kp_stat` is an enum in the libc crate, which may lack values.
         let info = info.as_ptr();
-        // SAFETY: an integer that the kernel has filled.
+        // SAFETY: the field is an integer that the kernel has written.
         let flags = unsafe { (*info).kp_flags };
-        // SAFETY: as above.
+        // SAFETY: the fields are integers that the kernel has written.
         let start = unsafe { (*info).kp_start };
         Some(Info {
             presence: semantics::presence(false, flags & P_WEXIT != 0),
@@ -208,20 +207,19 @@ mod system {
         seconds.checked_mul(1_000_000)?.checked_add(micros)
     }
 
-    /// `None` unless the system fills all of a `T`.
+    /// Returns a value. `None` unless the system writes all of it.
     fn sysctl<T>(mib: &[libc::c_int]) -> Option<MaybeUninit<T>> {
         let mut value = MaybeUninit::<T>::zeroed();
         let mut size = size_of::<T>();
         let (name, count) = (mib.as_ptr(), mib.len() as libc::c_uint);
         let (buffer, none) = (value.as_mut_ptr().cast(), ptr::null_mut());
-        // SAFETY: `mib` is `count` integers, `value` is writable for `size` bytes, and nothing is
-        // set.
+        // SAFETY: `mib` is `count` integers, `value` is writable for `size` bytes, and no value is set.
         let result = unsafe { libc::sysctl(name, count, buffer, &raw mut size, none, 0) };
         (result == 0 && size == size_of::<T>()).then_some(value)
     }
 }
 
-/// By `proc_pidinfo` of libproc: bsd/sys/proc_info.h.
+/// Reads the entry by `proc_pidinfo` of libproc: bsd/sys/proc_info.h.
 #[cfg(target_os = "macos")]
 mod system {
     use std::io;
@@ -240,7 +238,7 @@ mod system {
 
     pub(super) const ROUNDING: i64 = 0;
 
-    /// `struct proc_bsdshortinfo`, which is shown of any user's process.
+    /// `struct proc_bsdshortinfo`, which the system shows for any user's process.
     #[repr(C)]
     struct ShortInfo {
         pid: u32,
@@ -252,11 +250,11 @@ mod system {
         rest: [u32; 7],
     }
 
-    /// `struct proc_uniqidentifierinfo`, likewise. (bsd/sys/proc_info_private.h)
+    /// `struct proc_uniqidentifierinfo` of bsd/sys/proc_info_private.h, for any user's process.
     #[repr(C)]
     struct UniqueInfo {
         uuid: [u8; 16],
-        /// Counts the processes since boot.
+        /// A number that counts the processes since boot.
         unique_id: u64,
         parent_unique_id: u64,
         rest: [u64; 3],
@@ -264,7 +262,7 @@ mod system {
 
     pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
         let presence = info(pid)?.presence;
-        // After the presence: if this is the process's, that was too.
+        // Read the id after the presence: if the id is the process's, the presence was too.
         Some((presence, unique(pid).map(|id| StartId(id as i64))))
     }
 
@@ -289,7 +287,7 @@ mod system {
         let mut text = [0_u8; 64];
         let mut size = text.len();
         let (buffer, none) = (text.as_mut_ptr().cast(), ptr::null_mut());
-        // SAFETY: a null-terminated name, `text` is writable for `size` bytes, and nothing is set.
+        // SAFETY: `name` ends with a null byte, `text` is writable for `size` bytes, and no value is set.
         let result = unsafe { libc::sysctlbyname(name.as_ptr(), buffer, &raw mut size, none, 0) };
         if result < 0 {
             return Err(io::Error::last_os_error());
@@ -298,7 +296,7 @@ mod system {
         Ok(Some(String::from_utf8_lossy(text).into_owned()))
     }
 
-    /// `None` if no such process is shown.
+    /// Returns the entry of a process. `None` if the system does not show it.
     pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
         const PROC_PIDT_SHORTBSDINFO: libc::c_int = 13;
         const SZOMB: u32 = 5;
@@ -309,7 +307,7 @@ mod system {
         })
     }
 
-    /// `T` must be integers and arrays of them.
+    /// Returns information of this flavor. `T` must consist of integers and arrays of integers.
     fn pidinfo<T>(pid: libc::pid_t, flavor: libc::c_int) -> Option<T> {
         const ZOMBIES_TOO: u64 = 1;
         let mut info = MaybeUninit::<T>::zeroed();
@@ -317,12 +315,12 @@ mod system {
         let buffer = info.as_mut_ptr().cast();
         // SAFETY: `info` is writable for `size` bytes.
         let written = unsafe { libc::proc_pidinfo(pid, flavor, ZOMBIES_TOO, buffer, size) };
-        // SAFETY: integers, which the kernel has filled.
+        // SAFETY: the fields are integers and arrays, and the kernel has written all of them.
         (written == size).then(|| unsafe { info.assume_init() })
     }
 }
 
-/// iOS and its kin do not let apps look.
+/// iOS does not show processes to apps.
 #[cfg(all(target_vendor = "apple", not(target_os = "macos")))]
 mod system {
     use std::io;

@@ -1,4 +1,4 @@
-//! Many processes behind one registration with the reactor: one kqueue tells of all of them.
+//! Many processes in one kqueue, which tokio's reactor registers as one descriptor.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -8,53 +8,47 @@ use std::task::{Context, Poll, ready};
 
 use super::probe::PidProbe;
 use super::{
-    EventError, LazyAsyncFd, Probe, Process, Refused, State, Status, has_exited, kevent,
-    pid_in_range, register, send_signal, state_after_exit,
+    EventError, LazyAsyncFd, Opened, Probe, Process, Refused, State, Status, has_exited, kevent,
+    register, send_signal, state_after_exit,
 };
 use crate::error::OpenError;
 
-/// An event source for any number of processes.
 #[derive(Default)]
 pub(crate) struct Selector {
-    /// Made for the first process.
+    /// Created for the first process.
     kqueue: Option<LazyAsyncFd>,
-    /// The keys of the members that have not told of their exit. (The kernel could keep them, but
-    /// `udata` is not wide enough for a key everywhere.)
+    /// The keys of the processes whose event has not been read. (`udata` is too narrow for a key on
+    /// some systems.)
     keys: HashMap<libc::pid_t, u64>,
 }
 
-/// A process in a [`Selector`].
+/// A process in the kqueue.
 pub(crate) struct Registration {
     pid: libc::pid_t,
-    /// What its event has event.
+    /// The exit that the event has reported.
     exit: OnceLock<Option<Status>>,
 }
 
-/// The member that was added with this key has exited.
 pub(crate) struct Event {
     pub(crate) key: u64,
     status: Option<Status>,
 }
 
+impl Event {
+    fn state(&self) -> State {
+        State::Exited {
+            status: self.status,
+            reaped: false,
+        }
+    }
+}
+
 impl Selector {
-    /// Whether its events are the only way to know that a member has exited. Then an earlier member
-    /// must have told before one with its pid comes in.
-    pub(crate) const TELLS_ONCE: bool = true;
-
-    /// Whether an exit may have happened that `try_events` does not tell of yet.
-    pub(crate) const TELLS_LATE: bool = false;
-
-    /// Opens a process, and adds it, which takes no descriptor. Its one event will have this key.
-    /// The probe is for the case that the system refuses.
-    pub(crate) fn open(
-        &mut self,
-        pid: u32,
-        key: u64,
-    ) -> Result<Result<Registration, Refused>, OpenError> {
-        let pid = pid_in_range(pid)?;
-        let refused = |error| PidProbe::open(pid, error).map(Err);
+    pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Opened<Registration>, OpenError> {
+        let pid = crate::sys::check_pid(pid)?;
+        let refused = |error| PidProbe::open(pid, error).map(Opened::Refused);
         if self.keys.contains_key(&pid) {
-            // The filter that is there would be changed, and not another one made.
+            // The kernel would change the filter that is there, instead of adding another one.
             return refused(io::ErrorKind::AlreadyExists.into());
         }
         let kqueue = match self.kqueue() {
@@ -62,33 +56,36 @@ impl Selector {
             Err(error) => return refused(error),
         };
         Ok(match register(kqueue, pid)? {
-            None => Ok(self.registration(pid, key)),
-            Some(refused) => Err(refused),
+            Opened::WithEvents(()) => Opened::WithEvents(self.registration(pid, key)),
+            Opened::Refused(refused) => Opened::Refused(refused),
         })
     }
 
-    /// Adds a process, as `open` does.
-    pub(crate) fn register(&mut self, process: Process, key: u64) -> Result<Registration, Refused> {
+    pub(crate) fn register(&mut self, process: Process, key: u64) -> Opened<Registration> {
         let pid = process.target.pid;
+        let refused = |process: Process, reason| {
+            let probe = process.into_probe();
+            Opened::Refused(Refused { probe, reason })
+        };
         let is_running = |process: &Process| matches!(process.state(), Ok(State::Running));
-        // One that has exited may have left its pid to another registration, whose filter it would take.
+        // The pid of an exited process may be another member's, whose filter this would change.
         if self.keys.contains_key(&pid) || !is_running(&process) {
-            return Err((process.into_probe(), io::ErrorKind::AlreadyExists.into()));
+            return refused(process, io::ErrorKind::AlreadyExists.into());
         }
         let Some(kqueue) = &self.kqueue else {
-            // Its own will do, with the filter that is in it.
+            // Take over the process's own kqueue, which has the filter.
             self.kqueue = Some(LazyAsyncFd::new(process.kqueue.into_inner()));
-            return Ok(self.registration(pid, key));
+            return Opened::WithEvents(self.registration(pid, key));
         };
         if let Err(reason) = kevent::register(kqueue.as_fd(), pid) {
-            return Err((process.into_probe(), reason));
+            return refused(process, reason);
         }
-        // As long as the process has not exited, the pid is its own.
+        // Check again after the registration: it was of this process if that still has the pid.
         if !is_running(&process) {
             kevent::deregister(kqueue.as_fd(), pid);
-            return Err((process.into_probe(), has_exited()));
+            return refused(process, has_exited());
         }
-        Ok(self.registration(pid, key))
+        Opened::WithEvents(self.registration(pid, key))
     }
 
     fn registration(&mut self, pid: libc::pid_t, key: u64) -> Registration {
@@ -99,17 +96,16 @@ impl Selector {
         }
     }
 
-    /// No member has more than one event.
+    /// Does nothing: a process has only one event.
     pub(crate) fn reregister(
         &self,
-        _member: &mut Registration,
+        _registration: &mut Registration,
         _key: u64,
         _state: State,
     ) -> io::Result<()> {
         Ok(())
     }
 
-    /// Takes out a member that has not told of its exit.
     pub(crate) fn deregister(&mut self, registration: Registration) {
         if let Some(kqueue) = &self.kqueue {
             if self.keys.remove(&registration.pid).is_some() {
@@ -118,7 +114,6 @@ impl Selector {
         }
     }
 
-    /// Waits for events, and appends some of them in the order in which they came.
     pub(crate) fn poll_events(
         &mut self,
         cx: &mut Context<'_>,
@@ -129,15 +124,15 @@ impl Selector {
         };
         let keys = &mut self.keys;
         if !kqueue.is_registered() {
-            // Those that have exited already need not wait for the reactor.
+            // Processes that have already exited need not wait for the reactor.
             read_events(kqueue.as_fd(), keys, events).map_err(EventError::Other)?;
             if !events.is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
         loop {
-            // The reactor tells of the next event only once all that were there have been read, so
-            // it takes an empty look to be sure of that.
+            // Clear the readiness only after an empty read: as long as events are left, the reactor
+            // does not report a new one.
             ready!(kqueue.poll_readable(cx, |kqueue| {
                 let count = read_events(kqueue, keys, events)?;
                 Ok(((), count == 0))
@@ -148,7 +143,6 @@ impl Selector {
         }
     }
 
-    /// Appends some of the events that there are, without waiting.
     pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         match &self.kqueue {
             Some(kqueue) => read_events(kqueue.as_fd(), &mut self.keys, events).map(drop),
@@ -156,15 +150,23 @@ impl Selector {
         }
     }
 
-    /// Makes room for `more` members.
-    pub(crate) fn reserve(&mut self, more: usize) {
-        self.keys.reserve(more);
+    /// Does nothing: the kqueue reports an exit as soon as it happens.
+    pub(crate) fn find_delayed<'a>(
+        &self,
+        _registered: impl Iterator<Item = (u64, &'a Registration)>,
+        _events: &mut VecDeque<Event>,
+    ) {
     }
 
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.keys.reserve(count);
+    }
+
+    /// Does nothing: members take no descriptors.
     pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
 
-    /// Its members take no descriptors, and nothing to let go.
-    pub(crate) fn fds_are_scarce(&self) -> bool {
+    /// Always `true`: there is no descriptor to close.
+    pub(crate) fn should_close_eagerly(&self) -> bool {
         true
     }
 
@@ -179,17 +181,7 @@ impl Selector {
     }
 }
 
-impl Event {
-    /// What it tells, if it cannot be asked for again.
-    pub(crate) fn told(&self) -> Option<State> {
-        Some(State::Exited {
-            status: self.status,
-            reaped: false,
-        })
-    }
-}
-
-/// Appends the events that there are, up to a number. Returns how many.
+/// Appends a batch of events. Returns how many.
 fn read_events(
     kqueue: BorrowedFd<'_>,
     keys: &mut HashMap<libc::pid_t, u64>,
@@ -204,19 +196,11 @@ fn read_events(
 }
 
 impl Registration {
-    pub(crate) fn untold_event(&self, _key: u64) -> Option<Event> {
-        None
-    }
-
     pub(crate) fn state_after(&self, event: &Event) -> io::Result<State> {
-        let status = *self.exit.get_or_init(|| event.status);
-        Ok(State::Exited {
-            status,
-            reaped: false,
-        })
+        let _ = self.exit.set(event.status);
+        Ok(event.state())
     }
 
-    /// As [`Target::signal`](super::Target::signal), once all events have been taken.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         match self.exit.get() {
             None => send_signal(self.pid, signal),
@@ -224,12 +208,10 @@ impl Registration {
         }
     }
 
-    /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
-    /// Whether its pid is free for another process, as far as its events have been taken.
     pub(crate) fn is_reaped(&self) -> bool {
         let state = |&status| state_after_exit(self.pid, status);
         matches!(
@@ -238,12 +220,10 @@ impl Registration {
         )
     }
 
-    /// Whether `process` is this very process, given that it has the same pid, and was looked at
-    /// before all events were taken.
     pub(crate) fn is(&self, process: &Process) -> bool {
-        // No two have the pid at one time. But if one has been reaped, and the other is a zombie with
-        // its pid, that looks the same. (That one has told and the other has not proves nothing:
-        // FreeBSD tells at once of a process that is exiting, and a little later those that listen.)
+        // Two processes cannot have the pid at the same time. But a reaped process, and a zombie with
+        // its pid, look the same. An event for only one of the two proves nothing: FreeBSD reports the
+        // exit at once to a new filter, and a little later to earlier ones.
         let both_run = self.exit.get().is_none() && process.target.exit.get().is_none();
         both_run || !self.is_reaped() && !process.is_reaped()
     }
@@ -257,5 +237,11 @@ impl Registration {
             Some(&status) => Probe::Exited(self.pid, status),
             None => Probe::Pid(PidProbe::of_running(self.pid)),
         }
+    }
+}
+
+impl Probe {
+    pub(crate) fn state_after(&self, event: &Event) -> io::Result<State> {
+        Ok(event.state())
     }
 }

@@ -1,42 +1,40 @@
-//! What follows from what a kernel with kqueue says.
+//! The meaning of what a kernel with kqueue reports.
 //!
-//! Plain functions of plain integers, so that the tables below are tested on every system, also on
-//! those without kqueue. What is said of XNU (macOS, iOS), NetBSD, OpenBSD and DragonFly was read in
-//! their source, what is said of FreeBSD was also seen.
+//! These are pure functions of plain integers, so that their tables are tested on every system. The
+//! statements about all systems were read in their source, those about FreeBSD also seen on 13.2.
 
-/// The same on all systems with kqueue.
+// These numbers are the same on all systems with kqueue.
 const ESRCH: i32 = 3;
 const ENOMEM: i32 = 12;
 const EACCES: i32 = 13;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 
-/// How a system tells the exit status along with `NOTE_EXIT`.
+/// How a system reports the exit status with `NOTE_EXIT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "each system has one way")]
+#[allow(dead_code, reason = "each system uses one variant")]
 pub(super) enum StatusDelivery {
     /// In `data`: FreeBSD, OpenBSD, DragonFly, and NetBSD from 10 on.
     Always,
-    /// In `data`, which was 0 for every process at some time: NetBSD before 10.
+    /// In `data`, but some releases report 0 for every process: NetBSD before 10.
     IfNotZero,
-    /// In `data`, if it was asked for by this flag and the flag comes back: `NOTE_EXITSTATUS` of
-    /// XNU.
+    /// In `data`, if this flag was requested and is returned: `NOTE_EXITSTATUS` of XNU.
     IfFlagged(u32),
 }
 
-/// The wait status that an event tells, if it does.
+/// Returns the wait status in an event, if it has one.
 pub(super) fn status(delivery: StatusDelivery, fflags: u32, data: i64) -> Option<i32> {
-    let told = match delivery {
+    let is_reported = match delivery {
         StatusDelivery::Always => true,
         StatusDelivery::IfNotZero => data != 0,
         StatusDelivery::IfFlagged(flag) => fflags & flag != 0,
     };
-    // 16 bits in all, on all of them. Anything more is no wait status.
+    // A wait status has 16 bits on all systems.
     let status = i32::try_from(data).ok().filter(|&data| data & !0xffff == 0);
-    status.filter(|_| told)
+    status.filter(|_| is_reported)
 }
 
-/// How NetBSD of this release (`uname -r`) tells the exit status.
+/// Returns how NetBSD of this release (`uname -r`) reports the exit status.
 #[cfg_attr(not(target_os = "netbsd"), allow(dead_code))]
 pub(super) fn delivery_on_netbsd(release: &str) -> StatusDelivery {
     let major = release
@@ -49,64 +47,64 @@ pub(super) fn delivery_on_netbsd(release: &str) -> StatusDelivery {
     }
 }
 
-/// What to do when a process could not be registered.
+/// The meaning of the error when a process could not be registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It has exited, is about to, or was never there.
+    /// The process has exited, is exiting, or does not exist.
     NotRunning,
-    /// The system gives its exit to us, but not its exit status.
+    /// The system reports the exit, but denies the exit status: register without it.
     WithoutStatus,
-    /// It is polled.
+    /// Any other error: poll the process.
     Other,
 }
 
-/// `for_status`: whether the exit status was asked for, by [`StatusDelivery::IfFlagged`].
+/// `for_status`: whether the exit status was requested, by [`StatusDelivery::IfFlagged`].
 pub(super) fn refusal(errno: i32, for_status: bool) -> Refusal {
     match errno {
         ESRCH => Refusal::NotRunning,
-        // XNU gives the status to the parent, to a tracer, and to whoever may kill the process.
+        // XNU reports the status to the parent, to a tracer, and to those who may kill the process.
         EACCES if for_status => Refusal::WithoutStatus,
         _ => Refusal::Other,
     }
 }
 
-/// Whether what was refused may be granted later.
+/// Whether a later call may succeed.
 pub(super) fn is_exhaustion(errno: i32) -> bool {
-    // ENOMEM is also what FreeBSD says at its limit of kqueues (RLIMIT_KQUEUES).
+    // FreeBSD also returns ENOMEM at its limit of kqueues (RLIMIT_KQUEUES).
     matches!(errno, EMFILE | ENFILE | ENOMEM)
 }
 
-/// What can be seen of the process that has a pid.
+/// The state of the process that has a pid, in the process table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
-    /// No process has it.
+    /// No process has the pid.
     Gone,
-    /// One that runs.
+    /// The process is running.
     Running,
-    /// One that is being torn down. It may still have threads.
+    /// The process is exiting. It may still have threads.
     Exiting,
-    /// One that has exited: a zombie.
+    /// The process has exited: it is a zombie.
     Exited,
-    /// One that we are not shown.
+    /// The process exists, but the system does not show it to us.
     Hidden,
 }
 
-/// What a pid means that the kernel says ESRCH to.
+/// The meaning of ESRCH when a process is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
     NoSuchProcess,
-    /// A zombie.
+    /// The process is a zombie.
     Exited,
-    /// A zombie soon. Or one that cannot be told from that.
+    /// The process is exiting, or the system does not show its state.
     Exiting,
-    /// The pid has got a new owner since.
+    /// The pid has been recycled since.
     Another,
 }
 
-/// XNU, NetBSD and OpenBSD give no events of a process from early in its exit on, though it can
-/// still be signalled. FreeBSD and DragonFly tell at once of one that has exited.
+/// Interprets ESRCH. `presence` was read after it.
 ///
-/// `presence` was looked up after the refusal.
+/// XNU, NetBSD and OpenBSD refuse a process from early in its exit on, although it can still be
+/// signalled. FreeBSD and DragonFly accept it and report its exit at once.
 pub(super) fn missing(presence: Presence) -> Missing {
     match presence {
         Presence::Gone => Missing::NoSuchProcess,
@@ -116,27 +114,30 @@ pub(super) fn missing(presence: Presence) -> Missing {
     }
 }
 
-/// Whether a process whose exit the kernel has told has been reaped since.
+/// Whether a process whose exit the kernel has reported has been reaped since.
 ///
-/// `presence` is that of whoever has the pid now. One that has just told its exit may not be a
-/// zombie yet (XNU, FreeBSD), but it is exiting. So one that runs is another.
+/// `presence` is that of the process which has the pid now. After the report of its exit, a process may
+/// not be a zombie yet (XNU, FreeBSD), but it is exiting. So a running process is another one.
 pub(super) fn is_reaped_after_exit(presence: Presence) -> bool {
     matches!(presence, Presence::Gone | Presence::Running)
 }
 
-/// What a look at a pid that is polled tells of the process that had it.
+/// The state of a polled process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PolledState {
     Running,
-    /// And not reaped yet. Whether it is certainly the process.
+    /// A process with the pid has exited and has not been reaped.
     Exited {
+        /// Whether it is certainly the opened process.
         certain: bool,
     },
     Reaped,
 }
 
-/// `same`: whether the pid still has the owner that it had at the opening, where that can be event.
-/// `child_exited`: whether `waitid` says that our own child with this pid has exited.
+/// Returns the state of a polled process.
+///
+/// `same`: whether the pid still belongs to the opened process, if that is known. `child_exited`:
+/// whether `waitid` reports that our own child with this pid has exited.
 pub(super) fn polled_state(
     presence: Presence,
     same: Option<bool>,
@@ -152,9 +153,9 @@ pub(super) fn polled_state(
     }
 }
 
-/// A process that there is, and that the system does not show to us.
+/// Returns the presence of a process that exists and that the system does not show to us.
 ///
-/// `may_signal`: whether `kill` says so, and not EPERM. It says so of every zombie.
+/// `may_signal`: whether `kill` succeeds instead of returning EPERM. It succeeds for every zombie.
 pub(super) fn not_shown(hides_zombies: bool, may_signal: bool) -> Presence {
     if hides_zombies && may_signal {
         Presence::Exited
@@ -163,12 +164,12 @@ pub(super) fn not_shown(hides_zombies: bool, may_signal: bool) -> Presence {
     }
 }
 
-/// Whether two start times are those of one process, where they may be off by `rounding`.
+/// Whether two start times, which may differ by `rounding`, are those of one process.
 pub(super) fn is_same_start(one: i64, other: i64, rounding: i64) -> bool {
     one.abs_diff(other) <= rounding.unsigned_abs()
 }
 
-/// `p_stat` and `p_flag` of FreeBSD's `kinfo_proc`, `pbsi_status` and `pbsi_flags` of XNU.
+/// Interprets FreeBSD's `ki_stat` and `ki_flag`, and XNU's `pbsi_status` and `pbsi_flags`.
 #[cfg_attr(not(any(target_os = "macos", target_os = "freebsd")), allow(dead_code))]
 pub(super) fn presence(is_zombie: bool, is_exiting: bool) -> Presence {
     match (is_zombie, is_exiting) {
@@ -178,7 +179,7 @@ pub(super) fn presence(is_zombie: bool, is_exiting: bool) -> Presence {
     }
 }
 
-/// `p_realstat` and `p_realflag` of NetBSD's `kinfo_proc2`: sys/proc.h, sys/sysctl.h.
+/// Interprets `p_realstat` and `p_realflag` of NetBSD's `kinfo_proc2`: sys/proc.h, sys/sysctl.h.
 #[cfg_attr(not(target_os = "netbsd"), allow(dead_code))]
 pub(super) fn presence_on_netbsd(realstat: u64, realflag: u64) -> Presence {
     const SDYING: u64 = 3;
@@ -191,7 +192,7 @@ pub(super) fn presence_on_netbsd(realstat: u64, realflag: u64) -> Presence {
     )
 }
 
-/// `p_psflags` of OpenBSD's `kinfo_proc`: sys/proc.h. Its `p_stat` does not tell.
+/// Interprets `p_psflags` of OpenBSD's `kinfo_proc`: sys/proc.h. Its `p_stat` does not show zombies.
 #[cfg_attr(not(target_os = "openbsd"), allow(dead_code))]
 pub(super) fn presence_on_openbsd(psflags: u32) -> Presence {
     const PS_EXITING: u32 = 0x8;
@@ -207,24 +208,24 @@ mod tests {
     const NOTE_EXITSTATUS: u32 = 0x0400_0000;
 
     #[test]
-    fn a_status_is_what_the_kernel_told_and_never_a_guess() {
+    fn returns_only_a_reported_status() {
         let xnu = StatusDelivery::IfFlagged(NOTE_EXITSTATUS);
-        for (delivery, fflags, data, told) in [
+        for (delivery, fflags, data, expected) in [
             // Exit codes 0 and 7, SIGKILL, and SIGABRT with a core dump.
             (StatusDelivery::Always, NOTE_EXIT, 0, Some(0)),
             (StatusDelivery::Always, NOTE_EXIT, 0x700, Some(0x700)),
             (StatusDelivery::Always, NOTE_EXIT, 0x9, Some(0x9)),
             (StatusDelivery::Always, NOTE_EXIT, 0x86, Some(0x86)),
             (StatusDelivery::Always, NOTE_EXIT, 0xff00, Some(0xff00)),
-            // Zero may stand for nothing.
+            // 0 may mean that there is no status.
             (StatusDelivery::IfNotZero, NOTE_EXIT, 0, None),
             (StatusDelivery::IfNotZero, NOTE_EXIT, 0x700, Some(0x700)),
-            // Zero stands for nothing, unless the flag came back.
+            // 0 means that there is no status, unless the flag is returned.
             (xnu, NOTE_EXIT, 0, None),
             (xnu, NOTE_EXIT, 0x700, None),
             (xnu, NOTE_EXIT | NOTE_EXITSTATUS, 0, Some(0)),
             (xnu, NOTE_EXIT | NOTE_EXITSTATUS, 0x700, Some(0x700)),
-            // Not a wait status.
+            // These are not wait statuses.
             (StatusDelivery::Always, NOTE_EXIT, -1, None),
             (StatusDelivery::Always, NOTE_EXIT, 0x1_0000, None),
             (StatusDelivery::Always, NOTE_EXIT, 0x1_0000_0700, None),
@@ -232,14 +233,14 @@ mod tests {
         ] {
             assert_eq!(
                 status(delivery, fflags, data),
-                told,
+                expected,
                 "{delivery:?} {fflags:#x} {data:#x}"
             );
         }
     }
 
     #[test]
-    fn netbsd_is_believed_zero_from_10_on() {
+    fn netbsd_reports_status_0_from_10_on() {
         for (release, delivery) in [
             ("9.4", StatusDelivery::IfNotZero),
             ("9.99.108", StatusDelivery::IfNotZero),
@@ -254,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_by_its_errno() {
+    fn interprets_the_errno_of_a_refusal() {
         const EPERM: i32 = 1;
         const EINVAL: i32 = 22;
         for (errno, for_status, expected) in [
             (3, true, Refusal::NotRunning),
             (3, false, Refusal::NotRunning),
             (4, true, Refusal::Other),
-            // macOS: the exit is anybody's, the status is not.
+            // macOS: anybody gets the exit, but not the status.
             (EACCES, true, Refusal::WithoutStatus),
             // NetBSD: another user's process. DragonFly: another jail's.
             (EACCES, false, Refusal::Other),
@@ -275,8 +276,8 @@ mod tests {
     }
 
     #[test]
-    fn only_exhaustion_passes() {
-        for (errno, passes) in [
+    fn only_exhaustion_may_pass() {
+        for (errno, may_pass) in [
             (24, true), // EMFILE
             (23, true), // ENFILE
             (12, true), // ENOMEM
@@ -287,15 +288,15 @@ mod tests {
             (1, false),
             (78, false),
         ] {
-            assert_eq!(is_exhaustion(errno), passes, "{errno}");
+            assert_eq!(is_exhaustion(errno), may_pass, "{errno}");
         }
     }
 
     #[test]
-    fn what_is_not_shown_is_a_zombie_only_where_those_are_hidden_and_may_be_signalled() {
+    fn a_hidden_process_may_be_a_zombie() {
         for (hides_zombies, may_signal, expected) in [
             (true, true, Presence::Exited),
-            // DragonFly: in another jail, and alive for all we know.
+            // DragonFly: a process in another jail, which may be running.
             (true, false, Presence::Hidden),
             (false, true, Presence::Hidden),
             (false, false, Presence::Hidden),
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn start_times_are_the_same_but_for_rounding() {
+    fn compares_start_times_with_rounding() {
         for (one, other, rounding, same) in [
             (5, 5, 0, true),
             (5, 6, 0, false),
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_no_events_is_gone_exited_or_exiting() {
+    fn interprets_esrch_by_the_process_table() {
         for (presence, expected) in [
             (Presence::Gone, Missing::NoSuchProcess),
             (Presence::Exited, Missing::Exited),
@@ -333,13 +334,13 @@ mod tests {
     }
 
     #[test]
-    fn after_its_exit_a_process_is_there_until_it_is_reaped() {
+    fn an_exited_process_exists_until_its_reap() {
         for (presence, reaped) in [
             (Presence::Exiting, false),
             (Presence::Exited, false),
             (Presence::Hidden, false),
             (Presence::Gone, true),
-            // The pid's next owner.
+            // The pid has been recycled.
             (Presence::Running, true),
         ] {
             assert_eq!(is_reaped_after_exit(presence), reaped, "{presence:?}");
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_polled_process_has_exited_when_it_is_a_zombie_or_gone_or_replaced() {
+    fn a_polled_process_exits_or_is_replaced() {
         use Presence::{Exited, Exiting, Gone, Hidden, Running};
         let (certain, uncertain) = (
             PolledState::Exited { certain: true },
@@ -361,11 +362,11 @@ mod tests {
             (Hidden, None, false, PolledState::Running),
             (Exited, Some(true), false, certain),
             (Exited, None, false, uncertain),
-            // `waitid` looked first, when the process was a zombie already.
+            // `waitid` reported the exit of our child.
             (Exiting, Some(true), true, certain),
             (Hidden, None, true, uncertain),
             (Running, None, true, uncertain),
-            // Whatever the pid's next owner does.
+            // The pid has been recycled, so the state of its new owner does not matter.
             (Exiting, Some(false), false, PolledState::Reaped),
             (Hidden, Some(false), false, PolledState::Reaped),
             (Running, Some(false), false, PolledState::Reaped),
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn each_system_has_its_own_way_to_say_zombie() {
+    fn recognizes_zombies_on_each_system() {
         assert_eq!(presence(true, true), Presence::Exited);
         assert_eq!(presence(false, true), Presence::Exiting);
         assert_eq!(presence(false, false), Presence::Running);

@@ -1,76 +1,75 @@
-//! What a callback and whoever waits for it share, and which of them lets go of it.
+//! A context that a callback and a wait share.
 //!
-//! Each has a share of the context, and neither ever waits for the other. Whichever comes first, the
-//! callback or the end of the wait, settles it:
+//! Each of the two has a reference to the context, and neither waits for the other. The one that comes
+//! first decides who releases the callback's reference:
 //!
-//! - The end comes first. Then the callback, if it is called after all, only gives up its share.
-//!   Whether it will be, the system tells. If not, the end gives up that share too.
-//! - The callback comes first. Then it has given up its share.
+//! - The wait is cancelled first. If the callback is called after all, it only releases its reference.
+//!   If the system reports that it will not be called, the wait releases that reference.
+//! - The callback is called first. It releases its reference itself.
 
 use crate::sync::{Arc, AtomicU8, Ordering};
 
 pub(crate) struct CallbackContext<T> {
-    progress: AtomicU8,
-    pub(crate) context: T,
+    phase: AtomicU8,
+    pub(crate) target: T,
 }
 
-// The progress of a wait.
+/// The phases of a wait: neither has happened.
 const WAITING: u8 = 0;
-/// The wait has ended, and the callback has not been called since.
+/// The wait was cancelled, and the callback has not been called since.
 const CANCELLED: u8 = 1;
-/// The callback has been called, and has taken its share.
+/// The callback was called, and has taken its reference.
 const CALLED: u8 = 2;
 
 impl<T> CallbackContext<T> {
-    /// The share of whoever waits, and the callback's.
-    pub(crate) fn pair(context: T) -> (Arc<CallbackContext<T>>, *const CallbackContext<T>) {
-        let share = Arc::new(CallbackContext {
-            progress: AtomicU8::new(WAITING),
-            context,
+    /// Creates a context. Returns the references of the wait and of the callback.
+    pub(crate) fn pair(target: T) -> (Arc<CallbackContext<T>>, *const CallbackContext<T>) {
+        let context = Arc::new(CallbackContext {
+            phase: AtomicU8::new(WAITING),
+            target,
         });
-        (share.clone(), Arc::into_raw(share))
+        (context.clone(), Arc::into_raw(context))
     }
 
-    /// What the callback does first: takes its share. Returns also whether it is still waited for.
+    /// Takes the callback's reference. Returns also whether the wait has not been cancelled.
     ///
     /// # Safety
     ///
-    /// `share` is the callback's, and this is the only call with it. It has not been given up by
-    /// [`give_up`](CallbackContext::release) nor [`end`](CallbackContext::cancel).
+    /// `context` is the callback's reference, and this is the only call with it. Neither
+    /// [`release`](CallbackContext::release) nor [`cancel`](CallbackContext::cancel) has released it.
     pub(crate) unsafe fn enter(
-        share: *const CallbackContext<T>,
+        context: *const CallbackContext<T>,
     ) -> (Arc<CallbackContext<T>>, bool) {
-        // SAFETY: made by `pair`, and by the contract nobody else takes it.
-        let share = unsafe { Arc::from_raw(share) };
-        let first = share.progress.swap(CALLED, Ordering::AcqRel) == WAITING;
-        (share, first)
+        // SAFETY: `pair` has created the reference, and by the contract nobody else takes it.
+        let context = unsafe { Arc::from_raw(context) };
+        let is_waited_for = context.phase.swap(CALLED, Ordering::AcqRel) == WAITING;
+        (context, is_waited_for)
     }
 
-    /// Gives up the callback's share.
+    /// Releases the callback's reference.
     ///
     /// # Safety
     ///
-    /// The callback has not been called, nor will it be.
-    pub(crate) unsafe fn release(share: *const CallbackContext<T>) {
-        // SAFETY: made by `pair`, and by the contract nobody else takes it.
-        drop(unsafe { Arc::from_raw(share) });
+    /// The callback has not been called, and will not be called.
+    pub(crate) unsafe fn release(context: *const CallbackContext<T>) {
+        // SAFETY: `pair` has created the reference, and by the contract nobody else takes it.
+        drop(unsafe { Arc::from_raw(context) });
     }
 
-    /// Ends the wait. `unregister` returns whether the callback is certain neither to run now nor
-    /// later.
+    /// Cancels the wait. `unregister` returns whether the callback neither runs nor will run.
     ///
     /// # Safety
     ///
-    /// That is true, and this is the only call.
-    pub(crate) unsafe fn cancel(share: &Arc<Self>, unregister: impl FnOnce() -> bool) {
+    /// The answer of `unregister` is true, and this is the only call.
+    pub(crate) unsafe fn cancel(context: &Arc<Self>, unregister: impl FnOnce() -> bool) {
         let (from, to) = (WAITING, CANCELLED);
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        let cancelled = share.progress.compare_exchange(from, to, success, failure);
+        let cancelled = context.phase.compare_exchange(from, to, success, failure);
         let is_over = unregister();
-        // It may have been called between the two.
-        if cancelled.is_ok() && is_over && share.progress.load(Ordering::Acquire) == CANCELLED {
-            // SAFETY: it has not been called, and will not be.
-            unsafe { CallbackContext::release(Arc::as_ptr(share)) };
+        // The callback may have been called between the two.
+        if cancelled.is_ok() && is_over && context.phase.load(Ordering::Acquire) == CANCELLED {
+            // SAFETY: the callback has not been called, and will not be called.
+            unsafe { CallbackContext::release(Arc::as_ptr(context)) };
         }
     }
 }
@@ -81,7 +80,7 @@ mod loom_tests {
 
     use super::*;
 
-    /// What the system knows of a registered wait.
+    /// The system's view of a registered wait.
     #[derive(Clone, Copy, PartialEq)]
     enum System {
         Registered,
@@ -90,16 +89,16 @@ mod loom_tests {
         Unregistered,
     }
 
-    /// The process exits at any moment, and the wait ends at any moment. loom sees to it that what they share is
-    /// used by nobody afterwards, and does not leak.
+    /// The process exits at any moment, and the wait is cancelled at any moment. loom checks that the
+    /// context is not used after it has been freed, and that it does not leak.
     #[test]
-    fn whoever_comes_first_nothing_leaks_and_nothing_is_used_afterwards() {
+    fn exit_and_cancellation_free_the_context_once() {
         struct Raw(*const CallbackContext<Mutex<u32>>);
-        // SAFETY: what it points to may be used and dropped on any thread.
+        // SAFETY: the context may be used and dropped on any thread.
         unsafe impl Send for Raw {}
 
         loom::model(|| {
-            let (share, raw) = CallbackContext::pair(Mutex::new(0));
+            let (context, raw) = CallbackContext::pair(Mutex::new(0));
             let system = Arc::new(Mutex::new(System::Registered));
             let raw = Raw(raw);
             let pool = loom::thread::spawn({
@@ -113,18 +112,18 @@ mod loom_tests {
                         }
                         *system = System::Calling;
                     }
-                    // SAFETY: called once, as it is still registered.
-                    let (share, first) = unsafe { CallbackContext::enter(raw) };
-                    if first {
-                        *share.context.lock().unwrap() += 1;
+                    // SAFETY: this is the only call, and the wait is still registered.
+                    let (context, is_waited_for) = unsafe { CallbackContext::enter(raw) };
+                    if is_waited_for {
+                        *context.target.lock().unwrap() += 1;
                     }
-                    drop(share);
+                    drop(context);
                     *system.lock().unwrap() = System::Called;
                 }
             });
             // SAFETY: the answer is the system's, under its lock.
             unsafe {
-                CallbackContext::cancel(&share, || {
+                CallbackContext::cancel(&context, || {
                     let mut system = system.lock().unwrap();
                     let is_over = *system != System::Calling;
                     *system = match *system {
@@ -134,8 +133,8 @@ mod loom_tests {
                     is_over
                 });
             }
-            assert!(*share.context.lock().unwrap() <= 1);
-            drop(share);
+            assert!(*context.target.lock().unwrap() <= 1);
+            drop(context);
             pool.join().unwrap();
         });
     }

@@ -2,7 +2,7 @@
 //!
 //! # Safety
 //!
-//! Each block is one system call. Handles are borrowed, so they are open for the call; pointers are
+//! Each block is one system call. Handles are borrowed, so they are open during the call. Pointers are
 //! to locals of the type that the call expects.
 
 use std::io;
@@ -25,23 +25,19 @@ use windows_sys::Win32::System::Threading::{
 use super::{State, Status};
 use crate::error::OpenError;
 
-/// A handle that permits to wait for a process.
+/// A handle with the right to wait for a process.
 pub(super) struct Handle(OwnedHandle);
 
 impl Handle {
     pub(super) fn open(pid: u32) -> Result<Handle, OpenError> {
-        // The range is that of the other systems. No pid here comes near its end.
-        if pid == 0 || i32::try_from(pid).is_err() {
-            return Err(OpenError::OutOfRange);
-        }
         let opened = open_process(pid, PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION);
         let opened = match opened {
-            // Some let themselves be waited for and not be asked.
+            // Some processes permit waiting, but no queries.
             Err(ERROR_ACCESS_DENIED) => open_process(pid, PROCESS_SYNCHRONIZE),
             opened => opened,
         };
         match opened {
-            // The two low bits of the number are ignored: OpenProcess(pid + 3) opens pid.
+            // `OpenProcess` ignores the two low bits: for pid + 3 it opens pid.
             Ok(handle) if handle.pid().unwrap_or(pid & !3) != pid => Err(OpenError::NoSuchProcess),
             Ok(handle) => Ok(handle),
             Err(ERROR_INVALID_PARAMETER) => Err(match process_of_thread(pid) {
@@ -56,14 +52,14 @@ impl Handle {
     }
 
     pub(super) fn adopt(handle: OwnedHandle) -> io::Result<(Handle, u32)> {
-        // What a failed call returns for some, and what stands for this process for others.
-        let is_none = handle.as_raw_handle() == INVALID_HANDLE_VALUE;
+        // This value is a failed call's result, and also the pseudo handle of this process.
+        let is_invalid = handle.as_raw_handle() == INVALID_HANDLE_VALUE;
         let handle = Handle(handle);
-        let pid = handle.pid().filter(|_| !is_none).ok_or_else(|| {
+        let pid = handle.pid().filter(|_| !is_invalid).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "handle {:?} is not one of a process with PROCESS_QUERY_LIMITED_INFORMATION",
+                    "handle {:?} is not a process handle with PROCESS_QUERY_LIMITED_INFORMATION",
                     handle.0.as_raw_handle()
                 ),
             )
@@ -73,14 +69,14 @@ impl Handle {
             Err(_) => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "the handle {:?} of process {pid} does not permit to wait: it needs SYNCHRONIZE",
+                    "handle {:?} of process {pid} has no right to wait: open it with SYNCHRONIZE",
                     handle.0.as_raw_handle()
                 ),
             )),
         }
     }
 
-    /// `None`: not permitted to be asked, or not the handle of a process.
+    /// Returns the pid. `None` without the right to query it, or if this is not a process handle.
     fn pid(&self) -> Option<u32> {
         // SAFETY: the handle is open.
         let pid = unsafe { GetProcessId(self.0.as_raw_handle()) };
@@ -99,7 +95,7 @@ impl Handle {
         }
     }
 
-    /// In units of 100 ns since 1601.
+    /// Returns the creation time, in units of 100 ns since 1601.
     pub(super) fn creation_time(&self) -> io::Result<u64> {
         let (mut created, mut exited, mut kernel, mut user) = (ZERO, ZERO, ZERO, ZERO);
         let handle = self.0.as_raw_handle();
@@ -113,14 +109,14 @@ impl Handle {
         Ok(units(created))
     }
 
-    /// Ends the process, unless it has exited.
+    /// Terminates the process. `NotFound` after its exit.
     pub(super) fn terminate(&self, exit_code: u32) -> io::Result<()> {
         let has_exited = || self.state().map(|state| state != State::Running);
         if has_exited()? {
             return Err(io::ErrorKind::NotFound.into());
         }
         match self.try_terminate(exit_code) {
-            // One that has exited meanwhile denies it.
+            // A process that has exited in between denies the call.
             Err(_) if has_exited()? => Err(io::ErrorKind::NotFound.into()),
             result => result,
         }
@@ -128,7 +124,6 @@ impl Handle {
 
     fn try_terminate(&self, exit_code: u32) -> io::Result<()> {
         let denied = || io::Error::from_raw_os_error(ERROR_ACCESS_DENIED as i32);
-        // It takes a right that a handle for waiting has not.
         let terminate = |handle: &Handle| {
             // SAFETY: the handle is open.
             let result = unsafe { TerminateProcess(handle.0.as_raw_handle(), exit_code) };
@@ -138,9 +133,9 @@ impl Handle {
                 Ok(())
             }
         };
-        // A handle that was adopted may have the right.
+        // An adopted handle may have the right to terminate. The handles that this crate opens do not.
         terminate(self).or_else(|_| {
-            // The pid is this process's for as long as our handle is open.
+            // The pid is not recycled as long as this handle is open.
             let pid = self.pid().ok_or_else(denied)?;
             let handle = open_process(pid, PROCESS_TERMINATE)
                 .map_err(|code| io::Error::from_raw_os_error(code as i32))?;
@@ -148,10 +143,10 @@ impl Handle {
         })
     }
 
-    /// Only to be asked once the process has exited: before that it is `STILL_ACTIVE`, 259, which
-    /// is an exit code like any other.
+    /// Returns the exit code. `None` without the right to query it.
     ///
-    /// `None`: not permitted to be asked.
+    /// Call this only after the exit. Before, the result is `STILL_ACTIVE`, 259, which a process can also
+    /// exit with.
     fn status(&self) -> Option<Status> {
         let mut code = 0;
         // SAFETY: the handle is open, and `code` is writable.
@@ -173,24 +168,24 @@ fn open_process(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> Result<Handle, u32> 
     own(handle).map(Handle)
 }
 
-/// The process of a thread that has this number. Threads and processes are numbered in common.
+/// Returns the process of the thread with this id. Threads and processes share their ids.
 fn process_of_thread(number: u32) -> Option<u32> {
     // SAFETY: takes integers.
     let handle = unsafe { OpenThread(THREAD_QUERY_LIMITED_INFORMATION, 0, number) };
     let thread = own(handle).ok()?;
     // SAFETY: the handle is open.
     let process = unsafe { GetProcessIdOfThread(thread.as_raw_handle()) };
-    // The low bits are ignored here too.
+    // `OpenThread` ignores the two low bits too.
     (process != 0 && number & 3 == 0).then_some(process)
 }
 
-/// Takes what a system call has just opened, or its error.
+/// Takes over the result of a system call: a new handle, or null.
 fn own(handle: RawHandle) -> Result<OwnedHandle, u32> {
     if handle.is_null() {
         let error = io::Error::last_os_error().raw_os_error();
         return Err(error.unwrap_or(0) as u32);
     }
-    // SAFETY: the system has just made this handle, and nobody else knows of it.
+    // SAFETY: the system has just created this handle, and nobody else owns it.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
@@ -199,15 +194,15 @@ const ZERO: FILETIME = FILETIME {
     dwHighDateTime: 0,
 };
 
-/// Of 100 ns.
+/// Returns a time in units of 100 ns.
 fn units(time: FILETIME) -> u64 {
     u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime)
 }
 
-/// The processor time that this thread has taken.
+/// Returns the CPU time of the calling thread.
 pub(crate) fn thread_cpu_time() -> Duration {
     let (mut created, mut exited, mut kernel, mut user) = (ZERO, ZERO, ZERO, ZERO);
-    // SAFETY: takes nothing, and gives a constant that stands for this thread.
+    // SAFETY: takes nothing, and returns the pseudo handle of this thread.
     let thread = unsafe { GetCurrentThread() };
     let (created, exited) = (&raw mut created, &raw mut exited);
     // SAFETY: all four are writable.

@@ -1,4 +1,4 @@
-//! Windows: a process handle, and the thread pool waiting for it.
+//! Windows: a process handle, for which the system's thread pool waits.
 
 mod callback_context;
 mod handle;
@@ -19,12 +19,12 @@ use self::handle::Handle;
 pub(crate) use self::handle::thread_cpu_time;
 use self::registered_wait::RegisteredWait;
 pub(crate) use self::selector::{Event, Registration, Selector};
-use super::{EventError, Opened, Refused, State};
+use super::{EventError, Opened, Refused, Reopened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
 
-/// What `GetExitCodeProcess` tells.
+/// An exit code, as `GetExitCodeProcess` returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Status(u32);
 
@@ -34,9 +34,9 @@ impl Status {
     }
 }
 
-/// A process, held by a handle: its pid is not another's for as long as that is open.
+/// A process with an open handle. The pid is not recycled as long as the handle is open.
 pub(crate) struct Process {
-    // Declared first, dropped first.
+    // Declared first, dropped first: the wait is unregistered before the handle closes.
     wait: Option<RegisteredWait>,
     handle: Arc<Handle>,
 }
@@ -44,15 +44,16 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) const MECHANISM: Mechanism = Mechanism::WaitHandle;
 
-    pub(crate) fn open(pid: u32) -> Result<Opened, OpenError> {
-        Handle::open(pid).map(|handle| Opened::Process(Process::new(handle)))
+    pub(crate) fn open(pid: u32) -> Result<Opened<Process>, OpenError> {
+        super::check_pid(pid)?;
+        Handle::open(pid).map(|handle| Opened::WithEvents(Process::new(handle)))
     }
 
-    /// Adopts a process handle, and finds out the pid.
+    /// Adopts a process handle. Returns also the pid.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for any other handle, and for one without the rights that it takes.
+    /// `InvalidInput` for any other handle, and for a handle that lacks a right.
     pub(crate) fn adopt(handle: OwnedHandle) -> io::Result<(Process, Option<NonZeroU32>)> {
         let (handle, pid) = Handle::adopt(handle)?;
         Ok((Process::new(handle), NonZeroU32::new(pid)))
@@ -73,13 +74,13 @@ impl Process {
         let coop = ready!(coop::poll_proceed(cx));
         let state = self.handle.state().map_err(EventError::Other)?;
         if state != State::Running {
-            // It takes less than registering a wait that is over at once.
+            // This costs less than a registered wait that ends at once.
             coop.made_progress();
             return Poll::Ready(Ok(state));
         }
         let wait = match &mut self.wait {
             Some(wait) => wait,
-            // With an queue of its own, so that nothing arrives from an earlier wait.
+            // Each wait has a new queue, so that no event of an earlier wait arrives.
             none => {
                 let wait = RegisteredWait::new(&self.handle, &Arc::default(), 0);
                 none.insert(wait.map_err(EventError::Refused)?)
@@ -87,7 +88,7 @@ impl Process {
         };
         ready!(wait.queue().poll_recv(cx));
         coop.made_progress();
-        // It tells once.
+        // A registered wait calls back only once.
         self.wait = None;
         Poll::Ready(self.handle.state().map_err(EventError::Other))
     }
@@ -96,12 +97,12 @@ impl Process {
         self.wait = None;
     }
 
-    /// There is no reap here. What has exited counts as reaped.
+    /// Always `true`: an exited process counts as reaped here.
     pub(crate) fn has_reap_event(&self) -> bool {
         true
     }
 
-    /// Whether its pid is free for another process: not as long as our handle is open.
+    /// Always `false`: the pid is not free as long as the handle is open.
     pub(crate) fn is_reaped(&self) -> bool {
         false
     }
@@ -114,7 +115,6 @@ impl Process {
         identity_key(&self.handle)
     }
 
-    /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
@@ -131,16 +131,15 @@ impl AsHandle for Process {
     }
 }
 
-/// Opens a child. Its pid is its own for as long as std has a handle of it.
-pub(crate) fn open_child(child: &Child) -> Result<Opened, OpenError> {
+/// Opens a child. Its pid is not recycled as long as std has a handle of it.
+pub(crate) fn open_child(child: &Child) -> Result<Opened<Process>, OpenError> {
     Process::open(child.id())
 }
 
-/// Marks of one process differ by no more than this.
 pub(crate) const KEY_ROUNDING: u64 = 0;
 
-/// Creation times go on through boots.
-pub(crate) fn boot_id() -> io::Result<Option<String>> {
+/// Always `None`: creation times stay valid across boots.
+pub(super) fn boot_id() -> io::Result<Option<String>> {
     Ok(None)
 }
 
@@ -153,28 +152,23 @@ fn identity_key(handle: &Handle) -> io::Result<IdentityKey> {
     })
 }
 
-/// A process that the thread pool would not wait for.
+/// A process for which the thread pool refused to wait.
 pub(crate) struct Probe(Arc<Handle>);
-
-pub(crate) enum Reopened {
-    #[expect(dead_code, reason = "what was refused is not asked for again")]
-    Process(Process),
-    #[expect(dead_code, reason = "what was refused is not asked for again")]
-    Exhausted,
-    No,
-}
 
 impl Probe {
     pub(crate) fn state(&self) -> io::Result<State> {
         self.0.state()
     }
 
-    /// Whether its pid is free for another process: not as long as our handle is open.
+    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
+        self.state()
+    }
+
+    /// Always `false`: the pid is not free as long as the handle is open.
     pub(crate) fn is_reaped(&self) -> bool {
         false
     }
 
-    /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
@@ -188,7 +182,7 @@ impl Probe {
     }
 
     pub(crate) fn reopen(&self) -> Reopened {
-        Reopened::No
+        Reopened::Unavailable
     }
 }
 

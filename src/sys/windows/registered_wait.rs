@@ -1,15 +1,14 @@
-//! The thread pool waits for a process, and calls back.
+//! A wait of the system's thread pool, which calls back when a process has exited.
 //!
 //! [RegisterWaitForSingleObject](https://learn.microsoft.com/windows/win32/api/winbase/nf-winbase-registerwaitforsingleobject)
 //! and [UnregisterWaitEx](https://learn.microsoft.com/windows/win32/api/winbase/nf-winbase-unregisterwaitex).
 //!
-//! What makes this difficult is the end of a wait. It must be unregistered before the handle is
-//! closed, and its context must stay for as long as the callback may run. `UnregisterWaitEx` can see
-//! to that by waiting for the callback. But callbacks wake tasks, which is foreign code: it may drop
-//! this very wait, or another one, or need a lock that is held where a wait is dropped. So nothing is
-//! ever waited for. The callback and the [`RegisteredWait`] each have a [`CallbackContext`] of the context, which keeps the
-//! handle open. Once the callback has been called the system is done with that, as it waits only
-//! once.
+//! The difficult part is the end of a wait. The wait must be unregistered before the handle closes, and
+//! the context must live as long as the callback may run. `UnregisterWaitEx` can wait for the callback.
+//! But the callback wakes a task, and the waker is the user's code: it may drop this wait or another
+//! one, or take a lock that is held where a wait is dropped. So nothing ever waits for the callback.
+//! Instead the callback and the [`RegisteredWait`] share the [`CallbackContext`], which keeps the handle
+//! open. The system is done with the handle once it has called back, because it waits only once.
 
 use std::ffi::c_void;
 use std::io;
@@ -27,27 +26,27 @@ use super::Handle;
 use super::callback_context::CallbackContext;
 use crate::wake_queue::{WakeQueue, wake};
 
-/// A wait for a process, until this is dropped.
+/// A wait for a process, which ends when this is dropped.
 pub(super) struct RegisteredWait {
     wait: HANDLE,
-    share: Arc<CallbackContext<Context>>,
+    context: Arc<CallbackContext<Target>>,
 }
 
 // SAFETY: any thread may unregister a wait.
 unsafe impl Send for RegisteredWait {}
-// SAFETY: nothing is done with the wait by reference.
+// SAFETY: no method uses the wait by reference.
 unsafe impl Sync for RegisteredWait {}
 
-/// What the callback and the [`RegisteredWait`] share.
-struct Context {
-    /// Stays open until the system is done with it.
+/// The data of a wait.
+struct Target {
+    /// Stays open until the system no longer waits for it.
     handle: Arc<Handle>,
     queue: Arc<WakeQueue<u64>>,
     key: u64,
 }
 
 impl RegisteredWait {
-    /// Has `key` put into the queue, once, when the process has exited.
+    /// Waits for a process. Once it has exited, `key` is sent to the queue.
     pub(super) fn new(
         handle: &Arc<Handle>,
         queue: &Arc<WakeQueue<u64>>,
@@ -56,49 +55,49 @@ impl RegisteredWait {
         if cfg!(tokio_process_exit_force_poll) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let (share, callbacks) = CallbackContext::pair(Context {
+        let (context, for_callback) = CallbackContext::pair(Target {
             handle: handle.clone(),
             queue: queue.clone(),
             key,
         });
-        let process = share.context.handle.as_handle().as_raw_handle();
-        // The callback only puts a key into a queue and wakes a task, so it needs no thread of its
-        // own.
+        let process = context.target.handle.as_handle().as_raw_handle();
+        // The callback only sends a key and wakes a task, so it may run in the thread that waits.
         let flags = WT_EXECUTEINWAITTHREAD | WT_EXECUTEONLYONCE;
         let mut wait: HANDLE = ptr::null_mut();
-        // SAFETY: `wait` is writable. The context keeps the process's handle open, and is kept by
-        // its own share until the callback has been called or the wait has been unregistered.
+        // SAFETY: `wait` is writable. The context keeps the process's handle open. The callback's
+        // reference keeps the context alive until it has been called or the wait is unregistered.
         let result = unsafe {
             RegisterWaitForSingleObject(
                 &raw mut wait,
                 process,
                 Some(call_back),
-                callbacks.cast(),
+                for_callback.cast(),
                 INFINITE,
                 flags,
             )
         };
         if result == 0 {
             let error = io::Error::last_os_error();
-            // SAFETY: there will be no callback.
-            unsafe { CallbackContext::release(callbacks) };
+            // SAFETY: the wait is not registered, so there will be no callback.
+            unsafe { CallbackContext::release(for_callback) };
             return Err(error);
         }
-        Ok(RegisteredWait { wait, share })
+        Ok(RegisteredWait { wait, context })
     }
 
     pub(super) fn queue(&self) -> &WakeQueue<u64> {
-        &self.share.context.queue
+        &self.context.target.queue
     }
 }
 
 unsafe extern "system" fn call_back(context: *mut c_void, _timed_out: bool) {
-    // SAFETY: the share that was made for this call. There is one call at most, and the share is
-    // only given up when there will be none.
-    let (share, first) =
-        unsafe { CallbackContext::enter(context.cast_const().cast::<CallbackContext<Context>>()) };
-    if first {
-        if let Some(waker) = share.context.queue.send(share.context.key) {
+    let context = context.cast_const().cast::<CallbackContext<Target>>();
+    // SAFETY: this is the callback's reference. The system calls back once at most, and the reference
+    // is released only when it will not.
+    let (context, is_waited_for) = unsafe { CallbackContext::enter(context) };
+    if is_waited_for {
+        let target = &context.target;
+        if let Some(waker) = target.queue.send(target.key) {
             wake(waker);
         }
     }
@@ -107,14 +106,14 @@ unsafe extern "system" fn call_back(context: *mut c_void, _timed_out: bool) {
 impl Drop for RegisteredWait {
     fn drop(&mut self) {
         let unregister = || {
-            // No event: it does not wait.
-            // SAFETY: the wait is registered, and this is the only time that it is unregistered.
+            // Without an event, the call does not wait for the callback.
+            // SAFETY: the wait is registered, and this is the only call that unregisters it.
             let result = unsafe { UnregisterWaitEx(self.wait, ptr::null_mut()) };
-            // Success means that no callback runs or will. ERROR_IO_PENDING means that one does or
-            // will, and takes its share with it; after any other error that is not certain.
+            // Success means that the callback neither runs nor will run. ERROR_IO_PENDING means that it
+            // does or will, and releases its reference itself. After any other error that is not certain.
             result != 0
         };
-        // SAFETY: as the system says; dropped once.
-        unsafe { CallbackContext::cancel(&self.share, unregister) };
+        // SAFETY: `unregister` returns what the system has reported, and a wait is dropped once.
+        unsafe { CallbackContext::cancel(&self.context, unregister) };
     }
 }

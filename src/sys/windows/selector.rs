@@ -1,7 +1,8 @@
-//! Many processes that call back into one queue.
+//! Many processes whose waits call back into one queue.
 
 use std::collections::VecDeque;
 use std::io;
+use std::iter;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,59 +10,50 @@ use super::{EventError, Handle, Opened, Probe, Process, Refused, RegisteredWait,
 use crate::error::OpenError;
 use crate::wake_queue::{WakeQueue, wake};
 
-/// An event source for any number of processes.
 #[derive(Default)]
 pub(crate) struct Selector {
-    fired: Arc<WakeQueue<u64>>,
+    /// The keys of the processes that have exited.
+    queue: Arc<WakeQueue<u64>>,
 }
 
-/// A process in a [`Selector`]. It leaves when this is dropped.
+/// A process with a wait that calls back into the selector's queue.
 pub(crate) struct Registration {
-    // Declared first, dropped first.
+    // Declared first, dropped first: the wait is unregistered before the handle closes.
     wait: Option<RegisteredWait>,
     handle: Arc<Handle>,
 }
 
-/// The member that was added with this key has exited.
 pub(crate) struct Event {
     pub(crate) key: u64,
 }
 
 impl Selector {
-    /// Whether its events are the only way to know that a member has exited. Then an earlier member
-    /// must have told before one with its pid comes in.
-    pub(crate) const TELLS_ONCE: bool = false;
-
-    /// The thread pool takes its time to call back.
-    pub(crate) const TELLS_LATE: bool = true;
-
-    pub(crate) fn open(
-        &mut self,
-        pid: u32,
-        key: u64,
-    ) -> Result<Result<Registration, Refused>, OpenError> {
+    pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Opened<Registration>, OpenError> {
         Ok(match Process::open(pid)? {
-            Opened::Process(process) => self.register(process, key),
-            Opened::Refused(refused) => Err(refused),
+            Opened::WithEvents(process) => self.register(process, key),
+            Opened::Refused(refused) => Opened::Refused(refused),
         })
     }
 
-    pub(crate) fn register(&mut self, process: Process, key: u64) -> Result<Registration, Refused> {
-        match self.watch(&process.handle, key) {
-            Ok(wait) => Ok(Registration {
+    pub(crate) fn register(&mut self, process: Process, key: u64) -> Opened<Registration> {
+        match self.wait_for(&process.handle, key) {
+            Ok(wait) => Opened::WithEvents(Registration {
                 wait,
                 handle: process.handle,
             }),
-            Err(reason) => Err((process.into_probe(), reason)),
+            Err(reason) => Opened::Refused(Refused {
+                probe: process.into_probe(),
+                reason,
+            }),
         }
     }
 
-    fn watch(&self, handle: &Arc<Handle>, key: u64) -> io::Result<Option<RegisteredWait>> {
+    fn wait_for(&self, handle: &Arc<Handle>, key: u64) -> io::Result<Option<RegisteredWait>> {
         if let Ok(State::Running) = handle.state() {
-            return RegisteredWait::new(handle, &self.fired, key).map(Some);
+            return RegisteredWait::new(handle, &self.queue, key).map(Some);
         }
-        // Those that have exited already need not wait for the thread pool.
-        if let Some(waker) = self.fired.send(key) {
+        // A process that has already exited need not wait for the thread pool.
+        if let Some(waker) = self.queue.send(key) {
             wake(waker);
         }
         Ok(None)
@@ -73,7 +65,7 @@ impl Selector {
         key: u64,
         _state: State,
     ) -> io::Result<()> {
-        registration.wait = self.watch(&registration.handle, key)?;
+        registration.wait = self.wait_for(&registration.handle, key)?;
         Ok(())
     }
 
@@ -88,7 +80,7 @@ impl Selector {
     ) -> Poll<Result<(), EventError>> {
         self.read_events(events);
         if events.is_empty() {
-            let Poll::Ready(key) = self.fired.poll_recv(cx) else {
+            let Poll::Ready(key) = self.queue.poll_recv(cx) else {
                 return Poll::Pending;
             };
             events.push_back(Event { key });
@@ -101,36 +93,34 @@ impl Selector {
         Ok(())
     }
 
-    pub(crate) fn reserve(&mut self, _more: usize) {}
+    /// Queries the processes, because the thread pool may call back some time after the exit.
+    pub(crate) fn find_delayed<'a>(
+        &self,
+        registered: impl Iterator<Item = (u64, &'a Registration)>,
+        events: &mut VecDeque<Event>,
+    ) {
+        let exited = registered
+            .filter(|(_, registration)| !matches!(registration.handle.state(), Ok(State::Running)));
+        events.extend(exited.map(|(key, _)| Event { key }));
+    }
+
+    pub(crate) fn reserve(&mut self, _count: usize) {}
 
     pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
 
-    pub(crate) fn fds_are_scarce(&self) -> bool {
+    pub(crate) fn should_close_eagerly(&self) -> bool {
         false
     }
 
-    /// Takes some of the events that there are.
+    /// Appends a batch of events.
     fn read_events(&self, events: &mut VecDeque<Event>) {
-        const BATCH: usize = 128;
-        let fired = std::iter::from_fn(|| self.fired.try_recv());
-        events.extend(fired.take(BATCH).map(|key| Event { key }));
-    }
-}
-
-impl Event {
-    /// What it tells, if it cannot be asked for again.
-    pub(crate) fn told(&self) -> Option<State> {
-        None
+        const BATCH_SIZE: usize = 128;
+        let keys = iter::from_fn(|| self.queue.try_recv());
+        events.extend(keys.take(BATCH_SIZE).map(|key| Event { key }));
     }
 }
 
 impl Registration {
-    /// The event of a member that has exited, which may be still to come. It may come twice then.
-    pub(crate) fn untold_event(&self, key: u64) -> Option<Event> {
-        let state = self.handle.state();
-        (!matches!(state, Ok(State::Running))).then_some(Event { key })
-    }
-
     pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
         self.handle.state()
     }
@@ -139,17 +129,16 @@ impl Registration {
         self.handle.terminate(exit_code)
     }
 
-    /// What no other process ever has, nor will have, where there is such a thing.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
-    /// Whether its pid is free for another process: not as long as our handle is open.
+    /// Always `false`: the pid is not free as long as the handle is open.
     pub(crate) fn is_reaped(&self) -> bool {
         false
     }
 
-    /// Whether `process` is this very process, given that it has the same pid: it is.
+    /// Always `true`: both handles are open, so the pid has not been recycled.
     pub(crate) fn is(&self, _process: &Process) -> bool {
         true
     }
