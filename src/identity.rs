@@ -1,14 +1,14 @@
-//! Which process, told so that it can be written down.
+//! The identity of a process: a value that can be written down.
 
 use std::error::Error;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-/// Which process: more than its pid, which other processes will have later.
+/// The identity of a process, which stays valid after the pid has been recycled.
 ///
-/// It can be written to a pid file, and outlives whoever has made it. A supervisor that restarts
-/// finds its daemons again, and never a stranger that has got the pid of one:
+/// An identity can be written to a pid file. A supervisor that restarts finds its daemons again by
+/// their identities, and never another process that has got the pid of one:
 ///
 /// ```
 /// use tokio_process_exit::{ProcessExit, ProcessIdentity};
@@ -18,14 +18,15 @@ use std::str::FromStr;
 /// # let pid = std::process::id();
 /// # let directory = std::env::temp_dir();
 /// # let file = directory.join(format!("daemon-{pid}.pid"));
-/// # // Emulators make up what stands in /proc of ourselves.
+/// # // An emulator's /proc does not show this process as it is.
 /// # if cfg!(tokio_process_exit_force_poll) { return Ok(()); }
 /// let daemon = ProcessExit::open(pid)?;
 /// std::fs::write(&file, daemon.identity()?.to_string())?;
 ///
 /// // Later, perhaps in another process:
-/// let id: ProcessIdentity = std::fs::read_to_string(&file)?.parse().expect("what was written");
-/// let daemon = id.open()?; // await it; fails with `NotFound` if that very process is gone
+/// let line = std::fs::read_to_string(&file)?;
+/// let identity: ProcessIdentity = line.parse().expect("a line that `to_string` returned");
+/// let daemon = identity.open()?; // `NotFound` if the daemon has exited
 /// # assert_eq!(daemon.pid(), Some(pid));
 /// # std::fs::remove_file(&file)?;
 /// # Ok(())
@@ -34,38 +35,38 @@ use std::str::FromStr;
 /// # fn main() {}
 /// ```
 ///
-/// # What makes it certain
+/// # What an identity consists of
 ///
-/// | system | key | valid |
+/// | system | identity | valid |
 /// |---|---|---|
-/// | Linux 6.9 and later | the inode of its pidfds, which no other process gets | until the next boot |
-/// | Linux before that, or where pidfds are refused | its start time, in ticks of 10 ms since boot, in one pid and time namespace | until the next boot |
-/// | macOS | the number that the system gives each process | until the next boot |
-/// | FreeBSD, OpenBSD | its start time, in microseconds since boot (on OpenBSD, give or take one) | |
-/// | NetBSD, DragonFly | its start time, in microseconds | |
-/// | Windows | its creation time, in units of 100 ns | |
+/// | Linux 6.9 and later | the inode of the process's pidfds, which no other process has | until the next boot |
+/// | Linux before 6.9, or without pidfds | the start time, in ticks of 10 ms since boot, in one pid namespace and one time namespace | until the next boot |
+/// | macOS | the unique id that the system gives to each process | until the next boot |
+/// | FreeBSD, OpenBSD | the start time, in microseconds since boot (on OpenBSD, rounded by at most one) | |
+/// | NetBSD, DragonFly | the start time, in microseconds | |
+/// | Windows | the creation time, in units of 100 ns | |
 ///
-/// "Until the next boot" holds because the id of the boot is part of it. Where there is none,
-/// another process would have to have the pid and start in the same microsecond; and where a start
-/// time has to do on Linux, it would have to have the pid and start in the same 10 ms.
+/// The pid is part of every identity; on Linux and macOS, so is the id of the boot. If the start time
+/// identifies a process, a later process has the same identity only if it has the same pid and starts in
+/// the same unit of time.
 ///
-/// Two are equal if they tell of the same process by the same key.
+/// Two identities are equal if they are of the same process and consist of the same kind of value.
 ///
-/// # As text
+/// # Text format
 ///
-/// [`Display`](fmt::Display) and [`FromStr`] use one line, which will not change:
+/// [`Display`](fmt::Display) and [`FromStr`] use one line. The format is stable:
 ///
 /// ```text
 /// 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
 /// ```
 ///
-/// The pid comes first, so that other programs find it. Then there is `inode`, `start` or `unique`
-/// with a decimal number, on Linux with `start` also `pidns`, the inode of the pid namespace, and
-/// where there is one the id of the boot. It is parsed without regard to white space around it.
+/// The pid comes first, so other programs can read it. Then follow `inode`, `start` or `unique` with a
+/// decimal number; for `start` on Linux `pidns`, the inode of the pid namespace; and the id of the boot
+/// if the system has one. White space around the line is ignored.
 ///
-/// Write it to a new file, and rename that: a line that was cut short may be another line.
+/// Write the line to a new file and rename that file. A truncated line may be a valid other line.
 ///
-/// With the feature `serde` it is serialized as this line.
+/// With the feature `serde`, an identity is serialized as this line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessIdentity {
     pub(crate) pid: NonZeroU32,
@@ -73,45 +74,46 @@ pub struct ProcessIdentity {
     pub(crate) boot: Option<Boot>,
 }
 
-/// What one owner of a pid has, and the next one has not.
+/// A value that distinguishes a process from later processes with the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct IdentityKey {
     pub(crate) kind: KeyKind,
     pub(crate) value: u64,
-    /// The pid namespace in which no other process has the pid and this key, if there are several.
+    /// The pid namespace in which the pid and the value are unique, if there are several.
     pub(crate) namespace: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(dead_code, reason = "no system has all of them")]
 pub(crate) enum KeyKind {
-    /// Of its pidfds, unique since boot.
+    /// The inode of the process's pidfds, unique since boot.
     Inode,
-    /// When it started, in the system's own unit.
+    /// The start time, in the system's own unit.
     Start,
     /// The system's own number, unique since boot.
     Unique,
 }
 
-/// One boot of a system: a UUID.
+/// The UUID of one boot of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Boot(u128);
 
 impl ProcessIdentity {
-    /// The pid. By now it may be another process's.
+    /// Returns the pid, which may belong to another process by now.
     ///
     /// # Examples
     ///
     /// ```
-    /// let id: tokio_process_exit::ProcessIdentity = "1234 start=5678".parse().unwrap();
-    /// assert_eq!(id.pid(), 1234);
+    /// let line = "1234 start=5678";
+    /// let identity: tokio_process_exit::ProcessIdentity = line.parse().unwrap();
+    /// assert_eq!(identity.pid(), 1234);
     /// ```
     pub fn pid(&self) -> u32 {
         self.pid.get()
     }
 }
 
-/// The stable line that [`ProcessIdentity`] describes.
+/// Formats the identity as one line, see [Text format](ProcessIdentity#text-format).
 impl fmt::Display for ProcessIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ProcessIdentity { pid, key, boot } = self;
@@ -134,7 +136,7 @@ impl fmt::Debug for ProcessIdentity {
     }
 }
 
-/// Parses what [`Display`](fmt::Display) has written.
+/// Parses a line that [`Display`](fmt::Display) has formatted.
 ///
 /// # Examples
 ///
@@ -142,11 +144,11 @@ impl fmt::Debug for ProcessIdentity {
 /// use tokio_process_exit::ProcessIdentity;
 ///
 /// let line = "1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5\n";
-/// let id: ProcessIdentity = line.parse().unwrap();
-/// assert_eq!(id.pid(), 1234);
-/// assert_eq!(id.to_string(), line.trim());
+/// let identity: ProcessIdentity = line.parse().unwrap();
+/// assert_eq!(identity.pid(), 1234);
+/// assert_eq!(identity.to_string(), line.trim());
 ///
-/// // A plain pid file does not say which process it was.
+/// // A pid alone is not an identity.
 /// assert!("1234".parse::<ProcessIdentity>().is_err());
 /// ```
 impl FromStr for ProcessIdentity {
@@ -159,18 +161,18 @@ impl FromStr for ProcessIdentity {
             .next()
             .and_then(|word| word.split_once('='))
             .ok_or(ParseProcessIdentityError(()))?;
-        let kind = KeyKind::named(kind).ok_or(ParseProcessIdentityError(()))?;
+        let kind = KeyKind::from_name(kind).ok_or(ParseProcessIdentityError(()))?;
         let value = number(Some(value))?;
         let mut words = words.peekable();
-        let mut after = |key| words.next_if(|word| word.starts_with(key));
-        let namespace = after("pidns=")
+        let mut next_if_key = |key| words.next_if(|word| word.starts_with(key));
+        let namespace = next_if_key("pidns=")
             .map(|word| number(word.strip_prefix("pidns=")))
             .transpose()?;
-        let boot = after("boot=")
+        let boot = next_if_key("boot=")
             .map(|word| word["boot=".len()..].parse())
             .transpose()?;
         let is_pid = i32::try_from(pid.get()).is_ok();
-        // Only start times go without.
+        // Only a start time may come without the boot, or with a namespace.
         let is_whole = kind == KeyKind::Start || namespace.is_none() && boot.is_some();
         if !is_pid || !is_whole || words.next().is_some() {
             return Err(ParseProcessIdentityError(()));
@@ -184,7 +186,7 @@ impl FromStr for ProcessIdentity {
     }
 }
 
-/// As they are written: without a sign.
+/// Parses a number without a sign.
 fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdentityError> {
     word.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|word| word.parse().ok())
@@ -192,7 +194,7 @@ fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdentityError
 }
 
 impl IdentityKey {
-    /// Whether both are of one process, where they may be off by `rounding`.
+    /// Whether two keys, which may differ by `rounding`, are of the same process.
     pub(crate) fn is(self, other: IdentityKey, rounding: u64) -> bool {
         let same = 0..=rounding;
         (self.kind, self.namespace) == (other.kind, other.namespace)
@@ -211,12 +213,12 @@ impl KeyKind {
         }
     }
 
-    fn named(name: &str) -> Option<KeyKind> {
+    fn from_name(name: &str) -> Option<KeyKind> {
         KeyKind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// In the usual groups of 8, 4, 4, 4 and 12 digits.
+/// Formats the UUID in the usual groups of 8, 4, 4, 4 and 12 digits.
 impl fmt::Display for Boot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = format!("{:032x}", self.0);
@@ -248,13 +250,13 @@ impl FromStr for Boot {
     }
 }
 
-/// A text is no [`ProcessIdentity`].
+/// The error of parsing a [`ProcessIdentity`].
 ///
 /// # Examples
 ///
 /// ```
 /// let error = "1234".parse::<tokio_process_exit::ProcessIdentity>().unwrap_err();
-/// assert!(error.to_string().starts_with("not the id of a process"));
+/// assert!(error.to_string().starts_with("not the identity of a process"));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseProcessIdentityError(pub(crate) ());
@@ -262,7 +264,7 @@ pub struct ParseProcessIdentityError(pub(crate) ());
 impl fmt::Display for ParseProcessIdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "not the id of a process: expected a line such as \"1234 inode=5678 boot=UUID\"",
+            "not the identity of a process: expected a line such as \"1234 inode=5678 boot=UUID\"",
         )
     }
 }
@@ -289,7 +291,7 @@ impl<'de> serde::Deserialize<'de> for ProcessIdentity {
             type Value = ProcessIdentity;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the id of a process as a line of text")
+                f.write_str("the identity of a process as a line of text")
             }
 
             fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<ProcessIdentity, E> {
@@ -308,7 +310,7 @@ mod tests {
     const BOOT: &str = "2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5";
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn parses_what_it_formats() {
         for line in [
             format!("1 inode=0 boot={BOOT}"),
             format!("2147483647 start=18446744073709551615 boot={BOOT}"),
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn rejects_any_other_line() {
         for line in [
             "",
             "1234",

@@ -1,111 +1,77 @@
-//! Wait for any process to exit from tokio: child or not, with its exit status, without reaping
-//! it, without a busy loop.
+//! Await the exit of any process from tokio, whether or not it is your child.
 //!
 //! ```
 //! # async fn wait(pid: u32) -> std::io::Result<()> {
 //! let exit = tokio_process_exit::exit_of(pid).await?;
-//! println!("{exit}"); // "process 1234 exited with exit status: 7"
+//! println!("{exit}"); // process 1234 exited with exit status: 7
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Why not `tokio::process`
+//! The kernel reports the exit through tokio's reactor. The process is not reaped, so its parent still
+//! gets the exit status. There is no busy loop.
 //!
-//! Because that waits for the children that it has spawned itself. This crate waits for the
-//! others: the daemon whose pid stands in a file, the editor that started this language server,
-//! the worker that another process spawned; and also for one's own child, which its owner can still
-//! `wait` for afterwards, as nothing is reaped here.
+//! - [`exit_of`] returns a future for one process: [`ProcessExit`].
+//! - [`ExitSet`] waits for thousands of processes.
+//! - [`ProcessIdentity`] is a line for a pid file, which finds the same process again and never another
+//!   one with its pid.
+//!
+//! # When to use it
+//!
+//! `tokio::process` waits for the children that it has spawned, and reaps them. Use this crate for all
+//! other processes: a daemon whose pid is in a file, the editor that started a language server, a worker
+//! of another supervisor. Use it also for your own child if another part of the program reaps it.
 //!
 //! | instead of | write |
 //! |---|---|
-//! | a loop around `kill(pid, 0)` | [`exit_of(pid).await`](exit_of), which is not fooled by zombies nor by recycled pids |
+//! | a loop around `kill(pid, 0)` | [`exit_of(pid).await`](exit_of) |
 //! | `psutil.Process(pid).wait(timeout)` | [`timeout(duration, exit_of(pid)).await`](tokio::time::timeout) |
 //! | `psutil.wait_procs(processes, timeout)` | [`ExitSet::exits_within`] |
 //! | `psutil.Process(pid) == process` | [`ProcessExit::identity`], [`ProcessIdentity`] |
-//! | sysinfo's `process.wait()` | [`exit_of(pid).await`](exit_of): no thread, no interval, and a zombie has exited |
+//! | sysinfo's `process.wait()` | [`exit_of(pid).await`](exit_of) |
 //! | `waitpid_any::WaitHandle::open(pid)?.wait()` on a thread | [`ProcessExit::open(pid)?.await`](ProcessExit::open) |
 //! | `child.id()` of a [`std::process::Child`] | [`ProcessExit::from(&child)`](ProcessExit#impl-From%3C%26Child%3E-for-ProcessExit) |
-//! | `child.id()` of tokio's | `child.id().map(exit_of)`, or `ProcessExit::from(&child)` with the feature `process` |
+//! | `child.id()` of tokio's `Child` | `child.id().map(exit_of)`, or `ProcessExit::from(&child)` with the feature `process` |
 //! | SIGTERM, five seconds, SIGKILL | `ProcessExit::signal` (Unix) |
 //!
-//! # Supported platforms, and whose exit status is known
+//! # When not to use it
 //!
-//! | platform | mechanism | of a child | of another process, as a zombie | once reaped |
-//! |---|---|---|---|---|
-//! | Linux 5.3 and later, Android | a pidfd in tokio's reactor | yes (5.4) | Linux 6.1: to its user and root | Linux 6.15: yes |
-//! | FreeBSD, DragonFly | a kqueue in tokio's reactor | yes | yes | yes, if it was opened before |
-//! | NetBSD, OpenBSD | a kqueue in tokio's reactor | yes | yes, if it was opened before its exit | likewise |
-//! | macOS, iOS | a kqueue in tokio's reactor | yes | likewise, if we may kill it | likewise |
-//! | Windows | a wait of the thread pool | yes | yes, if we may ask | |
-//! | other Unix | [polling](#where-events-are-refused) | no | no | no |
-//! | where events are refused | polling | see [below](#where-events-are-refused) | | |
-//!
-//! What was run, and what only compiled, stands in the README. [How it works](how_it_works) has the
-//! details, and the sources.
+//! - To spawn a child and wait for it: `tokio::process` does both.
+//! - To reap: this crate never does. The parent must wait for its children as before.
+//! - To wait for a process group, a session, a container or a thread: it waits for single processes.
+//! - To notice that a process starts, stops, forks or calls `execve`: it reports exits only.
+//! - Without tokio: every wait needs a tokio runtime, except for [`ProcessExit::try_wait`] and
+//!   [`ExitSet::try_next_exit`].
 //!
 //! # What "exited" means
 //!
-//! A process has exited when its last thread has. It may then be a zombie for as long as its
-//! parent does not collect ("reap") it; waiting resolves all the same, at once. To wait until it
-//! has been reaped too, and its pid is free again, use [`ProcessExit::until_reaped`]. Windows has no such
-//! thing: there a pid is free once nobody has a handle of the process any more, and both are the
-//! same.
+//! A process has exited when its last thread has exited. It is then a zombie until its parent reaps it,
+//! that is, collects its exit status. A wait resolves at the exit. [`ProcessExit::until_reaped`] waits
+//! for the reap, after which the pid is free. Windows has no zombies.
 //!
 //! # The exit status
 //!
-//! [`Exit::status`] is never a guess. It is known for one's own children. On macOS, the BSDs and
-//! Windows the system tells it along with the exit, of other processes too, unless it denies us
-//! that. A process that was a zombie already when it was opened has its status told by FreeBSD and
-//! DragonFly; by the others, only if it is our child. For another process on Linux it is known
+//! [`Exit::status`] is never a guess. It is known for your own children on every system but "other
+//! Unix". For another process it is known as follows:
 //!
-//! - while that is a zombie, to whoever may read it in `/proc`: its own user or root (ptrace access
-//!   mode `PTRACE_MODE_READ_FSCREDS`). Linux 6.1 and later;
-//! - once it has been reaped, to everybody: Linux 6.15 and later, inside one pid namespace.
-//!   [`ProcessExit::until_reaped`] waits for that.
+//! | system | the exit status of a process that is not your child |
+//! |---|---|
+//! | Linux, zombie | Linux 6.1 and later, to the process's user and root |
+//! | Linux, reaped | Linux 6.15 and later, to everybody in the pid namespace (see [`ProcessExit::until_reaped`]) |
+//! | FreeBSD, DragonFly | yes |
+//! | NetBSD, OpenBSD | yes, if the process was opened before its exit |
+//! | macOS, iOS | yes, if the process was opened before its exit and you may kill it |
+//! | Windows | yes, if you may query the process |
+//! | other Unix | no |
 //!
-//! One case is known in which Linux itself (6.18) tells a wrong status of a process that was reaped
-//! before we looked: if its leading thread exits by itself while another thread ends the process. In
-//! one of some thousand such coincidences, the kernel keeps the code of that thread.
+//! One case is known in which Linux itself (6.18) reports a wrong status after the reap: the first thread
+//! exits by itself in the same moment in which another thread ends the process. In a few of some thousand
+//! such coincidences, the kernel keeps the code of the first thread.
 //!
-//! # Where events are refused
+//! # Timeouts and many processes
 //!
-//! Containers deny `pidfd_open` with old seccomp profiles, old kernels do not have it, and
-//! descriptors run out. Then the wait works all the same: one poller per runtime looks at all such
-//! processes in turn, on a thread of the blocking pool that it gives back at least every 40 ms. It
-//! looks at each process after 0.1 ms at first, after 40 ms at last, and less often where all of
-//! them would take more than 4 % of one core: some 100 ms late with 500 processes, 300 with 2,000.
-//! [`ProcessExit::mechanism`] and [`ProcessExit::fallback_reason`] tell. Once there are descriptors
-//! again, the wait goes back to events.
-//!
-//! Exited means the same then, and no status is false. What polling cannot do:
-//!
-//! - The status is not known of a process that was reaped between two looks; on other systems than
-//!   Linux and Windows not of another's child at all, and on NetBSD and OpenBSD of none.
-//! - Without a readable `/proc` (on macOS and the BSDs, of a process that is hidden from us; on
-//!   other Unix, of all) a process counts as exited only when it is our own child or has been
-//!   reaped, its status is not known, and a pid that went to another process between two looks is
-//!   taken for the old one.
-//! - With no descriptor left at all, `/proc` cannot be read either: another parent's process counts
-//!   as exited once it has been reaped, or there is a descriptor again. So this crate never takes
-//!   the last one.
-//! - On Linux a process that starts, is opened, and is replaced by one with the same pid, all within
-//!   10 ms, may be taken for that until that exits too. Its status is not.
-//! - A blocking pool of a single thread is held up by up to 40 ms at a time, and holds up the poller
-//!   for as long as something else has it.
-//! - As all blocking work, a poller keeps the clock of `tokio::time::pause` from advancing by itself.
-//!
-//! On Windows and iOS a wait that is polled does not go back to events.
-//!
-//! On macOS and the BSDs one thing cannot be told, with events or without: a process that has exited
-//! and was reaped, from another one that has got its pid and is a zombie just then.
-//! [`ProcessExit::until_reaped`] waits for that one too, and [`ExitSet::insert`] takes it for the first, as
-//! long as that is in the set.
-//!
-//! # Timeouts, many processes
-//!
-//! [`ProcessExit`] is a plain future, so what works for futures works for it: `timeout`, `select!`,
-//! `join_all`. It is cancel safe: dropping it loses nothing, and `&mut` of it can be awaited again,
-//! in another task and in another runtime. For many processes there is [`ExitSet`].
+//! [`ProcessExit`] is a plain future, so `timeout`, `select!` and `join_all` work with it. It is cancel
+//! safe: a future that was polled by `&mut` can be awaited again, in another task or another runtime.
 //!
 //! ```
 //! # #[cfg(unix)]
@@ -114,31 +80,41 @@
 //!     use tokio::time::timeout;
 //!     use tokio_process_exit::ProcessExit;
 //!
-//!     let mut exit = ProcessExit::open(pid)?;
-//!     // To that very process. An error says that it has exited, or that we may not signal it.
-//!     let _ = exit.signal(libc::SIGTERM);
-//!     if timeout(Duration::from_secs(5), &mut exit).await.is_err() {
-//!         let _ = exit.signal(libc::SIGKILL);
-//!         exit.await?;
+//!     let mut process = ProcessExit::open(pid)?;
+//!     // An error means that the process has exited, or that we may not signal it.
+//!     let _ = process.signal(libc::SIGTERM);
+//!     if timeout(Duration::from_secs(5), &mut process).await.is_err() {
+//!         let _ = process.signal(libc::SIGKILL);
+//!         process.await?;
 //!     }
 //!     Ok(())
 //! }
 //! ```
 //!
+//! # Platforms
+//!
+//! Linux and Android use a pidfd, macOS and the BSDs a kqueue, Windows a wait of the system's thread
+//! pool. [Platforms](platforms) lists the versions, and what was run where.
+//!
+//! If the system refuses an event source, the process is [polled](Mechanism::Polling). That happens
+//! under an old seccomp profile, on an old kernel, or when descriptors run out. The wait still works, but
+//! it is later. [`ProcessExit::mechanism`] and [`ProcessExit::fallback_reason`] show it, and
+//! [How it works](how_it_works#polling) lists what polling cannot do.
+//!
 //! # Cost
 //!
-//! A wait takes one descriptor (on Windows a handle), no thread, and four system calls: to open,
-//! register, remove and close it. It sleeps until the exit, and wakes about as soon as a thread of
-//! one's own in `epoll_wait` would. A process in an [`ExitSet`] takes about 64 bytes and one system
-//! call less. The README has the measurements, beside those of others.
+//! A wait takes one descriptor (on Windows a handle), no thread, and four system calls: open, register,
+//! deregister and close. On Linux, a task is woken about 10 % later than a thread in `epoll_wait` for your
+//! own child. For another process it is about 70 % later, because `/proc` is read for the exit status. The
+//! measurements, also of other crates, are in `benches/README.md` of the repository.
 //!
 //! # Features
 //!
-//! None is on by default.
+//! All features are off by default.
 //!
 //! - `process`: `ProcessExit::from` for the `Child` of `tokio::process`.
-//! - `serde`: [`ProcessIdentity`] as a line of text.
-//! - `tracing`: tells at debug level how each process is waited for, and why it is polled if it is.
+//! - `serde`: [`ProcessIdentity`] is serialized as a line of text.
+//! - `tracing`: logs at debug level how each process is waited for, and why it is polled.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
@@ -168,7 +144,11 @@ pub use process_exit::{ProcessExit, exit_of};
 #[doc = include_str!("how_it_works.md")]
 pub mod how_it_works {}
 
-// It sends signals, which Windows has not.
+#[cfg(doc)]
+#[doc = include_str!("platforms.md")]
+pub mod platforms {}
+
+// The README's examples send signals, which Windows does not have.
 #[cfg(all(doctest, unix))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! What a `ProcessExit` offers on Linux only.
+//! Linux: pidfds to adopt and to lend.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,16 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::process_exit::ProcessExit;
 use crate::sys::{Probe, Process};
 
-/// Adopts a pidfd that came from elsewhere: from `SO_PEERPIDFD`, over a socket with `SCM_RIGHTS`,
-/// from `clone3`. Linux only.
+/// Adopts a pidfd, for example from `SO_PEERPIDFD`, `SCM_RIGHTS` or `clone3`. Linux only.
 ///
-/// The process may be one of another pid namespace, or one that has been reaped already. Then its
-/// [`pid`](ProcessExit::pid) is `None`.
+/// The process may be outside our pid namespace, or may have been reaped. Its
+/// [`pid`](ProcessExit::pid) is `None` then.
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) for a descriptor that is not the pidfd of a
-/// process, the pidfd of a thread (`PIDFD_THREAD`) included. The descriptor is closed.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for a descriptor that is not a pidfd, and for the
+/// pidfd of a thread (`PIDFD_THREAD`). The descriptor is closed.
 ///
 /// # Examples
 ///
@@ -37,10 +36,9 @@ impl TryFrom<OwnedFd> for ProcessExit {
 }
 
 impl ProcessExit {
-    /// The pidfd that is waited on, to send a signal by `pidfd_send_signal(2)` for instance.
-    /// Linux only.
+    /// Returns the pidfd of the process, for example to call `pidfd_send_signal(2)`. Linux only.
     ///
-    /// `None` if opening failed, or if the system refused a pidfd and the process is polled.
+    /// `None` if the process could not be opened, or if the system refused a pidfd.
     ///
     /// # Examples
     ///

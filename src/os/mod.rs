@@ -1,4 +1,4 @@
-//! What `ProcessExit` and `ExitSet` offer on some systems only.
+//! Public methods that only some systems have.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;

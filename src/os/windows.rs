@@ -1,4 +1,4 @@
-//! What a `ProcessExit` offers on Windows only.
+//! Windows: process handles to adopt and to lend, and termination.
 
 use std::io;
 use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
@@ -7,13 +7,12 @@ use crate::exit_set::ExitSet;
 use crate::process_exit::ProcessExit;
 use crate::sys::{Probe, Process, Registration};
 
-/// Adopts a process handle that came from elsewhere: from `CreateProcess`, from
-/// `DuplicateHandle`. Windows only.
+/// Adopts a process handle, for example from `CreateProcess` or `DuplicateHandle`. Windows only.
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) for a handle that is not one of a process, or lacks
-/// the rights `SYNCHRONIZE` and `PROCESS_QUERY_LIMITED_INFORMATION`. The handle is closed.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for a handle that is not a process handle, or that
+/// lacks the rights `SYNCHRONIZE` and `PROCESS_QUERY_LIMITED_INFORMATION`. The handle is closed.
 ///
 /// # Examples
 ///
@@ -39,16 +38,16 @@ impl TryFrom<OwnedHandle> for ProcessExit {
 }
 
 impl ProcessExit {
-    /// Ends the process at once, with this exit code. Windows only.
+    /// Terminates the process at once, with this exit code. Windows only.
     ///
-    /// It has no chance to clean up. It is that very process, whatever becomes of its pid, as that is
-    /// not given out again while this holds a handle of it.
+    /// The process cannot clean up. No other process can be terminated by mistake: the pid is not
+    /// recycled as long as this holds a handle of the process.
     ///
     /// # Errors
     ///
     /// - [`NotFound`](io::ErrorKind::NotFound): the process has exited;
-    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): we may not end it;
-    /// - the error of opening it.
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): this process may not terminate it;
+    /// - the error of opening the process.
     ///
     /// # Examples
     ///
@@ -58,23 +57,22 @@ impl ProcessExit {
     /// let child = std::process::Command::new("cmd")
     ///     .stdin(std::process::Stdio::piped())
     ///     .spawn()?;
-    /// let exit = tokio_process_exit::exit_of(child.id());
-    /// exit.terminate(7)?;
-    /// assert_eq!(exit.await?.status().unwrap().code(), Some(7));
+    /// let process = tokio_process_exit::exit_of(child.id());
+    /// process.terminate(7)?;
+    /// assert_eq!(process.await?.status().unwrap().code(), Some(7));
     /// # Ok(())
     /// # }
     /// ```
     pub fn terminate(&self, exit_code: u32) -> io::Result<()> {
-        let by_process = |process: &Process| process.terminate(exit_code);
-        self.with_process("terminate", by_process, |probe: &Probe| {
-            probe.terminate(exit_code)
-        })
+        let with_process = |process: &Process| process.terminate(exit_code);
+        let with_probe = |probe: &Probe| probe.terminate(exit_code);
+        self.with_process("terminate", with_process, with_probe)
     }
 
-    /// The process handle that is waited on. Windows only.
+    /// Returns the handle of the process. Windows only.
     ///
-    /// It permits to wait, and to ask for the exit code unless the system has denied that; an
-    /// adopted handle permits what it did before. `None` if opening failed.
+    /// The handle has the right to wait, and the right to query the exit code unless the system denied
+    /// it. An adopted handle keeps its rights. `None` if the process could not be opened.
     ///
     /// # Examples
     ///
@@ -91,11 +89,12 @@ impl ProcessExit {
 }
 
 impl ExitSet {
-    /// Ends a process in the set, as [`ProcessExit::terminate`]. Windows only.
+    /// Terminates a process in the set, as [`ProcessExit::terminate`] does. Windows only.
     ///
     /// # Errors
     ///
-    /// As there. [`NotFound`](io::ErrorKind::NotFound) also if no process in the set has this pid.
+    /// The errors of [`ProcessExit::terminate`]. [`NotFound`](io::ErrorKind::NotFound) also if no
+    /// process in the set has this pid.
     ///
     /// # Examples
     ///
@@ -111,8 +110,8 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn terminate(&mut self, pid: u32, exit_code: u32) -> io::Result<()> {
-        let by_registration = |registration: &Registration| registration.terminate(exit_code);
-        let by_probe = |probe: &Probe| probe.terminate(exit_code);
-        self.with_process(pid, "terminate", by_registration, by_probe)
+        let with_registration = |registration: &Registration| registration.terminate(exit_code);
+        let with_probe = |probe: &Probe| probe.terminate(exit_code);
+        self.with_process(pid, "terminate", with_registration, with_probe)
     }
 }
