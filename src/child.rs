@@ -74,7 +74,7 @@ impl From<&tokio::process::Child> for ProcessExit {
         match child.id() {
             // The pid belongs to the child: tokio has not reaped it as long as `id` returns a pid.
             Some(pid) => exit_of(pid),
-            None => ProcessExit::failed(None, OpenError::Collected),
+            None => ProcessExit::opened(None, Err(OpenError::Collected)),
         }
     }
 }

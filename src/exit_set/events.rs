@@ -1,6 +1,7 @@
 //! How a set notices exits.
 
 use std::io;
+use std::iter;
 use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
@@ -80,15 +81,11 @@ impl ExitSet {
 
     /// Reads events, without waiting. Includes those that the system has yet to deliver.
     pub(super) fn find_events(&mut self) -> io::Result<()> {
-        self.selector.try_events(&mut self.events)?;
-        if self.events.is_empty() {
-            let registered = self.members.iter().filter_map(|(key, slot)| {
-                let registration = slot.registration().filter(|_| !slot.has_ended())?;
-                Some((key.to_u64(), registration))
-            });
-            self.selector.find_delayed(registered, &mut self.events);
-        }
-        Ok(())
+        let registered = self.members.iter().filter_map(|(key, slot)| {
+            let registration = slot.registration().filter(|_| !slot.has_ended())?;
+            Some((key.to_u64(), registration))
+        });
+        self.selector.try_events(registered, &mut self.events)
     }
 
     /// Processes all events that have been delivered.
@@ -100,7 +97,8 @@ impl ExitSet {
             while let Some(event) = self.events.pop_front() {
                 self.process_event(&event);
             }
-            if self.selector.try_events(&mut self.events).is_err() || self.events.is_empty() {
+            let result = self.selector.try_events(iter::empty(), &mut self.events);
+            if result.is_err() || self.events.is_empty() {
                 break;
             }
         }

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::process_exit::ProcessExit;
-use crate::sys::{Probe, Process};
+use crate::process_exit::{ProcessExit, Source};
+use crate::sys::{Opened, Process};
 
 /// Adopts a pidfd, for example from `SO_PEERPIDFD`, `SCM_RIGHTS` or `clone3`. Linux only.
 ///
@@ -31,7 +31,7 @@ impl TryFrom<OwnedFd> for ProcessExit {
 
     fn try_from(pidfd: OwnedFd) -> io::Result<ProcessExit> {
         let (process, pid) = Process::adopt(pidfd)?;
-        Ok(ProcessExit::adopted(process, pid))
+        Ok(ProcessExit::opened(pid, Ok(Opened::WithEvents(process))))
     }
 }
 
@@ -50,7 +50,10 @@ impl ProcessExit {
     /// assert!(exit_of(0).as_pidfd().is_none());
     /// ```
     pub fn as_pidfd(&self) -> Option<BorrowedFd<'_>> {
-        let polled = || self.probe().and_then(Probe::pidfd);
-        self.process().map(Process::as_fd).or_else(polled)
+        match self.source() {
+            Source::Registered(process) => Some(process.as_fd()),
+            Source::Polled(source) => source.probe().pidfd(),
+            Source::Failed(_) => None,
+        }
     }
 }

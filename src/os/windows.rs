@@ -4,8 +4,8 @@ use std::io;
 use std::os::windows::io::{AsHandle, BorrowedHandle, OwnedHandle};
 
 use crate::exit_set::ExitSet;
-use crate::process_exit::ProcessExit;
-use crate::sys::{Probe, Process, Registration};
+use crate::process_exit::{ProcessExit, Source};
+use crate::sys::{Opened, Probe, Process, Registration};
 
 /// Adopts a process handle, for example from `CreateProcess` or `DuplicateHandle`. Windows only.
 ///
@@ -33,7 +33,7 @@ impl TryFrom<OwnedHandle> for ProcessExit {
 
     fn try_from(handle: OwnedHandle) -> io::Result<ProcessExit> {
         let (process, pid) = Process::adopt(handle)?;
-        Ok(ProcessExit::adopted(process, pid))
+        Ok(ProcessExit::opened(pid, Ok(Opened::WithEvents(process))))
     }
 }
 
@@ -83,8 +83,11 @@ impl ProcessExit {
     /// assert!(exit_of(0).as_handle().is_none());
     /// ```
     pub fn as_handle(&self) -> Option<BorrowedHandle<'_>> {
-        let polled = || self.probe().map(AsHandle::as_handle);
-        self.process().map(AsHandle::as_handle).or_else(polled)
+        match self.source() {
+            Source::Registered(process) => Some(process.as_handle()),
+            Source::Polled(source) => Some(source.probe().as_handle()),
+            Source::Failed(_) => None,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 
 use super::*;
+use crate::wait_state::{Until, WaitState};
 
 fn poller() -> Arc<Poller> {
     static RUNTIME: LazyLock<runtime::Runtime> =
@@ -18,10 +19,10 @@ fn watch(poller: &Arc<Poller>, queue: &Arc<OutcomeQueue>) -> Option<Watch> {
             Ok(sys::Opened::Refused(refused)) => refused.probe,
             Err(_) => unreachable!("this process exists"),
         };
-        Arc::new(Target::new(probe))
+        Arc::new(Target::new(probe, &WaitState::new(Until::Exit)))
     });
     let poller = poller.clone();
-    let key = poller.add(Entry::new(&TARGET, Until::Exit, queue, 0))?;
+    let key = poller.add(Entry::new(&TARGET, queue, 0))?;
     Some(Watch { poller, key })
 }
 

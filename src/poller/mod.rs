@@ -21,10 +21,9 @@ use tokio::runtime::{self, Handle};
 
 pub(crate) use self::polled::Polled;
 use self::polled::Target;
-use self::schedule::{Due, Entry, Queried, Schedule};
+use self::schedule::{Entry, Queried, Schedule};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::{self, Reopened};
-use crate::wait_state::Until;
 use crate::wake_queue::{WakeQueue, lock, wake};
 
 /// The longest time for which a poller occupies a thread of the blocking pool.
@@ -55,11 +54,11 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(target: &Arc<Target>, until: Until, queue: &Arc<OutcomeQueue>, token: u64) -> Watch {
+    fn new(target: &Arc<Target>, queue: &Arc<OutcomeQueue>, token: u64) -> Watch {
         let handle = Handle::current();
         loop {
             let (poller, is_new) = Poller::of(handle.id());
-            let key = poller.add(Entry::new(target, until, queue, token));
+            let key = poller.add(Entry::new(target, queue, token));
             if is_new {
                 Slice {
                     poller: poller.clone(),
@@ -215,12 +214,12 @@ impl Poller {
 /// Queries a batch of processes, and tries to get event sources for them if `may_reopen`.
 ///
 /// Returns also whether the system refused an event source because something is exhausted.
-fn query_batch(batch: Vec<Due>, may_reopen: bool) -> (Vec<(u64, Queried)>, bool) {
+fn query_batch(batch: Vec<(u64, Arc<Target>)>, may_reopen: bool) -> (Vec<(u64, Queried)>, bool) {
     let mut exhausted = false;
-    let results = batch.into_iter().map(|due| {
-        let queried = match due.target.query(due.until) {
+    let results = batch.into_iter().map(|(key, target)| {
+        let queried = match target.query() {
             Ok(true) => Queried::Exited,
-            Ok(false) if may_reopen && !exhausted => match due.target.probe.reopen() {
+            Ok(false) if may_reopen && !exhausted => match target.probe.reopen() {
                 Reopened::Process(process) => Queried::EventsAvailable(process),
                 Reopened::Exhausted => {
                     exhausted = true;
@@ -231,7 +230,7 @@ fn query_batch(batch: Vec<Due>, may_reopen: bool) -> (Vec<(u64, Queried)>, bool)
             Ok(false) => Queried::Pending,
             Err(error) => Queried::Error(error),
         };
-        (due.key, queried)
+        (key, queried)
     });
     (results.collect(), exhausted)
 }

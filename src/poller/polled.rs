@@ -1,6 +1,7 @@
 //! A process that is polled.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime;
@@ -12,7 +13,6 @@ use crate::wait_state::{Until, WaitState};
 /// A wait for a process without an event source.
 pub(crate) struct Polled {
     target: Arc<Target>,
-    until: Until,
     /// Present while a poller queries the process.
     watch: Option<Watch>,
 }
@@ -20,16 +20,16 @@ pub(crate) struct Polled {
 /// The part of a [`Polled`] that its poller shares.
 pub(super) struct Target {
     pub(super) probe: Probe,
+    /// Whether the wait is for the reap, instead of for the exit.
+    until_reaped: AtomicBool,
     /// The first exit status that was read.
     status: OnceLock<Status>,
 }
 
 impl Polled {
     pub(crate) fn new(probe: Probe, wait: &WaitState) -> Polled {
-        let status = wait.status().map_or_else(OnceLock::new, OnceLock::from);
         Polled {
-            target: Arc::new(Target { probe, status }),
-            until: wait.until(),
+            target: Arc::new(Target::new(probe, wait)),
             watch: None,
         }
     }
@@ -44,24 +44,25 @@ impl Polled {
 
     /// Returns the state of the wait, for an event source that takes over.
     pub(crate) fn wait_state(&self) -> WaitState {
-        let mut wait = WaitState::new(self.until);
+        let mut wait = WaitState::new(self.target.until());
         wait.record_status(self.status());
         wait
     }
 
-    /// Changes the event that the wait is for. No poller may watch the process.
-    pub(crate) fn set_until(&mut self, until: Until) {
-        self.until = until;
+    /// Waits for the reap from now on.
+    pub(crate) fn wait_until_reaped(&mut self) {
+        self.unwatch();
+        self.target.until_reaped.store(true, Ordering::Relaxed);
     }
 
     /// Queries the process. Returns whether the event that the wait is for has happened.
     pub(crate) fn query(&self) -> io::Result<bool> {
-        self.target.query(self.until)
+        self.target.query()
     }
 
     /// Records a state of the process. Returns whether the event that the wait is for has happened.
     pub(crate) fn update(&self, state: State) -> bool {
-        self.target.update(state, self.until)
+        self.target.update(state)
     }
 
     /// Has the current runtime's poller query the process, until it sends one outcome to the queue.
@@ -70,7 +71,7 @@ impl Polled {
     ///
     /// Outside a runtime.
     pub(crate) fn watch(&mut self, queue: &Arc<OutcomeQueue>, token: u64) {
-        self.watch = Some(Watch::new(&self.target, self.until, queue, token));
+        self.watch = Some(Watch::new(&self.target, queue, token));
     }
 
     /// Ends the watch. An outcome that was sent before stays in the queue.
@@ -90,17 +91,26 @@ impl Polled {
 }
 
 impl Target {
-    #[cfg(all(test, tokio_process_exit_loom))]
-    pub(super) fn new(probe: Probe) -> Target {
-        let status = OnceLock::new();
-        Target { probe, status }
+    pub(super) fn new(probe: Probe, wait: &WaitState) -> Target {
+        Target {
+            probe,
+            until_reaped: AtomicBool::new(wait.until() == Until::Reap),
+            status: wait.status().map_or_else(OnceLock::new, OnceLock::from),
+        }
     }
 
-    pub(super) fn query(&self, until: Until) -> io::Result<bool> {
-        Ok(self.update(self.probe.state()?, until))
+    fn until(&self) -> Until {
+        match self.until_reaped.load(Ordering::Relaxed) {
+            true => Until::Reap,
+            false => Until::Exit,
+        }
     }
 
-    pub(super) fn update(&self, state: State, until: Until) -> bool {
+    pub(super) fn query(&self) -> io::Result<bool> {
+        Ok(self.update(self.probe.state()?))
+    }
+
+    fn update(&self, state: State) -> bool {
         let State::Exited { status, reaped } = state else {
             return false;
         };
@@ -108,6 +118,6 @@ impl Target {
             // The first status wins, see `WaitState::record_status`.
             let _ = self.status.set(status);
         }
-        reaped || until == Until::Exit
+        reaped || self.until() == Until::Exit
     }
 }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use super::polled::Target;
 use super::{Outcome, OutcomeQueue};
 use crate::sys;
-use crate::wait_state::Until;
 
 /// The interval between two queries of one process: at first, and at most. It doubles each time.
 const MIN_INTERVAL: Duration = Duration::from_micros(100);
@@ -42,18 +41,10 @@ pub(super) struct Schedule {
 /// A process to be queried.
 pub(super) struct Entry {
     target: Arc<Target>,
-    until: Until,
     interval: Duration,
     /// Where the outcome is sent, together with `token`.
     queue: Arc<OutcomeQueue>,
     token: u64,
-}
-
-/// A process whose query is due.
-pub(super) struct Due {
-    pub(super) key: u64,
-    pub(super) target: Arc<Target>,
-    pub(super) until: Until,
 }
 
 /// The result of a query.
@@ -68,15 +59,9 @@ pub(super) enum Queried {
 }
 
 impl Entry {
-    pub(super) fn new(
-        target: &Arc<Target>,
-        until: Until,
-        queue: &Arc<OutcomeQueue>,
-        token: u64,
-    ) -> Entry {
+    pub(super) fn new(target: &Arc<Target>, queue: &Arc<OutcomeQueue>, token: u64) -> Entry {
         Entry {
             target: target.clone(),
-            until,
             interval: MIN_INTERVAL,
             queue: queue.clone(),
             token,
@@ -130,18 +115,14 @@ impl Schedule {
     }
 
     /// Takes a batch of processes whose query is due.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Due> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(u64, Arc<Target>)> {
         let mut batch = Vec::with_capacity(BATCH_SIZE);
         while batch.len() < BATCH_SIZE {
             match self.due.peek() {
                 Some(&Reverse((due, key))) if due <= now => {
                     self.due.pop();
                     if let Some(entry) = self.entries.get(&key) {
-                        batch.push(Due {
-                            key,
-                            target: entry.target.clone(),
-                            until: entry.until,
-                        });
+                        batch.push((key, entry.target.clone()));
                     }
                 }
                 _ => break,

@@ -113,41 +113,27 @@ pub(crate) struct Parts {
 }
 
 impl ProcessExit {
-    fn new(pid: Option<NonZeroU32>, source: Source) -> ProcessExit {
-        ProcessExit {
-            pid,
-            wait: WaitState::new(Until::Exit),
-            terminated: false,
-            source,
-        }
-    }
-
     pub(crate) fn opened(
         pid: Option<NonZeroU32>,
         opened: Result<Opened<sys::Process>, OpenError>,
     ) -> ProcessExit {
+        let wait = WaitState::new(Until::Exit);
         let source = match opened {
             Ok(Opened::WithEvents(process)) => {
                 mechanism::trace(pid, sys::Process::MECHANISM, None);
                 Source::Registered(process)
             }
             Ok(Opened::Refused(refused)) => {
-                let wait = WaitState::new(Until::Exit);
                 Source::polled(pid, refused.probe, &wait, refused.reason)
             }
             Err(error) => Source::Failed(error),
         };
-        ProcessExit::new(pid, source)
-    }
-
-    #[cfg(feature = "process")]
-    pub(crate) fn failed(pid: Option<NonZeroU32>, error: OpenError) -> ProcessExit {
-        ProcessExit::new(pid, Source::Failed(error))
-    }
-
-    #[allow(dead_code, reason = "not every system has descriptors to adopt")]
-    pub(crate) fn adopted(process: sys::Process, pid: Option<NonZeroU32>) -> ProcessExit {
-        ProcessExit::opened(pid, Ok(Opened::WithEvents(process)))
+        ProcessExit {
+            pid,
+            wait,
+            terminated: false,
+            source,
+        }
     }
 
     pub(crate) fn into_parts(mut self) -> Parts {
@@ -399,7 +385,7 @@ impl ProcessExit {
         self.wait.restart(Until::Reap);
         self.terminated = false;
         if let Source::Polled(source) = &mut self.source {
-            source.polled.set_until(Until::Reap);
+            source.polled.wait_until_reaped();
         }
         self
     }
@@ -411,19 +397,8 @@ impl ProcessExit {
     }
 
     #[allow(dead_code, reason = "not every system has descriptors to lend")]
-    pub(crate) fn process(&self) -> Option<&sys::Process> {
-        match &self.source {
-            Source::Registered(process) => Some(process),
-            _ => None,
-        }
-    }
-
-    #[allow(dead_code, reason = "not every system has descriptors to lend")]
-    pub(crate) fn probe(&self) -> Option<&Probe> {
-        match &self.source {
-            Source::Polled(source) => Some(source.probe()),
-            _ => None,
-        }
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
     }
 }
 

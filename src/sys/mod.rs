@@ -30,10 +30,9 @@
 //!   - `open(pid, key)` opens and registers a process; `register(process, key)` registers an open one.
 //!     Drain the events first: an exited member with the same pid must have had its event.
 //!   - `deregister(registration)` removes a process that has had no event.
-//!   - `poll_events(cx, events)` waits for events and appends them; `try_events(events)` does not wait. A
-//!     registration has one event, and another one after `reregister(registration, key, state)`.
-//!   - `find_delayed(registered, events)` appends an event for each of these registrations whose process
-//!     has exited. It is for a system that delivers events some time after the exit.
+//!   - `poll_events(cx, events)` waits for events and appends them. `try_events(registered, events)` does
+//!     not wait. A system that delivers events some time after the exit queries `registered`.
+//!   - A registration has one event, and another one after `reregister(registration, key, state)`.
 //!   - `reserve(n)` makes room for `n` processes; `grow_fd_table(n)` is called after each insertion.
 //!   - `should_close_eagerly()`: whether registrations are closed as soon as they are not needed.
 //! - `Registration` is a process in a selector.

@@ -20,7 +20,6 @@ mod semantics;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use self::probe::PidProbe;
@@ -42,17 +41,7 @@ use crate::mechanism::Mechanism;
 /// A process with a kqueue of its own.
 pub(crate) struct Process {
     kqueue: LazyAsyncFd,
-    target: Target,
-}
-
-/// A process that is registered with a kqueue, and the content of its event.
-///
-/// (On macOS, only the tracer of a traced process gets the event at the exit. Others get it after the
-/// tracer has reaped the process.)
-pub(crate) struct Target {
-    pid: libc::pid_t,
-    /// The exit that the event has reported, with the status if the system reports that.
-    exit: OnceLock<Option<Status>>,
+    registration: Registration,
 }
 
 impl Process {
@@ -67,24 +56,24 @@ impl Process {
         Ok(match register(kqueue.as_fd(), pid)? {
             Opened::WithEvents(()) => Opened::WithEvents(Process {
                 kqueue: LazyAsyncFd::new(kqueue),
-                target: Target::new(pid),
+                registration: Registration::new(pid),
             }),
             Opened::Refused(refused) => Opened::Refused(refused),
         })
     }
 
     pub(crate) fn state(&self) -> io::Result<State> {
-        self.target.state(self.kqueue.as_fd())
+        self.registration.state(self.kqueue.as_fd())
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
-        if self.target.exit.get().is_none() {
-            let target = &self.target;
+        let registration = &self.registration;
+        if registration.exit.get().is_none() {
             // There is only one event, so one read has read everything.
-            let read = |kqueue: BorrowedFd<'_>| Ok((target.read_exit(kqueue)?, true));
+            let read = |kqueue: BorrowedFd<'_>| Ok((registration.read_exit(kqueue)?, true));
             ready!(self.kqueue.poll_readable(cx, read))?;
         }
-        Poll::Ready(Ok(self.target.exit_state()))
+        Poll::Ready(Ok(registration.exit_state()))
     }
 
     pub(crate) fn deregister(&mut self) {
@@ -101,11 +90,12 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        self.target.signal(self.kqueue.as_fd(), signal)
+        self.registration.read_exit(self.kqueue.as_fd())?;
+        self.registration.signal(signal)
     }
 
     pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
-        self.target.identity_key(self.kqueue.as_fd())
+        self.registration.identity_key(self.kqueue.as_fd())
     }
 
     pub(crate) fn unique_id(&self) -> Option<u64> {
@@ -113,70 +103,10 @@ impl Process {
     }
 
     pub(crate) fn into_probe(self) -> Probe {
-        match self.target.exit.get() {
-            Some(&status) => Probe::Exited(self.target.pid, status),
-            None => Probe::Kqueue(self.kqueue.into_inner(), self.target),
+        match self.registration.exit.get() {
+            Some(&status) => Probe::Exited(self.registration.pid, status),
+            None => Probe::Kqueue(self.kqueue.into_inner(), self.registration),
         }
-    }
-}
-
-impl Target {
-    fn new(pid: libc::pid_t) -> Target {
-        Target {
-            pid,
-            exit: OnceLock::new(),
-        }
-    }
-
-    /// Reads the event if it has been delivered.
-    fn read_exit(&self, kqueue: BorrowedFd<'_>) -> io::Result<()> {
-        if self.exit.get().is_none() {
-            kevent::read(kqueue, |event| {
-                let _ = self.exit.set(event.status);
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Returns the state that the event has reported, without a query for the reap.
-    fn exit_state(&self) -> State {
-        match self.exit.get() {
-            None => State::Running,
-            Some(&status) => State::Exited {
-                status,
-                reaped: false,
-            },
-        }
-    }
-
-    /// Sends a signal right after a check that the process has not exited.
-    ///
-    /// A small race remains: the process would have to exit and be reaped, and its pid be recycled,
-    /// before the next system call.
-    fn signal(&self, kqueue: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
-        self.read_exit(kqueue)?;
-        match self.exit_state() {
-            State::Running => send_signal(self.pid, signal),
-            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-
-    fn identity_key(&self, kqueue: BorrowedFd<'_>) -> io::Result<IdentityKey> {
-        let key = proc_info::identity_key(self.pid);
-        // Check the exit after the read: the process still had the pid if it has not exited.
-        self.read_exit(kqueue)?;
-        match self.exit_state() {
-            State::Running => key.ok_or_else(key_unavailable),
-            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-
-    fn state(&self, kqueue: BorrowedFd<'_>) -> io::Result<State> {
-        self.read_exit(kqueue)?;
-        Ok(match self.exit.get() {
-            None => State::Running,
-            Some(&status) => state_after_exit(self.pid, status),
-        })
     }
 }
 

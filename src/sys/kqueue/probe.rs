@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::proc_info::{self, StartId};
 use super::semantics::{PolledState, Presence, is_exhaustion, polled_state};
 use super::{
-    LazyAsyncFd, Process, Refused, State, Status, Target, child_status, errno_of, kevent,
+    LazyAsyncFd, Process, Refused, Registration, State, Status, child_status, errno_of, kevent,
     key_unavailable, send_signal, state_after_exit,
 };
 use crate::error::OpenError;
@@ -16,7 +16,7 @@ use crate::sys::unix::syscalls::{is_child, pid_unverified};
 
 pub(crate) enum Probe {
     /// A kqueue that the reactor refused.
-    Kqueue(OwnedFd, Target),
+    Kqueue(OwnedFd, Registration),
     /// A process that has exited with this status. Its reap may still be waited for.
     Exited(libc::pid_t, Option<Status>),
     /// A process that the kernel refused to register.
@@ -26,7 +26,7 @@ pub(crate) enum Probe {
 impl Probe {
     pub(crate) fn state(&self) -> io::Result<State> {
         match self {
-            Probe::Kqueue(kqueue, target) => target.state(kqueue.as_fd()),
+            Probe::Kqueue(kqueue, registration) => registration.state(kqueue.as_fd()),
             &Probe::Exited(pid, status) => Ok(state_after_exit(pid, status)),
             Probe::Pid(probe) => Ok(probe.state()),
         }
@@ -42,7 +42,10 @@ impl Probe {
 
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
         match self {
-            Probe::Kqueue(kqueue, target) => target.signal(kqueue.as_fd(), signal),
+            Probe::Kqueue(kqueue, registration) => {
+                registration.read_exit(kqueue.as_fd())?;
+                registration.signal(signal)
+            }
             Probe::Exited(..) => Err(io::ErrorKind::NotFound.into()),
             Probe::Pid(probe) => probe.signal(signal),
         }
@@ -50,7 +53,7 @@ impl Probe {
 
     pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         match self {
-            Probe::Kqueue(kqueue, target) => target.identity_key(kqueue.as_fd()),
+            Probe::Kqueue(kqueue, registration) => registration.identity_key(kqueue.as_fd()),
             Probe::Exited(..) => Err(io::ErrorKind::NotFound.into()),
             Probe::Pid(probe) => probe.identity_key(),
         }
@@ -116,7 +119,7 @@ impl PidProbe {
         }
     }
 
-    /// Sends a signal right after a check that the process has the pid, as [`Target::signal`] does.
+    /// Sends a signal right after a check that the process has the pid, as [`Registration::signal`] does.
     fn signal(&self, signal: i32) -> io::Result<()> {
         let (_, start_id) = proc_info::read(self.pid);
         match self.state() {
@@ -157,7 +160,7 @@ impl PidProbe {
         let (_, start_id) = proc_info::read(self.pid);
         let process = Process {
             kqueue: LazyAsyncFd::new(kqueue),
-            target: Target::new(self.pid),
+            registration: Registration::new(self.pid),
         };
         // Query the registered process last: it still had the pid during the read if it is running.
         match (self.is(start_id), process.state()) {

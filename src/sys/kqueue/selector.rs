@@ -9,9 +9,10 @@ use std::task::{Context, Poll, ready};
 use super::probe::PidProbe;
 use super::{
     EventError, LazyAsyncFd, Opened, Probe, Process, Refused, State, Status, has_exited, kevent,
-    register, send_signal, state_after_exit,
+    key_unavailable, proc_info, register, send_signal, state_after_exit,
 };
 use crate::error::OpenError;
+use crate::identity::IdentityKey;
 
 #[derive(Default)]
 pub(crate) struct Selector {
@@ -22,11 +23,14 @@ pub(crate) struct Selector {
     keys: HashMap<libc::pid_t, u64>,
 }
 
-/// A process in the kqueue.
+/// A process that is registered with a kqueue, and the content of its event.
+///
+/// (On macOS, only the tracer of a traced process gets the event at the exit. Others get it after the
+/// tracer has reaped the process.)
 pub(crate) struct Registration {
-    pid: libc::pid_t,
-    /// The exit that the event has reported.
-    exit: OnceLock<Option<Status>>,
+    pub(super) pid: libc::pid_t,
+    /// The exit that the event has reported, with the status if the system reports that.
+    pub(super) exit: OnceLock<Option<Status>>,
 }
 
 pub(crate) struct Event {
@@ -62,7 +66,7 @@ impl Selector {
     }
 
     pub(crate) fn register(&mut self, process: Process, key: u64) -> Opened<Registration> {
-        let pid = process.target.pid;
+        let pid = process.registration.pid;
         let refused = |process: Process, reason| {
             let probe = process.into_probe();
             Opened::Refused(Refused { probe, reason })
@@ -90,10 +94,7 @@ impl Selector {
 
     fn registration(&mut self, pid: libc::pid_t, key: u64) -> Registration {
         self.keys.insert(pid, key);
-        Registration {
-            pid,
-            exit: OnceLock::new(),
-        }
+        Registration::new(pid)
     }
 
     /// Does nothing: a process has only one event.
@@ -143,19 +144,15 @@ impl Selector {
         }
     }
 
-    pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+    pub(crate) fn try_events<'a>(
+        &mut self,
+        _registered: impl Iterator<Item = (u64, &'a Registration)>,
+        events: &mut VecDeque<Event>,
+    ) -> io::Result<()> {
         match &self.kqueue {
             Some(kqueue) => read_events(kqueue.as_fd(), &mut self.keys, events).map(drop),
             None => Ok(()),
         }
-    }
-
-    /// Does nothing: the kqueue reports an exit as soon as it happens.
-    pub(crate) fn find_delayed<'a>(
-        &self,
-        _registered: impl Iterator<Item = (u64, &'a Registration)>,
-        _events: &mut VecDeque<Event>,
-    ) {
     }
 
     pub(crate) fn reserve(&mut self, count: usize) {
@@ -196,15 +193,65 @@ fn read_events(
 }
 
 impl Registration {
+    pub(super) fn new(pid: libc::pid_t) -> Registration {
+        Registration {
+            pid,
+            exit: OnceLock::new(),
+        }
+    }
+
+    /// Reads the event of a kqueue that has no other filter.
+    pub(super) fn read_exit(&self, kqueue: BorrowedFd<'_>) -> io::Result<()> {
+        if self.exit.get().is_none() {
+            kevent::read(kqueue, |event| {
+                let _ = self.exit.set(event.status);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Returns the state that the event has reported, without a query for the reap.
+    pub(super) fn exit_state(&self) -> State {
+        match self.exit.get() {
+            None => State::Running,
+            Some(&status) => State::Exited {
+                status,
+                reaped: false,
+            },
+        }
+    }
+
+    pub(super) fn state(&self, kqueue: BorrowedFd<'_>) -> io::Result<State> {
+        self.read_exit(kqueue)?;
+        Ok(match self.exit.get() {
+            None => State::Running,
+            Some(&status) => state_after_exit(self.pid, status),
+        })
+    }
+
+    pub(super) fn identity_key(&self, kqueue: BorrowedFd<'_>) -> io::Result<IdentityKey> {
+        let key = proc_info::identity_key(self.pid);
+        // Check the exit after the read: the process still had the pid if it has not exited.
+        self.read_exit(kqueue)?;
+        match self.exit_state() {
+            State::Running => key.ok_or_else(key_unavailable),
+            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     pub(crate) fn state_after(&self, event: &Event) -> io::Result<State> {
         let _ = self.exit.set(event.status);
         Ok(event.state())
     }
 
+    /// Sends a signal if no exit has been reported. The caller has read the event just before.
+    ///
+    /// A small race remains: the process would have to exit and be reaped, and its pid be recycled,
+    /// before the next system call.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        match self.exit.get() {
-            None => send_signal(self.pid, signal),
-            Some(_) => Err(io::ErrorKind::NotFound.into()),
+        match self.exit_state() {
+            State::Running => send_signal(self.pid, signal),
+            State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -224,7 +271,7 @@ impl Registration {
         // Two processes cannot have the pid at the same time. But a reaped process, and a zombie with
         // its pid, look the same. An event for only one of the two proves nothing: FreeBSD reports the
         // exit at once to a new filter, and a little later to earlier ones.
-        let both_run = self.exit.get().is_none() && process.target.exit.get().is_none();
+        let both_run = self.exit.get().is_none() && process.registration.exit.get().is_none();
         both_run || !self.is_reaped() && !process.is_reaped()
     }
 

@@ -118,19 +118,15 @@ impl Selector {
         }
     }
 
-    pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+    pub(crate) fn try_events<'a>(
+        &mut self,
+        _registered: impl Iterator<Item = (u64, &'a Registration)>,
+        events: &mut VecDeque<Event>,
+    ) -> io::Result<()> {
         match &self.epoll {
             Some(epoll) => read_events(epoll.as_fd(), events).map(drop),
             None => Ok(()),
         }
-    }
-
-    /// Does nothing: the epoll reports an exit as soon as it happens.
-    pub(crate) fn find_delayed<'a>(
-        &self,
-        _registered: impl Iterator<Item = (u64, &'a Registration)>,
-        _events: &mut VecDeque<Event>,
-    ) {
     }
 
     /// Makes room for `count` descriptors in the table of this process.

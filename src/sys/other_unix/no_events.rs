@@ -14,10 +14,17 @@ use crate::sys::{EventError, Opened, State};
 /// A process with an event source, which cannot exist here.
 pub(crate) struct Process(Infallible);
 
+/// A process in a selector, which cannot exist here.
+pub(crate) type Registration = Process;
+
 impl Process {
     pub(crate) const MECHANISM: Mechanism = Mechanism::Polling;
 
     pub(crate) fn state(&self) -> io::Result<State> {
+        match self.0 {}
+    }
+
+    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
         match self.0 {}
     }
 
@@ -41,6 +48,10 @@ impl Process {
         match self.0 {}
     }
 
+    pub(crate) fn is(&self, _process: &Process) -> bool {
+        match self.0 {}
+    }
+
     pub(crate) fn signal(&self, _signal: i32) -> io::Result<()> {
         match self.0 {}
     }
@@ -54,22 +65,16 @@ impl Process {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct Selector(());
-
-/// A process in the selector, which cannot exist here.
-pub(crate) struct Registration(Infallible);
-
 pub(crate) struct Event {
     pub(crate) key: u64,
 }
 
+#[derive(Default)]
+pub(crate) struct Selector(());
+
 impl Selector {
-    pub(crate) fn open(&mut self, pid: u32, _key: u64) -> Result<Opened<Registration>, OpenError> {
-        match Process::open(pid)? {
-            Opened::WithEvents(process) => match process.0 {},
-            Opened::Refused(refused) => Ok(Opened::Refused(refused)),
-        }
+    pub(crate) fn open(&mut self, pid: u32, _: u64) -> Result<Opened<Registration>, OpenError> {
+        Process::open(pid)
     }
 
     pub(crate) fn register(&mut self, process: Process, _key: u64) -> Opened<Registration> {
@@ -78,15 +83,15 @@ impl Selector {
 
     pub(crate) fn reregister(
         &self,
-        registration: &mut Registration,
-        _key: u64,
-        _state: State,
+        process: &mut Registration,
+        _: u64,
+        _: State,
     ) -> io::Result<()> {
-        match registration.0 {}
+        match process.0 {}
     }
 
-    pub(crate) fn deregister(&mut self, registration: Registration) {
-        match registration.0 {}
+    pub(crate) fn deregister(&mut self, process: Registration) {
+        match process.0 {}
     }
 
     pub(crate) fn poll_events(
@@ -97,15 +102,12 @@ impl Selector {
         Poll::Pending
     }
 
-    pub(crate) fn try_events(&mut self, _events: &mut VecDeque<Event>) -> io::Result<()> {
-        Ok(())
-    }
-
-    pub(crate) fn find_delayed<'a>(
-        &self,
+    pub(crate) fn try_events<'a>(
+        &mut self,
         _registered: impl Iterator<Item = (u64, &'a Registration)>,
         _events: &mut VecDeque<Event>,
-    ) {
+    ) -> io::Result<()> {
+        Ok(())
     }
 
     pub(crate) fn reserve(&mut self, _count: usize) {}
@@ -114,35 +116,5 @@ impl Selector {
 
     pub(crate) fn should_close_eagerly(&self) -> bool {
         true
-    }
-}
-
-impl Registration {
-    pub(crate) fn signal(&self, _signal: i32) -> io::Result<()> {
-        match self.0 {}
-    }
-
-    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
-        match self.0 {}
-    }
-
-    pub(crate) fn unique_id(&self) -> Option<u64> {
-        match self.0 {}
-    }
-
-    pub(crate) fn is_reaped(&self) -> bool {
-        match self.0 {}
-    }
-
-    pub(crate) fn is(&self, _process: &Process) -> bool {
-        match self.0 {}
-    }
-
-    pub(crate) fn has_reap_event(&self) -> bool {
-        match self.0 {}
-    }
-
-    pub(crate) fn into_probe(self) -> Probe {
-        match self.0 {}
     }
 }

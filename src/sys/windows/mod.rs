@@ -18,7 +18,7 @@ use tokio::task::coop;
 use self::handle::Handle;
 pub(crate) use self::handle::thread_cpu_time;
 use self::registered_wait::RegisteredWait;
-pub(crate) use self::selector::{Event, Registration, Selector};
+pub(crate) use self::selector::{Event, Selector};
 use super::{EventError, Opened, Refused, Reopened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
@@ -40,6 +40,12 @@ pub(crate) struct Process {
     wait: Option<RegisteredWait>,
     handle: Arc<Handle>,
 }
+
+/// A process in a selector: its wait calls back into the selector's queue.
+pub(crate) type Registration = Process;
+
+/// A process without a wait.
+pub(crate) type Probe = Process;
 
 impl Process {
     pub(crate) const MECHANISM: Mechanism = Mechanism::WaitHandle;
@@ -68,6 +74,10 @@ impl Process {
 
     pub(crate) fn state(&self) -> io::Result<State> {
         self.handle.state()
+    }
+
+    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
+        self.state()
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
@@ -112,16 +122,30 @@ impl Process {
     }
 
     pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
-        identity_key(&self.handle)
+        let kind = KeyKind::Start;
+        self.handle.creation_time().map(|value| IdentityKey {
+            kind,
+            value,
+            namespace: None,
+        })
     }
 
     pub(crate) fn unique_id(&self) -> Option<u64> {
         None
     }
 
+    /// Always `true` for the same pid: both handles are open, so the pid has not been recycled.
+    pub(crate) fn is(&self, _process: &Process) -> bool {
+        true
+    }
+
     pub(crate) fn into_probe(mut self) -> Probe {
         self.deregister();
-        Probe(self.handle)
+        self
+    }
+
+    pub(crate) fn reopen(&self) -> Reopened {
+        Reopened::Unavailable
     }
 }
 
@@ -141,53 +165,4 @@ pub(crate) const KEY_ROUNDING: u64 = 0;
 /// Always `None`: creation times stay valid across boots.
 pub(super) fn boot_id() -> io::Result<Option<String>> {
     Ok(None)
-}
-
-fn identity_key(handle: &Handle) -> io::Result<IdentityKey> {
-    let kind = KeyKind::Start;
-    handle.creation_time().map(|value| IdentityKey {
-        kind,
-        value,
-        namespace: None,
-    })
-}
-
-/// A process for which the thread pool refused to wait.
-pub(crate) struct Probe(Arc<Handle>);
-
-impl Probe {
-    pub(crate) fn state(&self) -> io::Result<State> {
-        self.0.state()
-    }
-
-    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
-        self.state()
-    }
-
-    /// Always `false`: the pid is not free as long as the handle is open.
-    pub(crate) fn is_reaped(&self) -> bool {
-        false
-    }
-
-    pub(crate) fn unique_id(&self) -> Option<u64> {
-        None
-    }
-
-    pub(crate) fn terminate(&self, exit_code: u32) -> io::Result<()> {
-        self.0.terminate(exit_code)
-    }
-
-    pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
-        identity_key(&self.0)
-    }
-
-    pub(crate) fn reopen(&self) -> Reopened {
-        Reopened::Unavailable
-    }
-}
-
-impl AsHandle for Probe {
-    fn as_handle(&self) -> BorrowedHandle<'_> {
-        self.0.as_handle()
-    }
 }

@@ -6,7 +6,7 @@ use std::iter;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{EventError, Handle, Opened, Probe, Process, Refused, RegisteredWait, State};
+use super::{EventError, Handle, Opened, Process, Refused, RegisteredWait, Registration, State};
 use crate::error::OpenError;
 use crate::wake_queue::{WakeQueue, wake};
 
@@ -14,13 +14,6 @@ use crate::wake_queue::{WakeQueue, wake};
 pub(crate) struct Selector {
     /// The keys of the processes that have exited.
     queue: Arc<WakeQueue<u64>>,
-}
-
-/// A process with a wait that calls back into the selector's queue.
-pub(crate) struct Registration {
-    // Declared first, dropped first: the wait is unregistered before the handle closes.
-    wait: Option<RegisteredWait>,
-    handle: Arc<Handle>,
 }
 
 pub(crate) struct Event {
@@ -88,20 +81,19 @@ impl Selector {
         Poll::Ready(Ok(()))
     }
 
-    pub(crate) fn try_events(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
-        self.read_events(events);
-        Ok(())
-    }
-
-    /// Queries the processes, because the thread pool may call back some time after the exit.
-    pub(crate) fn find_delayed<'a>(
-        &self,
+    /// Queries the processes too, because the thread pool may call back some time after the exit.
+    pub(crate) fn try_events<'a>(
+        &mut self,
         registered: impl Iterator<Item = (u64, &'a Registration)>,
         events: &mut VecDeque<Event>,
-    ) {
-        let exited = registered
-            .filter(|(_, registration)| !matches!(registration.handle.state(), Ok(State::Running)));
-        events.extend(exited.map(|(key, _)| Event { key }));
+    ) -> io::Result<()> {
+        self.read_events(events);
+        if events.is_empty() {
+            let exited =
+                registered.filter(|(_, process)| process.state().ok() != Some(State::Running));
+            events.extend(exited.map(|(key, _)| Event { key }));
+        }
+        Ok(())
     }
 
     pub(crate) fn reserve(&mut self, _count: usize) {}
@@ -117,37 +109,5 @@ impl Selector {
         const BATCH_SIZE: usize = 128;
         let keys = iter::from_fn(|| self.queue.try_recv());
         events.extend(keys.take(BATCH_SIZE).map(|key| Event { key }));
-    }
-}
-
-impl Registration {
-    pub(crate) fn state_after(&self, _event: &Event) -> io::Result<State> {
-        self.handle.state()
-    }
-
-    pub(crate) fn terminate(&self, exit_code: u32) -> io::Result<()> {
-        self.handle.terminate(exit_code)
-    }
-
-    pub(crate) fn unique_id(&self) -> Option<u64> {
-        None
-    }
-
-    /// Always `false`: the pid is not free as long as the handle is open.
-    pub(crate) fn is_reaped(&self) -> bool {
-        false
-    }
-
-    /// Always `true`: both handles are open, so the pid has not been recycled.
-    pub(crate) fn is(&self, _process: &Process) -> bool {
-        true
-    }
-
-    pub(crate) fn has_reap_event(&self) -> bool {
-        true
-    }
-
-    pub(crate) fn into_probe(self) -> Probe {
-        Probe(self.handle)
     }
 }
