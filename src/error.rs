@@ -34,69 +34,61 @@ pub(crate) enum OpenError {
 impl OpenError {
     /// `pid` is the number that the caller passed, and `None` for 0.
     pub(crate) fn to_io_error(self, pid: Option<NonZeroU32>) -> io::Error {
-        let process = Process(pid);
+        use io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, Unsupported};
+
+        let name = Name(pid);
         let number = pid.map_or(0, NonZeroU32::get);
         let (kind, message) = match self {
             OpenError::OutOfRange if pid.is_none() => (
-                io::ErrorKind::InvalidInput,
+                InvalidInput,
                 "pid 0 names no process: pass a pid from 1 on".to_owned(),
             ),
-            OpenError::OutOfRange => (
-                io::ErrorKind::InvalidInput,
-                format!(
-                    "pid {number} names no process: the largest possible pid is {}",
-                    i32::MAX
-                ),
-            ),
-            OpenError::NoSuchProcess => (
-                io::ErrorKind::NotFound,
-                format!("no process with pid {number}"),
-            ),
-            OpenError::Thread {
-                process: Some(process),
-            } => (
-                io::ErrorKind::InvalidInput,
-                format!(
-                    "{number} is a thread of process {process}: pass the pid {process} instead"
-                ),
+            OpenError::OutOfRange => {
+                let max = i32::MAX;
+                let message =
+                    format!("pid {number} names no process: the largest possible pid is {max}");
+                (InvalidInput, message)
+            }
+            OpenError::NoSuchProcess => (NotFound, format!("no process with pid {number}")),
+            OpenError::Thread { process: Some(pid) } => (
+                InvalidInput,
+                format!("{number} is a thread of process {pid}: pass the pid {pid} instead"),
             ),
             OpenError::Thread { process: None } => (
-                io::ErrorKind::InvalidInput,
+                InvalidInput,
                 format!("{number} is a thread, not a process: pass the pid of its process instead"),
             ),
             // tokio's `Child` forgets its pid.
             OpenError::Collected if pid.is_none() => (
-                io::ErrorKind::NotFound,
+                NotFound,
                 "the child has already been waited for: `Child::wait` returns its status again"
                     .to_owned(),
             ),
             OpenError::Collected => (
-                io::ErrorKind::NotFound,
+                NotFound,
                 format!(
-                    "{process} is no longer our child: it has already been waited for, or SIGCHLD \
-                     is ignored"
+                    "{name} is no longer our child: it has already been waited for, or SIGCHLD is ignored"
                 ),
             ),
             OpenError::AnotherProcess => (
-                io::ErrorKind::NotFound,
+                NotFound,
                 format!("the process has exited, and its pid {number} belongs to another process"),
             ),
             OpenError::EarlierBoot => (
-                io::ErrorKind::NotFound,
-                format!("{process} ran in an earlier boot of the system"),
+                NotFound,
+                format!("{name} ran in an earlier boot of the system"),
             ),
             OpenError::Unverifiable => (
-                io::ErrorKind::Unsupported,
+                Unsupported,
                 format!(
-                    "cannot verify the identity of {process}: this system does not report the \
-                     value recorded in it"
+                    "cannot verify the identity of {name}: this system does not report the value recorded in it"
                 ),
             ),
             OpenError::Denied => (
-                io::ErrorKind::PermissionDenied,
+                PermissionDenied,
                 format!(
-                    "not permitted to wait for {process}: it is another user's, or protected; run \
-                     as that user or as an administrator"
+                    "not permitted to wait for {name}: it is another user's, or protected; run as that user \
+                     or as an administrator"
                 ),
             ),
             OpenError::System(code) => return wait_error(pid, &io::Error::from_raw_os_error(code)),
@@ -107,24 +99,24 @@ impl OpenError {
 
 /// Says which process a failed wait was for.
 pub(crate) fn wait_error(pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
-    let message = format!("cannot wait for {}: {error}", Process(pid));
+    let message = format!("cannot wait for {}: {error}", Name(pid));
     io::Error::new(error.kind(), message)
 }
 
 /// Says which process a failed action was for. `NotFound` means that the process has exited.
 pub(crate) fn action_error(action: &str, pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
-    let process = Process(pid);
+    let name = Name(pid);
     let message = match error.kind() {
-        io::ErrorKind::NotFound => format!("{process} has exited"),
-        _ => format!("cannot {action} {process}: {error}"),
+        io::ErrorKind::NotFound => format!("{name} has exited"),
+        _ => format!("cannot {action} {name}: {error}"),
     };
     io::Error::new(error.kind(), message)
 }
 
 /// The name of a process in a message. An adopted process may have no pid here.
-struct Process(Option<NonZeroU32>);
+struct Name(Option<NonZeroU32>);
 
-impl fmt::Display for Process {
+impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(pid) => write!(f, "process {pid}"),

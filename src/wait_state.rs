@@ -12,11 +12,13 @@ pub(crate) enum Until {
 /// The event that a wait is for, and what is known about the process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WaitState {
-    until: Until,
+    pub(crate) until: Until,
     /// Whether the event has happened.
-    resolved: bool,
+    pub(crate) resolved: bool,
+    /// Whether awaiting has returned its final result.
+    pub(crate) terminated: bool,
     /// The first exit status that was read.
-    status: Option<Status>,
+    pub(crate) status: Option<Status>,
 }
 
 impl WaitState {
@@ -24,20 +26,9 @@ impl WaitState {
         WaitState {
             until,
             resolved: false,
+            terminated: false,
             status: None,
         }
-    }
-
-    pub(crate) fn until(&self) -> Until {
-        self.until
-    }
-
-    pub(crate) fn is_resolved(&self) -> bool {
-        self.resolved
-    }
-
-    pub(crate) fn status(&self) -> Option<Status> {
-        self.status
     }
 
     /// Records an exit status, unless an earlier one is known.
@@ -67,5 +58,6 @@ impl WaitState {
     pub(crate) fn restart(&mut self, until: Until) {
         self.until = until;
         self.resolved = false;
+        self.terminated = false;
     }
 }

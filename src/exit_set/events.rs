@@ -34,17 +34,17 @@ impl ExitSet {
                 }
                 continue;
             }
-            if !self.polled.is_empty() {
-                newly_watched |= self.polled.has_unwatched();
+            if self.polled.len > 0 {
+                newly_watched |= !self.polled.unwatched.is_empty();
                 if let Some((key, outcome)) = ready!(self.poll_watch(cx)) {
                     self.process_outcome(key, outcome);
                     continue;
                 }
                 let coop = ready!(coop::poll_proceed(cx));
-                if let Poll::Ready((key, outcome)) = self.polled.poll_outcome(cx) {
+                if let Poll::Ready((key, outcome)) = self.polled.queue.poll_recv(cx) {
                     coop.made_progress();
                     let has_closed = matches!(outcome, Outcome::PollerClosed);
-                    self.process_outcome(key, outcome);
+                    self.process_outcome(Key::from_u64(key), outcome);
                     // Return the error instead of watching the member again and again.
                     if has_closed && newly_watched {
                         return Poll::Ready(Err(poller_closed()));
@@ -135,7 +135,7 @@ impl ExitSet {
             Err(error) => return self.fail(key, &error),
         };
         if wait.update(state) {
-            let status = wait.status();
+            let status = wait.status;
             self.end(key, status);
         } else if state == State::Running || registration.has_reap_event() {
             // The event was spurious, or another one will report the reap.

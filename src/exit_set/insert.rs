@@ -104,7 +104,7 @@ impl ExitSet {
             owner = owner.filter(|&key| !is_running && !self.is_reaped(key));
         }
         let key = self.members.next_key();
-        let slot = match (wait.is_resolved(), source) {
+        let slot = match (wait.resolved, source) {
             (_, Source::Failed(error)) => Slot::Failed(Box::new(error.to_io_error(pid))),
             (true, Source::Registered(process)) => {
                 let polled = Polled::new(process.into_probe(), &wait);
@@ -146,7 +146,7 @@ impl ExitSet {
         match opened {
             Opened::WithEvents(registration) => {
                 mechanism::trace(pid, sys::Process::MECHANISM, None);
-                match wait.until() {
+                match wait.until {
                     Until::Exit => Slot::Registered(registration),
                     Until::Reap => Slot::RegisteredUntilReap(Box::new((registration, wait))),
                 }

@@ -209,7 +209,7 @@ impl ExitSet {
     /// }
     /// ```
     pub fn polled_len(&self) -> usize {
-        self.polled.len()
+        self.polled.len
     }
 
     /// Waits for the next exit. Returns `None` if the set is empty.

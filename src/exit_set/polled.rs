@@ -18,39 +18,22 @@ use crate::wait_state::{Until, WaitState};
 /// The polled members of a set.
 #[derive(Default)]
 pub(super) struct PolledMembers {
-    len: usize,
+    pub(super) len: usize,
     /// Keys of members that no poller watches. Keys of removed members may remain for a while.
-    unwatched: VecDeque<Key>,
+    pub(super) unwatched: VecDeque<Key>,
     /// Receives the outcomes of polling.
-    queue: Arc<OutcomeQueue>,
+    pub(super) queue: Arc<OutcomeQueue>,
     /// The runtime whose poller watches the members.
     runtime: Option<runtime::Id>,
 }
 
 impl PolledMembers {
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    pub(super) fn has_unwatched(&self) -> bool {
-        !self.unwatched.is_empty()
-    }
-
     /// Counts one member less.
     pub(super) fn remove_one(&mut self) {
         self.len -= 1;
         if self.len == 0 {
             self.unwatched.clear();
         }
-    }
-
-    pub(super) fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<(Key, Outcome)> {
-        let recv = self.queue.poll_recv(cx);
-        recv.map(|(key, outcome)| (Key::from_u64(key), outcome))
     }
 }
 

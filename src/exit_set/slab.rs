@@ -181,40 +181,31 @@ mod tests {
     }
 
     #[test]
-    fn reuses_vacant_entries_before_it_grows() {
+    fn reuses_vacant_entries_and_predicts_the_key() {
         let mut slab = Slab::default();
-        let keys: Vec<Key> = (0..4).map(|value| slab.insert(None, value)).collect();
-        for &key in &keys[1..3] {
+        let keys = [0, 1, 2, 3].map(|value| slab.insert(None, value));
+        for key in [keys[1], keys[2]] {
             slab.remove(key);
         }
-        let mut indexes: Vec<u32> = (0..3).map(|value| slab.insert(None, value).index).collect();
-        indexes.sort_unstable();
-        assert_eq!(indexes, [1, 2, 4]);
-        assert_eq!(slab.entries.len(), 5);
-    }
-
-    #[test]
-    fn next_key_is_the_key_of_the_next_insertion() {
-        let mut slab = Slab::default();
-        for step in 0..20 {
+        let reused = [4, 5, 6].map(|value| {
             let next = slab.next_key();
             assert_eq!(slab.get(next), None);
-            assert_eq!(slab.insert(None, step), next);
-            if step % 3 == 0 {
-                slab.remove(next);
-            }
-        }
+            assert_eq!(slab.insert(None, value), next);
+            next.index
+        });
+        assert_eq!(reused, [2, 1, 4]);
+        assert_eq!(slab.entries.len(), 5);
     }
 
     #[test]
     fn iterates_over_occupied_entries() {
         let mut slab = Slab::default();
-        let keys: Vec<Key> = (0..5).map(|value| slab.insert(None, value)).collect();
-        slab.remove(keys[0]);
-        slab.remove(keys[3]);
-        let expected: Vec<_> = [1, 2, 4].map(|n| (keys[n], n)).into();
+        let keys = [0, 1, 2, 3, 4].map(|value| slab.insert(None, value));
+        for key in [keys[0], keys[3]] {
+            slab.remove(key);
+        }
         let all: Vec<_> = slab.iter().map(|(key, &value)| (key, value)).collect();
-        assert_eq!(all, expected);
+        assert_eq!(all, [1, 2, 4].map(|n| (keys[n], n)));
         assert_eq!(slab.len(), 3);
     }
 

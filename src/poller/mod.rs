@@ -21,7 +21,7 @@ use tokio::runtime::{self, Handle};
 
 pub(crate) use self::polled::Polled;
 use self::polled::Target;
-use self::schedule::{Entry, Queried, Schedule};
+use self::schedule::{Entry, Queried, REOPEN_INTERVAL, Schedule};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::{self, Reopened};
 use crate::wake_queue::{WakeQueue, lock, wake};
@@ -163,7 +163,7 @@ impl Poller {
             }
 
             let batch = schedule.take_due(now);
-            let may_reopen = schedule.may_reopen(now);
+            let may_reopen = schedule.reopen_at.is_none_or(|reopen_at| reopen_at <= now);
             // Release the lock: tasks must not wait for it during the system calls.
             drop(schedule);
             let (results, exhausted) = query_batch(batch, may_reopen);
@@ -171,7 +171,7 @@ impl Poller {
 
             let (started, now) = (now, Instant::now());
             if exhausted {
-                schedule.delay_reopening(now);
+                schedule.reopen_at = Some(now + REOPEN_INTERVAL);
             }
             let wakers = schedule.process_results(results, now);
             let before = mem::replace(&mut cpu_time, sys::thread_cpu_time());

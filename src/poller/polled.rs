@@ -94,8 +94,8 @@ impl Target {
     pub(super) fn new(probe: Probe, wait: &WaitState) -> Target {
         Target {
             probe,
-            until_reaped: AtomicBool::new(wait.until() == Until::Reap),
-            status: wait.status().map_or_else(OnceLock::new, OnceLock::from),
+            until_reaped: AtomicBool::new(wait.until == Until::Reap),
+            status: wait.status.map_or_else(OnceLock::new, OnceLock::from),
         }
     }
 

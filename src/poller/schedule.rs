@@ -19,7 +19,7 @@ const MAX_INTERVAL: Duration = Duration::from_millis(40);
 const BATCH_SIZE: usize = 16;
 
 /// The interval between two attempts to get event sources again.
-const REOPEN_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const REOPEN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The processes of a poller, and their next queries.
 #[derive(Default)]
@@ -33,7 +33,7 @@ pub(super) struct Schedule {
     /// When the poller may work again, to keep its share of CPU time small.
     pub(super) idle_until: Option<Instant>,
     /// When the poller may try again to get event sources.
-    reopen_at: Option<Instant>,
+    pub(super) reopen_at: Option<Instant>,
     /// Whether the poller has ended, so that no entry may be added.
     pub(super) closed: bool,
 }
@@ -129,15 +129,6 @@ impl Schedule {
             }
         }
         batch
-    }
-
-    pub(super) fn may_reopen(&self, now: Instant) -> bool {
-        self.reopen_at.is_none_or(|reopen_at| reopen_at <= now)
-    }
-
-    /// Puts off the next attempt to get event sources, after one that was refused.
-    pub(super) fn delay_reopening(&mut self, now: Instant) {
-        self.reopen_at = Some(now + REOPEN_INTERVAL);
     }
 
     /// Schedules the next queries, and sends the outcomes. Returns the wakers of the waiting tasks.

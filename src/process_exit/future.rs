@@ -21,18 +21,18 @@ impl Future for ProcessExit {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if this.terminated {
+        if this.wait.terminated {
             // A loop that polls a resolved future must not starve other tasks.
             ready!(coop::poll_proceed(cx)).made_progress();
         }
         loop {
             if let Some(exit) = this.exit() {
-                this.terminated = true;
+                this.wait.terminated = true;
                 return Poll::Ready(Ok(exit));
             }
             let result = match &mut this.source {
                 Source::Failed(error) => {
-                    this.terminated = true;
+                    this.wait.terminated = true;
                     return Poll::Ready(Err(error.to_io_error(this.pid)));
                 }
                 Source::Registered(process) => match ready!(process.poll_event(cx)) {
@@ -61,7 +61,7 @@ impl Future for ProcessExit {
 /// Terminated once awaiting has returned the exit, or the error of opening the process.
 impl FusedFuture for ProcessExit {
     fn is_terminated(&self) -> bool {
-        self.terminated
+        self.wait.terminated
     }
 }
 

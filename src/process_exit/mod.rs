@@ -1,7 +1,6 @@
 //! Waiting for one process.
 
 mod future;
-mod open_identity;
 mod source;
 
 use std::fmt;
@@ -100,8 +99,6 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 pub struct ProcessExit {
     pid: Option<NonZeroU32>,
     wait: WaitState,
-    /// Whether awaiting has returned its final result.
-    terminated: bool,
     source: Source,
 }
 
@@ -128,12 +125,7 @@ impl ProcessExit {
             }
             Err(error) => Source::Failed(error),
         };
-        ProcessExit {
-            pid,
-            wait,
-            terminated: false,
-            source,
-        }
+        ProcessExit { pid, wait, source }
     }
 
     pub(crate) fn into_parts(mut self) -> Parts {
@@ -248,7 +240,7 @@ impl ProcessExit {
     ) -> io::Result<()> {
         let result = match &self.source {
             Source::Failed(error) => return Err(error.to_io_error(self.pid)),
-            _ if self.wait.is_resolved() => Err(io::ErrorKind::NotFound.into()),
+            _ if self.wait.resolved => Err(io::ErrorKind::NotFound.into()),
             Source::Registered(process) => with_process(process),
             Source::Polled(source) => with_probe(source.probe()),
         };
@@ -316,7 +308,7 @@ impl ProcessExit {
         if let Source::Failed(error) = &self.source {
             return Err(error.to_io_error(self.pid));
         }
-        if !self.wait.is_resolved() {
+        if !self.wait.resolved {
             let outcome = match &mut self.source {
                 Source::Polled(source) => source.try_outcome(),
                 _ => None,
@@ -333,7 +325,7 @@ impl ProcessExit {
     /// Queries the process, unless the wait is resolved.
     fn query(&mut self) -> io::Result<()> {
         match &self.source {
-            _ if self.wait.is_resolved() => {}
+            _ if self.wait.resolved => {}
             Source::Failed(_) => {}
             Source::Registered(process) => {
                 let state = process.state()?;
@@ -383,7 +375,6 @@ impl ProcessExit {
     pub fn until_reaped(mut self) -> ProcessExit {
         self.stop_waiting();
         self.wait.restart(Until::Reap);
-        self.terminated = false;
         if let Source::Polled(source) = &mut self.source {
             source.polled.wait_until_reaped();
         }
@@ -392,8 +383,8 @@ impl ProcessExit {
 
     /// Returns the exit if the wait is resolved.
     fn exit(&self) -> Option<Exit> {
-        let exit = Exit::new(self.pid, self.wait.status());
-        self.wait.is_resolved().then_some(exit)
+        let exit = Exit::new(self.pid, self.wait.status);
+        self.wait.resolved.then_some(exit)
     }
 
     #[allow(dead_code, reason = "not every system has descriptors to lend")]
@@ -402,12 +393,81 @@ impl ProcessExit {
     }
 }
 
+impl ProcessIdentity {
+    /// Opens the process with this identity, to wait for its exit.
+    ///
+    /// # Errors
+    ///
+    /// - [`NotFound`](io::ErrorKind::NotFound): the process has exited and has been reaped. Its pid
+    ///   may belong to another process;
+    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not report whether the process
+    ///   with this pid has this identity. An example is an identity from another system;
+    /// - for an identity by `inode`, the error by which the system refuses a pidfd;
+    /// - the errors of [`ProcessExit::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
+    /// # #[cfg(target_os = "linux")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use tokio_process_exit::ProcessExit;
+    ///
+    /// let mut child = tokio::process::Command::new("cat")
+    ///     .stdin(std::process::Stdio::piped())
+    ///     .spawn()?;
+    /// let pid = child.id().unwrap();
+    /// let identity = ProcessExit::open(pid)?.identity()?;
+    /// assert_eq!(identity.open()?.pid(), Some(pid));
+    ///
+    /// child.wait().await?;
+    /// let error = identity.open().unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(target_os = "linux"))]
+    /// # fn main() {}
+    /// ```
+    pub fn open(&self) -> io::Result<ProcessExit> {
+        self.verified()
+            .map_err(|error| error.to_io_error(Some(self.pid)))
+    }
+
+    fn verified(&self) -> Result<ProcessExit, OpenError> {
+        match sys::boot() {
+            Ok(boot) if boot == self.boot => {}
+            Ok(Some(_)) if self.boot.is_some() => return Err(OpenError::EarlierBoot),
+            Ok(_) => return Err(OpenError::Unverifiable),
+            Err(error) => {
+                let error = error.raw_os_error().map(OpenError::System);
+                return Err(error.unwrap_or(OpenError::Unverifiable));
+            }
+        }
+        // Open the process before its key is read: otherwise the pid could be recycled in between.
+        let process = exit_of(self.pid.get());
+        if let Source::Failed(error) = process.source {
+            return Err(error);
+        }
+        match process.identity_key(Some(self.key.kind)) {
+            Ok(key) if key.is(self.key, sys::KEY_ROUNDING) => Ok(process),
+            Ok(_) => Err(OpenError::AnotherProcess),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NoSuchProcess),
+            Err(error) => {
+                let refusal = process.fallback_reason().and_then(io::Error::raw_os_error);
+                let error = error.raw_os_error().or(refusal).map(OpenError::System);
+                Err(error.unwrap_or(OpenError::Unverifiable))
+            }
+        }
+    }
+}
+
 impl fmt::Debug for ProcessExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("ProcessExit");
         debug
             .field("pid", &self.pid())
-            .field("until", &self.wait.until());
+            .field("until", &self.wait.until);
         match &self.source {
             Source::Failed(error) => debug.field("error", error),
             Source::Registered(_) => debug.field("mechanism", &sys::Process::MECHANISM),

@@ -125,6 +125,12 @@ pub(crate) enum Opened<T> {
     Refused(Refused),
 }
 
+impl<T> Opened<T> {
+    fn refused(probe: Probe, reason: io::Error) -> Opened<T> {
+        Opened::Refused(Refused { probe, reason })
+    }
+}
+
 /// A process for which the system refused an event source.
 pub(crate) struct Refused {
     pub(crate) probe: Probe,

@@ -33,7 +33,7 @@ pub(crate) use super::unix::child::open_child;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
 use super::unix::syscalls::{child_status, send_signal};
 pub(crate) use super::unix::wait_status::Status;
-use super::{EventError, Opened, Refused, State};
+use super::{EventError, Opened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
@@ -51,7 +51,7 @@ impl Process {
         let pid = super::check_pid(pid)?;
         let kqueue = match kevent::create() {
             Ok(kqueue) => kqueue,
-            Err(error) => return PidProbe::open(pid, error).map(Opened::Refused),
+            Err(error) => return PidProbe::open(pid, error),
         };
         Ok(match register(kqueue.as_fd(), pid)? {
             Opened::WithEvents(()) => Opened::WithEvents(Process {
@@ -133,7 +133,7 @@ fn key_unavailable() -> io::Error {
 fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Opened<()>, OpenError> {
     if cfg!(tokio_process_exit_force_poll) {
         let reason = io::Error::from_raw_os_error(libc::ENOSYS);
-        return PidProbe::open(pid, reason).map(Opened::Refused);
+        return PidProbe::open(pid, reason);
     }
     // Each further round needs the pid to be recycled at this moment.
     const MAX_ROUNDS: u32 = 16;
@@ -142,13 +142,10 @@ fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Opened<()>, Open
             return Ok(Opened::WithEvents(()));
         };
         if refusal(errno_of(&error), false) != Refusal::NotRunning {
-            return PidProbe::open(pid, error).map(Opened::Refused);
+            return PidProbe::open(pid, error);
         }
         let reason = has_exited();
-        let exited = |status| {
-            let probe = Probe::Exited(pid, status);
-            Opened::Refused(Refused { probe, reason })
-        };
+        let exited = |status| Opened::refused(Probe::Exited(pid, status), reason);
         // One call reports that the process is our child, that it has exited, and its status.
         if let status @ Some(_) = child_status(libc::P_PID, pid as libc::id_t) {
             return Ok(exited(status));
@@ -156,12 +153,12 @@ fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Opened<()>, Open
         match missing(proc_info::presence_of(pid)) {
             Missing::NoSuchProcess => return Err(OpenError::NoSuchProcess),
             Missing::Exited => return Ok(exited(None)),
-            Missing::Exiting => return PidProbe::open(pid, has_exited()).map(Opened::Refused),
+            Missing::Exiting => return PidProbe::open(pid, has_exited()),
             Missing::Another => {}
         }
     }
     let reason = io::Error::from_raw_os_error(libc::ESRCH);
-    PidProbe::open(pid, reason).map(Opened::Refused)
+    PidProbe::open(pid, reason)
 }
 
 fn errno_of(error: &io::Error) -> i32 {

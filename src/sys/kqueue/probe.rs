@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::proc_info::{self, StartId};
 use super::semantics::{PolledState, Presence, is_exhaustion, polled_state};
 use super::{
-    LazyAsyncFd, Process, Refused, Registration, State, Status, child_status, errno_of, kevent,
+    LazyAsyncFd, Opened, Process, Registration, State, Status, child_status, errno_of, kevent,
     key_unavailable, send_signal, state_after_exit,
 };
 use crate::error::OpenError;
@@ -77,7 +77,7 @@ pub(crate) struct PidProbe {
 
 impl PidProbe {
     /// Opens a process that the kernel refused to register for this reason.
-    pub(super) fn open(pid: libc::pid_t, reason: io::Error) -> Result<Refused, OpenError> {
+    pub(super) fn open<T>(pid: libc::pid_t, reason: io::Error) -> Result<Opened<T>, OpenError> {
         // Read both at once: the id must be that of the process that exists.
         let (presence, start_id) = proc_info::read(pid);
         if presence == Presence::Gone {
@@ -89,7 +89,7 @@ impl PidProbe {
             may_reopen,
             start_id,
         });
-        Ok(Refused { probe, reason })
+        Ok(Opened::refused(probe, reason))
     }
 
     /// Opens a process that was running and is no longer registered.

@@ -124,8 +124,6 @@ mod system {
 
     fn time_of_boot() -> Option<i64> {
         let time = sysctl::<libc::timeval>(&[libc::CTL_KERN, libc::KERN_BOOTTIME])?;
-        // SAFETY: the fields are integers, and the kernel has written all of them.
-        let time = unsafe { time.assume_init() };
         micros(time.tv_sec as _, time.tv_usec as _)
     }
 
@@ -138,8 +136,6 @@ mod system {
     pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
         let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
-        // SAFETY: the fields are integers, arrays and pointers, and the kernel has written all of them.
-        let info = unsafe { info.assume_init() };
         let is_exiting = info.ki_flag & libc::c_long::from(libc::P_WEXIT) != 0;
         Some(Info {
             presence: semantics::presence(info.ki_stat == libc::SZOMB, is_exiting),
@@ -154,8 +150,6 @@ mod system {
         let (by, count) = (libc::KERN_PROC_PID, 1);
         let mib = [libc::CTL_KERN, libc::KERN_PROC2, by, pid, size, count];
         let info = sysctl::<libc::kinfo_proc2>(&mib)?;
-        // SAFETY: the fields are integers and arrays, and the kernel has written all of them.
-        let info = unsafe { info.assume_init() };
         Some(Info {
             presence: semantics::presence_on_netbsd(info.p_realstat, info.p_realflag),
             // A zombie has no start time, nor does a process during `execve`.
@@ -173,8 +167,6 @@ mod system {
         let (by, count) = (libc::KERN_PROC_PID, 1);
         let mib = [libc::CTL_KERN, libc::KERN_PROC, by, pid, size, count];
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
-        // SAFETY: the fields are integers and arrays, and the kernel has written all of them.
-        let info = unsafe { info.assume_init() };
         Some(Info {
             presence: semantics::presence_on_openbsd(info.p_psflags),
             // A zombie has no start time.
@@ -190,7 +182,7 @@ mod system {
     pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
         const P_WEXIT: libc::c_int = 0x2000; // sys/proc.h
         let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
-        let info = sysctl::<libc::kinfo_proc>(&mib)?;
+        let info = sysctl::<MaybeUninit<libc::kinfo_proc>>(&mib)?;
         // Do not read the whole struct: `kp_stat` is an enum in the libc crate, which may lack values.
         let info = info.as_ptr();
         // SAFETY: the field is an integer that the kernel has written.
@@ -207,15 +199,16 @@ mod system {
         seconds.checked_mul(1_000_000)?.checked_add(micros)
     }
 
-    /// Returns a value. `None` unless the system writes all of it.
-    fn sysctl<T>(mib: &[libc::c_int]) -> Option<MaybeUninit<T>> {
+    /// Returns a value. `None` unless the system writes all of it. Every bit pattern must be a valid `T`.
+    fn sysctl<T>(mib: &[libc::c_int]) -> Option<T> {
         let mut value = MaybeUninit::<T>::zeroed();
         let mut size = size_of::<T>();
         let (name, count) = (mib.as_ptr(), mib.len() as libc::c_uint);
         let (buffer, none) = (value.as_mut_ptr().cast(), ptr::null_mut());
         // SAFETY: `mib` is `count` integers, `value` is writable for `size` bytes, and no value is set.
         let result = unsafe { libc::sysctl(name, count, buffer, &raw mut size, none, 0) };
-        (result == 0 && size == size_of::<T>()).then_some(value)
+        // SAFETY: the kernel has written all of it, and every bit pattern is valid.
+        (result == 0 && size == size_of::<T>()).then(|| unsafe { value.assume_init() })
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::probe::PidProbe;
 use super::{
-    EventError, LazyAsyncFd, Opened, Probe, Process, Refused, State, Status, has_exited, kevent,
+    EventError, LazyAsyncFd, Opened, Probe, Process, State, Status, has_exited, kevent,
     key_unavailable, proc_info, register, send_signal, state_after_exit,
 };
 use crate::error::OpenError;
@@ -50,14 +50,13 @@ impl Event {
 impl Selector {
     pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Opened<Registration>, OpenError> {
         let pid = crate::sys::check_pid(pid)?;
-        let refused = |error| PidProbe::open(pid, error).map(Opened::Refused);
         if self.keys.contains_key(&pid) {
             // The kernel would change the filter that is there, instead of adding another one.
-            return refused(io::ErrorKind::AlreadyExists.into());
+            return PidProbe::open(pid, io::ErrorKind::AlreadyExists.into());
         }
         let kqueue = match self.kqueue() {
             Ok(kqueue) => kqueue,
-            Err(error) => return refused(error),
+            Err(error) => return PidProbe::open(pid, error),
         };
         Ok(match register(kqueue, pid)? {
             Opened::WithEvents(()) => Opened::WithEvents(self.registration(pid, key)),
@@ -67,10 +66,7 @@ impl Selector {
 
     pub(crate) fn register(&mut self, process: Process, key: u64) -> Opened<Registration> {
         let pid = process.registration.pid;
-        let refused = |process: Process, reason| {
-            let probe = process.into_probe();
-            Opened::Refused(Refused { probe, reason })
-        };
+        let refused = |process: Process, reason| Opened::refused(process.into_probe(), reason);
         let is_running = |process: &Process| matches!(process.state(), Ok(State::Running));
         // The pid of an exited process may be another member's, whose filter this would change.
         if self.keys.contains_key(&pid) || !is_running(&process) {
@@ -124,24 +120,12 @@ impl Selector {
             return Poll::Pending;
         };
         let keys = &mut self.keys;
-        if !kqueue.is_registered() {
-            // Processes that have already exited need not wait for the reactor.
-            read_events(kqueue.as_fd(), keys, events).map_err(EventError::Other)?;
-            if !events.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        loop {
-            // Clear the readiness only after an empty read: as long as events are left, the reactor
-            // does not report a new one.
-            ready!(kqueue.poll_readable(cx, |kqueue| {
-                let count = read_events(kqueue, keys, events)?;
-                Ok(((), count == 0))
-            }))?;
-            if !events.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
+        // Clear the readiness only after an empty read: as long as events are left, the reactor does not
+        // report a new one.
+        kqueue.poll_read(cx, |kqueue| {
+            let count = read_events(kqueue, keys, events)?;
+            Ok((count > 0, count == 0))
+        })
     }
 
     pub(crate) fn try_events<'a>(
@@ -168,13 +152,11 @@ impl Selector {
     }
 
     fn kqueue(&mut self) -> io::Result<BorrowedFd<'_>> {
-        if self.kqueue.is_none() {
-            self.kqueue = Some(LazyAsyncFd::new(kevent::create()?));
-        }
-        self.kqueue
-            .as_ref()
-            .map(LazyAsyncFd::as_fd)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        let kqueue = match &mut self.kqueue {
+            Some(kqueue) => kqueue,
+            none => none.insert(LazyAsyncFd::new(kevent::create()?)),
+        };
+        Ok(LazyAsyncFd::as_fd(kqueue))
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use super::unix::child::open_child;
 use super::unix::syscalls;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
 pub(crate) use super::unix::wait_status::Status;
-use super::{EventError, Opened, Refused, State};
+use super::{EventError, Opened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
@@ -62,10 +62,9 @@ impl Process {
                 TaskKind::Process => break,
             }
         }
-        Ok(Opened::Refused(Refused {
-            probe: Probe::Pid(PidProbe::new(pid, is_exhaustion(refusal))),
-            reason: io::Error::from_raw_os_error(refusal),
-        }))
+        let probe = PidProbe::new(pid, is_exhaustion(refusal));
+        let reason = io::Error::from_raw_os_error(refusal);
+        Ok(Opened::refused(Probe::Pid(probe), reason))
     }
 
     /// Adopts a pidfd. Returns also the pid, which is `None` if the process has none here: it has been

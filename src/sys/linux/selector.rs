@@ -12,12 +12,12 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::fd_limit::{fds_are_scarce, from_raw_sparing_last, read_limit};
 use super::{
-    EventError, LazyAsyncFd, Opened, Probe, Process, Refused, State, is_reaped, pidfd, query_state,
-    reaped, send_signal,
+    EventError, LazyAsyncFd, Opened, Probe, Process, State, is_reaped, pidfd, query_state, reaped,
+    send_signal,
 };
 use crate::error::OpenError;
 
@@ -62,10 +62,7 @@ impl Selector {
         });
         match result {
             Ok(()) => Opened::WithEvents(Registration(process.pidfd.into_inner())),
-            Err(reason) => Opened::Refused(Refused {
-                probe: process.into_probe(),
-                reason,
-            }),
+            Err(reason) => Opened::refused(process.into_probe(), reason),
         }
     }
 
@@ -103,19 +100,10 @@ impl Selector {
         let Some(epoll) = &mut self.epoll else {
             return Poll::Pending;
         };
-        if !epoll.is_registered() {
-            // Processes that have already exited need not wait for the reactor.
-            read_events(epoll.as_fd(), events).map_err(EventError::Other)?;
-            if !events.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        loop {
-            ready!(epoll.poll_readable(cx, |epoll| Ok(((), read_events(epoll, events)?))))?;
-            if !events.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
+        epoll.poll_read(cx, |epoll| {
+            let is_all = read_events(epoll, events)?;
+            Ok((!events.is_empty(), is_all))
+        })
     }
 
     pub(crate) fn try_events<'a>(
@@ -168,19 +156,18 @@ impl Selector {
     }
 
     fn epoll(&mut self) -> io::Result<BorrowedFd<'_>> {
-        if self.epoll.is_none() {
-            // The limit may have been lowered since it was last read.
-            read_limit();
-            // SAFETY: takes an integer.
-            let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-            // SAFETY: the system call has just returned this descriptor.
-            let fd = unsafe { from_raw_sparing_last(fd) }?;
-            self.epoll = Some(LazyAsyncFd::new(fd));
-        }
-        self.epoll
-            .as_ref()
-            .map(LazyAsyncFd::as_fd)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        let epoll = match &mut self.epoll {
+            Some(epoll) => epoll,
+            none => {
+                // The limit may have been lowered since it was last read.
+                read_limit();
+                // SAFETY: takes an integer.
+                let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+                // SAFETY: the system call has just returned this descriptor.
+                none.insert(LazyAsyncFd::new(unsafe { from_raw_sparing_last(fd) }?))
+            }
+        };
+        Ok(LazyAsyncFd::as_fd(epoll))
     }
 }
 

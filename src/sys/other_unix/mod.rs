@@ -12,7 +12,7 @@ pub(crate) use super::unix::child::open_child;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
 use super::unix::syscalls::{child_status, exists, is_child, pid_unverified, send_signal};
 pub(crate) use super::unix::wait_status::Status;
-use super::{Opened, Refused, Reopened, State};
+use super::{Opened, Reopened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 
@@ -23,10 +23,8 @@ impl Process {
             return Err(OpenError::NoSuchProcess);
         }
         let reason = "this crate knows no event source for processes on this system";
-        Ok(Opened::Refused(Refused {
-            probe: Probe { pid },
-            reason: io::Error::new(io::ErrorKind::Unsupported, reason),
-        }))
+        let reason = io::Error::new(io::ErrorKind::Unsupported, reason);
+        Ok(Opened::refused(Probe { pid }, reason))
     }
 }
 

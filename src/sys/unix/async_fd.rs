@@ -77,8 +77,20 @@ impl LazyAsyncFd {
         }
     }
 
-    pub(crate) fn is_registered(&self) -> bool {
-        self.registered.is_some()
+    /// Waits until `read` has read an event. It returns also whether it has read everything.
+    ///
+    /// Reads once before the descriptor is registered: an event that is ready need not wait for the
+    /// reactor.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut read: impl FnMut(BorrowedFd<'_>) -> io::Result<(bool, bool)>,
+    ) -> Poll<Result<(), EventError>> {
+        if self.registered.is_none() && read(self.fd.as_fd()).map_err(EventError::Other)?.0 {
+            return Poll::Ready(Ok(()));
+        }
+        while !ready!(self.poll_readable(cx, &mut read))? {}
+        Poll::Ready(Ok(()))
     }
 
     pub(crate) fn deregister(&mut self) {

@@ -19,7 +19,7 @@ use self::handle::Handle;
 pub(crate) use self::handle::thread_cpu_time;
 use self::registered_wait::RegisteredWait;
 pub(crate) use self::selector::{Event, Selector};
-use super::{EventError, Opened, Refused, Reopened, State};
+use super::{EventError, Opened, Reopened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;

@@ -6,7 +6,7 @@ use std::iter;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{EventError, Handle, Opened, Process, Refused, RegisteredWait, Registration, State};
+use super::{EventError, Handle, Opened, Process, RegisteredWait, Registration, State};
 use crate::error::OpenError;
 use crate::wake_queue::{WakeQueue, wake};
 
@@ -34,10 +34,7 @@ impl Selector {
                 wait,
                 handle: process.handle,
             }),
-            Err(reason) => Opened::Refused(Refused {
-                probe: process.into_probe(),
-                reason,
-            }),
+            Err(reason) => Opened::refused(process.into_probe(), reason),
         }
     }
 
