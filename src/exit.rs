@@ -50,8 +50,8 @@ impl Exit {
 
     /// Returns the exit status: the exit code, or the signal that killed the process.
     ///
-    /// `None` if the system does not report it. It is never a guess. The crate's page says
-    /// [when the status is known](crate#the-exit-status).
+    /// `None` if the system does not report the status. A status is never a guess. The crate's page
+    /// lists [when the status is known](crate#the-exit-status).
     ///
     /// # Examples
     ///

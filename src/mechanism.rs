@@ -1,4 +1,4 @@
-//! How exits are noticed.
+//! How the crate notices an exit.
 
 use std::io;
 use std::num::NonZeroU32;
@@ -26,11 +26,11 @@ pub enum Mechanism {
     Kqueue,
     /// The thread pool of Windows waits for the process and calls back.
     WaitHandle,
-    /// The process is queried at intervals, because the system offers or permits nothing else.
+    /// The crate queries the process at intervals, because the system offers or permits no event.
     Polling,
 }
 
-/// Logs the mechanism of a wait at debug level, and the reason if the process is polled.
+/// Logs the mechanism of a wait at debug level. `reason`: why the process is polled.
 pub(crate) fn trace(pid: Option<NonZeroU32>, mechanism: Mechanism, reason: Option<&io::Error>) {
     #[cfg(feature = "tracing")]
     {

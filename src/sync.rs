@@ -1,4 +1,4 @@
-//! The synchronization primitives that loom replaces, so that its models try every order of threads.
+//! The synchronization primitives. In loom's models they are loom's, which try every order of threads.
 //!
 //! ```sh
 //! RUSTFLAGS='--cfg tokio_process_exit_loom' cargo test --release --lib loom

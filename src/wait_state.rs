@@ -2,18 +2,18 @@
 
 use crate::sys::{State, Status};
 
-/// The event that ends a wait.
+/// The condition that ends a wait: the process has exited, or has been reaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
     Exit,
     Reap,
 }
 
-/// The event that a wait is for, and what is known about the process.
+/// The condition of a wait, and what is known about the process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WaitState {
     pub(crate) until: Until,
-    /// Whether the event has happened.
+    /// Whether the condition has been met.
     pub(crate) resolved: bool,
     /// Whether awaiting has returned its final result.
     pub(crate) terminated: bool,
@@ -33,8 +33,8 @@ impl WaitState {
 
     /// Records an exit status, unless an earlier one is known.
     ///
-    /// The first one wins because the status that Linux reports after the reap is wrong in a rare
-    /// case, see [the crate's page](crate#the-exit-status).
+    /// The first status wins, because Linux reports a wrong status after the reap in a rare case, see
+    /// [the crate's page](crate#the-exit-status).
     pub(crate) fn record_status(&mut self, status: Option<Status>) {
         self.status = self.status.or(status);
     }
@@ -48,13 +48,13 @@ impl WaitState {
         self.resolved
     }
 
-    /// Records that the event has happened.
+    /// Resolves the wait.
     pub(crate) fn resolve(&mut self, status: Option<Status>) {
         self.record_status(status);
         self.resolved = true;
     }
 
-    /// Starts to wait for another event. A known status is kept.
+    /// Starts a new wait, with another condition. Keeps a known status.
     pub(crate) fn restart(&mut self, until: Until) {
         self.until = until;
         self.resolved = false;

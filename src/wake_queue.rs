@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// A queue that wakes the task which waits for its items.
+/// A queue that wakes the task that waits for an item.
 pub(crate) struct WakeQueue<T> {
     inner: Mutex<Inner<T>>,
 }
@@ -20,6 +20,7 @@ struct Inner<T> {
 }
 
 impl<T> WakeQueue<T> {
+    /// Removes the first item, or stores the task's waker for the next item.
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<T> {
         // Clone and drop wakers outside the lock: both run the user's code.
         let mut waker = Some(cx.waker().clone());

@@ -2,20 +2,16 @@
 
 use crate::sys::Registration;
 
-/// The number of registrations that are closed before other tasks run: about 0.3 ms on Linux.
+/// The number of registrations that are closed before other tasks run, in about 0.3 ms on Linux.
 pub(super) const BATCH_SIZE: usize = 128;
 
-/// Registrations of yielded members.
-///
-/// On Linux, closing a pidfd is the slowest step. The set delivers all ready exits first and closes
-/// descriptors in small batches afterwards.
+/// Registrations of yielded members, which the set closes in batches after all ready exits.
 #[derive(Default)]
 pub(super) struct CloseQueue {
     registrations: Vec<Registration>,
-    /// Whether registrations are closed as soon as their members are yielded.
+    /// Whether registrations are closed as soon as their members are yielded: descriptors are scarce.
     ///
-    /// Descriptors are scarce then. This stays set until the set is idle or grows: each close hides
-    /// the shortage.
+    /// Stays set until the set is idle or grows, because our own closing hides the shortage.
     close_eagerly: bool,
 }
 
@@ -28,13 +24,13 @@ impl CloseQueue {
         self.registrations.is_empty()
     }
 
-    /// Adds a registration. Closes a batch if `should_close_eagerly`, which is called for some only.
+    /// Adds a registration. Closes a batch while descriptors are scarce.
     pub(super) fn push(
         &mut self,
         registration: Registration,
         should_close_eagerly: impl FnOnce() -> bool,
     ) {
-        // The answer takes system calls, so it is not asked for at each of many exits.
+        // `should_close_eagerly` makes system calls, so do not call it at every exit.
         const INTERVAL: usize = 32;
         let is_due = self.registrations.len() % INTERVAL == 0;
         self.registrations.push(registration);

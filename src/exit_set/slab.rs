@@ -1,4 +1,4 @@
-//! A slab with keys that stay unique after their value has been removed.
+//! A slab whose keys stay unique after their values have been removed.
 
 use std::mem;
 use std::num::NonZeroU32;
@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     index: u32,
-    /// How many values the entry had before this one.
+    /// The number of values that the entry held before.
     generation: u32,
 }
 
@@ -37,13 +37,13 @@ pub(super) struct Slab<T> {
 
 struct Entry<T> {
     generation: u32,
-    /// The pid of the value's process, if it has one here. It is stored here to fill the padding.
+    /// The pid of the value's process, if the process has a pid here. Fills padding.
     pid: Option<NonZeroU32>,
     content: Content<T>,
 }
 
 enum Content<T> {
-    /// The entry is free, and so is the one with index `next` after it.
+    /// `next` is the index of the next vacant entry, as in [`Slab::vacant`].
     Vacant {
         next: u32,
     },
@@ -139,7 +139,7 @@ impl<T> Slab<T> {
         })
     }
 
-    /// Iterates over the pids of the processes that have one here.
+    /// Iterates over the pids of the processes that have a pid here.
     pub(super) fn pids(&self) -> impl Iterator<Item = NonZeroU32> + '_ {
         let occupied = self
             .entries
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!((reused.index, slab.pid(reused)), (keys[0].index, two));
     }
 
-    /// The documentation states the memory of a process in a set. Most of it is this entry.
+    /// The documentation states the memory of a process in a set. Most of that memory is this entry.
     #[cfg(target_os = "linux")]
     #[test]
     fn an_entry_of_the_set_takes_24_bytes() {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_survive_the_way_through_an_integer() {
+    fn converts_keys_to_integers_and_back() {
         for (index, generation) in [(0, 0), (1, 0), (0, 1), (u32::MAX, u32::MAX), (7, 1 << 31)] {
             let key = Key { index, generation };
             assert_eq!(Key::from_u64(key.to_u64()), key);

@@ -2,7 +2,7 @@
 //!
 //! # Safety
 //!
-//! Each block is one system call, or takes over the descriptor that one has returned.
+//! Each block is one system call, or the conversion of a descriptor that a system call has returned.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -30,10 +30,10 @@ pub(super) fn read_limit() -> i32 {
     limit
 }
 
-/// Takes over the result of a system call, a new descriptor or -1. Spares the last descriptor.
+/// Converts the result of a system call, which is a new descriptor or -1. Spares the last descriptor.
 ///
-/// The last descriptor below the limit is closed, and the error is EMFILE. `/proc` could not be read
-/// without a descriptor, and polled processes could not be queried.
+/// If no other descriptor is free, closes the new descriptor and returns EMFILE. Otherwise `/proc` could
+/// not be read, and polled processes could not be queried.
 ///
 /// # Safety
 ///
@@ -57,20 +57,20 @@ pub(super) unsafe fn from_raw_sparing_last(fd: RawFd) -> io::Result<OwnedFd> {
 
 /// Whether no other descriptor is free after this new one.
 fn is_last_fd(fd: BorrowedFd<'_>) -> bool {
-    // The kernel returns the lowest free number, so the highest possible one is the last. Read the
-    // limit again only when it seems to be reached.
+    // The kernel returns the lowest free number, so the highest possible number is the last. Read the
+    // limit again only if this number seems to be the highest.
     let reaches = |limit| fd.as_raw_fd() + 1 >= limit;
     if reaches(LIMIT.load(Ordering::Relaxed)) && reaches(read_limit()) {
         return true;
     }
-    // A lower number may be the only hole in a full table. That check takes two system calls, so it
-    // is made only once descriptors have run out.
+    // A lower number may be the only hole in a full table. This check takes two system calls, so make it
+    // only if descriptors have ever run out.
     RAN_OUT.load(Ordering::Relaxed) && fd.try_clone_to_owned().is_err()
 }
 
 /// Whether more than half of the descriptors are in use. `any` may be any open descriptor.
 pub(super) fn fds_are_scarce(any: BorrowedFd<'_>) -> bool {
-    // The kernel returns the lowest free number, so all lower ones are in use.
+    // The kernel returns the lowest free number, so all lower numbers are in use.
     any.try_clone_to_owned()
         .map_or(true, |lowest| lowest.as_raw_fd() > read_limit() / 2)
 }

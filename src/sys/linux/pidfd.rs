@@ -2,8 +2,8 @@
 //!
 //! # Safety
 //!
-//! Each block is one system call (or one read of what it wrote). Descriptors are borrowed, so they
-//! are open for the call; every pointer is to a local of the type that the call expects.
+//! Each block is one system call, or a read of what it has written. Descriptors are borrowed, so they
+//! are open during the call. Every pointer is to a local of the type that the call expects.
 
 use std::io;
 use std::mem;
@@ -43,9 +43,9 @@ mod uapi {
 pub(super) enum Liveness {
     /// At least one thread is alive. The first thread may have exited.
     Running,
-    /// The process has exited. It has not been reaped, as far as the kernel reports that.
+    /// The process has exited and has not been reaped.
     Zombie,
-    /// The process has been reaped. `poll` reports that since Linux 6.9, signal 0 before.
+    /// The process has been reaped. `poll` reports the reap since Linux 6.9, signal 0 before.
     Reaped,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
             break poll.revents & libc::POLLIN != 0;
         }
         match errno() {
-            // Linux checks for signals even though the call does not block.
+            // Linux returns EINTR for a pending signal even though the call does not block.
             libc::EINTR => {}
             // The limit of descriptors is 0, so one `pollfd` is too many.
             libc::EINVAL => {
@@ -131,8 +131,8 @@ fn is_readable(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Sends a signal; 0 only checks whether a signal could be sent. The error is the errno: ESRCH if the
-/// process has been reaped.
+/// Sends a signal. Signal 0 only checks whether the process can be signalled. The error is the errno:
+/// ESRCH if the process has been reaped.
 ///
 /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
 pub(super) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), i32> {
@@ -151,10 +151,10 @@ pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
 /// Returns the exit status of any process that has been reaped.
 ///
 /// `None` before Linux 6.15, and for a process outside our pid namespace. Call this only after
-/// [`Liveness::Reaped`]: before, the kernel may return a passing error.
+/// [`Liveness::Reaped`]: before, the kernel may return a transient error.
 pub(super) fn reaped_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
     let info = get_info(pidfd, uapi::PIDFD_INFO_EXIT)?;
-    // Without the bit `exit_code` is 0 and means nothing.
+    // Without the bit, `exit_code` is 0 and is not a status.
     (info.mask & u64::from(uapi::PIDFD_INFO_EXIT) != 0).then_some(Status(info.exit_code))
 }
 
@@ -187,8 +187,8 @@ fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<uapi::pidfd_inf
 /// include/uapi/linux/magic.h.
 pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     const PID_FS_MAGIC: libc::c_long = 0x5049_4446;
-    // All pidfds of a kernel are alike, so the answer is cached. An error is not: the call may have been
-    // denied to this thread only.
+    // All pidfds of a kernel are alike, so cache the answer. Do not cache an error: the call may have
+    // been denied to this thread only.
     static ANSWER: OnceLock<bool> = OnceLock::new();
     if let Some(&answer) = ANSWER.get() {
         return answer;
@@ -215,8 +215,7 @@ pub(super) fn unique_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
 
 /// Returns an error unless the descriptor is the pidfd of a process.
 pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // `waitid` accepts pidfds only. `pidfd_send_signal` would not do: it also accepts a directory
-    // `/proc/<pid>`.
+    // `waitid` accepts only pidfds. `pidfd_send_signal` also accepts a directory `/proc/<pid>`.
     let is_pidfd = match syscalls::waitid(libc::P_PIDFD, fd.as_raw_fd() as libc::id_t) {
         Ok(_) | Err(libc::ECHILD) => true,
         Err(libc::EBADF) => false,
@@ -231,10 +230,10 @@ pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
     // SAFETY: F_GETFL takes no third argument.
     let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    // The kernel keeps PIDFD_THREAD (Linux 6.9) among the file's flags.
+    // F_GETFL returns PIDFD_THREAD (Linux 6.9) among the file's flags.
     let has_thread_flag = flags >= 0 && flags & uapi::PIDFD_THREAD as i32 != 0;
-    // A descriptor that was reopened through `/proc` has lost the flag, so compare pid and tgid too. For
-    // an instant of `execve` by another thread they also differ for a process: check several times.
+    // A descriptor that was reopened through `/proc` has lost the flag, so compare pid and tgid too. They
+    // also differ for an instant of `execve` by a thread that is not the first: check several times.
     const ROUNDS: u32 = 16;
     let differ = |info: uapi::pidfd_info| info.pid != info.tgid;
     let is_thread = || get_info(fd, uapi::PIDFD_INFO_PID).is_some_and(differ);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::{Status, syscalls};
 
-/// Returns the process that a thread belongs to.
+/// Returns the pid of a thread's process.
 pub(super) fn process_of_thread(tid: libc::pid_t) -> Option<u32> {
     if !proc_matches_our_pid_ns() {
         return None;
@@ -36,8 +36,8 @@ pub(super) fn proc_matches_our_pid_ns() -> bool {
     if !fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == me.to_string().as_str()) {
         return false;
     }
-    // By chance, an outer namespace may have the same number for this process. It shows the number in
-    // our namespace after it.
+    // By chance, this process may have the same number in an outer namespace. Then `NSpid` also shows the
+    // number in our namespace.
     let mut buffer: Buffer = [0; 4096];
     match read(me, "status", &mut buffer) {
         Ok(status) => line_after(status, b"\nNSpid:\t").is_none_or(|pids| !pids.contains(&b'\t')),
@@ -46,10 +46,10 @@ pub(super) fn proc_matches_our_pid_ns() -> bool {
     }
 }
 
-/// Returns the pid of the process behind a pidfd in the pid namespace of `/proc`, if it has one there.
+/// Returns the pid of a pidfd's process in the pid namespace of `/proc`, if it has a pid there.
 pub(super) fn pid_of_pidfd(pidfd: BorrowedFd<'_>) -> Option<u32> {
     let pid = pid_in_fdinfo(pidfd)?;
-    // -1: the process has been reaped. 0: it is outside that namespace.
+    // -1: the process has been reaped. 0: the process is outside that namespace.
     u32::try_from(pid).ok().filter(|&pid| pid != 0)
 }
 
@@ -61,21 +61,21 @@ pub(super) fn is_pidfd(fd: BorrowedFd<'_>) -> bool {
 /// Returns the line `Pid:`, which only pidfds have.
 fn pid_in_fdinfo(fd: BorrowedFd<'_>) -> Option<i64> {
     let mut buffer: Buffer = [0; 4096];
-    // Not `self`: that is the first thread, which may have exited and closed its files.
+    // Do not use `self`: that is the first thread, which may have exited and closed its files.
     let path = format_args!("thread-self/fdinfo/{}", fd.as_raw_fd());
     number_after(read_path(path, &mut buffer).ok()?, b"\nPid:\t")
 }
 
 /// Returns the exit status of the zombie with this pid, if the kernel shows it to us.
 ///
-/// It is the status of the caller's process only if that process has not been reaped after this call.
+/// The status is the opened process's only if that process has not been reaped after this call.
 pub(super) fn zombie_status(pid: u32) -> Option<Status> {
     if !*STAT_HAS_GROUP_EXIT_CODE {
         return None;
     }
     let stat = Stat::read(pid).filter(Stat::exited)?;
     // A reader without ptrace rights gets 0, which is also the status of success. The link below needs
-    // the same rights (PTRACE_MODE_READ_FSCREDS): if it can be read, the 0 is real.
+    // the same rights (PTRACE_MODE_READ_FSCREDS): the 0 is real if the link can be read.
     let is_real = stat.exit_code != 0 || fs::read_link(format!("/proc/{pid}/ns/user")).is_ok();
     is_real.then_some(Status(stat.exit_code))
 }
@@ -91,7 +91,7 @@ pub(super) fn our_pid_namespace() -> Option<u64> {
     Some(namespace.ino())
 }
 
-/// Returns the inode of the process's directory. Needs no descriptor.
+/// Returns the inode of the directory `/proc/<pid>`. Needs no descriptor.
 pub(super) fn inode(pid: u32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}"))
         .ok()
@@ -106,8 +106,7 @@ pub(super) fn ticks(since_boot: Duration) -> u64 {
 /// Whether the exit code in `stat` is that of the process.
 ///
 /// Older kernels show the code of the first thread, which differs if that thread has exited by itself
-/// before the others. Read in the source of Linux 6.1 (`do_task_stat` reads `group_exit_code`), run on
-/// 6.18.
+/// before the others. Source: `do_task_stat` of Linux 6.1 reads `group_exit_code`. Run on 6.18.
 static STAT_HAS_GROUP_EXIT_CODE: LazyLock<bool> =
     LazyLock::new(|| release_is_at_least(&syscalls::kernel_release(), (6, 1)));
 
@@ -159,9 +158,9 @@ impl Stat {
 
     /// Whether all threads have exited and the process has not been reaped.
     ///
-    /// A first thread that has exited before the others is shown as a zombie too, with the number of
-    /// threads. A first thread that another thread replaces by `execve` is shown as dead (`X`), or
-    /// with no threads.
+    /// A first thread that has exited before the others is also shown as a zombie (`Z`), but with the
+    /// number of all threads. A first thread that another thread replaces by `execve` is shown as dead
+    /// (`X`), or with no threads.
     pub(super) fn exited(&self) -> bool {
         self.state == b'Z' && self.num_threads == 1
     }

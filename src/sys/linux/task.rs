@@ -10,25 +10,25 @@ use std::time::Duration;
 use super::procfs;
 use super::syscalls::{clock, errno, exists};
 
-/// What a number is the id of.
+/// The kind of task that has an id.
 pub(super) enum TaskKind {
     Nothing,
     /// A process: the first thread of a thread group.
     Process,
-    /// Another thread, of this process if that is known.
+    /// Another thread. `process` is its process, if `/proc` shows that.
     Thread {
         process: Option<u32>,
     },
 }
 
 pub(super) fn task_kind(pid: libc::pid_t) -> TaskKind {
-    // Check this before the existence: otherwise a process that is reaped in between would look like a
+    // Check this before the existence: otherwise a process that is reaped in between would count as a
     // thread.
-    let leads_a_group = leads_a_group(pid);
+    let leads_thread_group = leads_thread_group(pid);
     if !exists(pid) {
         return TaskKind::Nothing;
     }
-    if leads_a_group {
+    if leads_thread_group {
         return TaskKind::Process;
     }
     match procfs::process_of_thread(pid) {
@@ -38,7 +38,7 @@ pub(super) fn task_kind(pid: libc::pid_t) -> TaskKind {
 }
 
 /// Whether the number is the id of the first thread of a thread group.
-fn leads_a_group(pid: libc::pid_t) -> bool {
+fn leads_thread_group(pid: libc::pid_t) -> bool {
     // Signal the thread `pid` of the process `pid`.
     // SAFETY: takes integers. Signal 0 sends nothing.
     let result = unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) };

@@ -1,7 +1,7 @@
-//! Any other Unix: POSIX only offers to check whether a pid is in use, and to wait for own children.
+//! Any other Unix: POSIX can only check whether a pid is in use, and wait for one's own children.
 //!
-//! A pid that is recycled between two queries goes unnoticed here. Another parent's zombie counts as
-//! running until it is reaped.
+//! This backend does not notice that a pid is recycled between two queries. Another parent's zombie
+//! counts as running until it is reaped.
 
 mod no_events;
 
@@ -40,7 +40,7 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) fn state(&self) -> io::Result<State> {
-        // The status is never known: a later child with the same pid would look the same.
+        // The status is never known: it could be that of a later child with the same pid.
         let exited = |reaped| State::Exited {
             status: None,
             reaped,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::wait_status::Status;
 
-/// Whether a process with this pid exists, zombies included. On Linux also a thread.
+/// Whether a process with this pid exists, or on Linux a thread. Zombies exist.
 ///
 /// `pid` must be positive: other numbers mean groups.
 #[allow(dead_code, reason = "some systems have better means")]
@@ -19,7 +19,7 @@ pub(crate) fn exists(pid: libc::pid_t) -> bool {
     match signal_0(pid) {
         Ok(()) => true,
         Err(libc::ESRCH) => false,
-        // It exists, and we may not signal it. Or a sandbox denies `kill`, so make another call.
+        // The process exists and we may not signal it, or a sandbox denies `kill`: make another call.
         Err(_) => {
             // SAFETY: takes an integer.
             let group = unsafe { libc::getpgid(pid) };
@@ -28,7 +28,7 @@ pub(crate) fn exists(pid: libc::pid_t) -> bool {
     }
 }
 
-/// Checks whether a signal could be sent. The error is the errno. `pid` must be positive.
+/// Checks whether a process can be signalled. The error is the errno. `pid` must be positive.
 pub(crate) fn signal_0(pid: libc::pid_t) -> Result<(), i32> {
     kill(pid, 0)
 }
@@ -49,8 +49,8 @@ fn kill(pid: libc::pid_t, signal: i32) -> Result<(), i32> {
 
 /// Returns the exit status of our own child, or of a process that we trace, without reaping it.
 ///
-/// `None` if the process is neither, or if it is not waitable yet: it is running, or another tracer
-/// comes first.
+/// `None` for any other process, and for a process that is not waitable yet: it is running, or its tracer
+/// must wait for it first.
 pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Status> {
     let info = waitid(kind, id).ok()?;
     // If the pid is 0, the child is not waitable, and `waitid` has written nothing.
@@ -116,7 +116,7 @@ pub(crate) fn thread_cpu_time() -> Duration {
 pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
     // SAFETY: a `timespec` is all integers, for which all zeroes is a valid value.
     let mut time: libc::timespec = unsafe { mem::zeroed() };
-    // Each clock that is read exists on the systems that read it, so there is no error to handle.
+    // Every caller's clock exists on its system, so the call does not fail.
     // SAFETY: `time` is writable.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
