@@ -9,9 +9,8 @@ use crate::{error::OpenError, process_exit::exit_of};
 
 /// Waits for a child without reaping it, so its owner can still `wait` for it.
 ///
-/// `child` cannot have been replaced by another process, unlike its pid. If the child has already been
-/// waited for, awaiting returns [`NotFound`](std::io::ErrorKind::NotFound) on Unix, and resolves on
-/// Windows.
+/// Unlike a pid, `child` never refers to a later process. If the child has already been waited for,
+/// awaiting returns [`NotFound`](std::io::ErrorKind::NotFound) on Unix, and the exit on Windows.
 ///
 /// # Examples
 ///
@@ -34,15 +33,15 @@ use crate::{error::OpenError, process_exit::exit_of};
 /// ```
 impl From<&std::process::Child> for ProcessExit {
     fn from(child: &std::process::Child) -> ProcessExit {
-        ProcessExit::opened(NonZeroU32::new(child.id()), sys::open_child(child))
+        ProcessExit::from_opened(NonZeroU32::new(child.id()), sys::open_child(child))
     }
 }
 
 /// Waits for a child without reaping it, so its owner can still `wait` for it.
 ///
 /// If the child has already been waited for, awaiting returns
-/// [`NotFound`](std::io::ErrorKind::NotFound). Requires the feature `process`; without it,
-/// `child.id().map(exit_of)` does the same.
+/// [`NotFound`](std::io::ErrorKind::NotFound). Requires the feature `process`. Without
+/// that feature, use `child.id().map(exit_of)`.
 ///
 /// # Examples
 ///
@@ -72,9 +71,9 @@ impl From<&std::process::Child> for ProcessExit {
 impl From<&tokio::process::Child> for ProcessExit {
     fn from(child: &tokio::process::Child) -> ProcessExit {
         match child.id() {
-            // The pid belongs to the child: tokio has not reaped it as long as `id` returns a pid.
+            // The pid is still the child's: after tokio has reaped a child, `id` returns `None`.
             Some(pid) => exit_of(pid),
-            None => ProcessExit::opened(None, Err(OpenError::Collected)),
+            None => ProcessExit::from_opened(None, Err(OpenError::ChildReaped)),
         }
     }
 }

@@ -6,33 +6,33 @@ use std::num::NonZeroU32;
 
 /// The reason why a process could not be opened.
 ///
-/// Unlike [`io::Error`] it is `Copy`, so that a failed wait returns it each time it is polled.
+/// Unlike an [`io::Error`] it is `Copy`, so a failed wait can return it at every poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "no system reports all of them")]
 pub(crate) enum OpenError {
     /// The pid is 0 or above `i32::MAX`.
     OutOfRange,
     NoSuchProcess,
-    /// The number is the id of a thread, which belongs to `process` if that is known.
+    /// The number is the id of a thread of `process`, if the system shows the process.
     Thread {
         process: Option<u32>,
     },
-    /// The child has been waited for, so its pid may belong to another process.
-    Collected,
+    /// The child has been reaped, so its pid may belong to another process.
+    ChildReaped,
     /// The pid belongs to another process than the identity.
     AnotherProcess,
     /// The identity is of an earlier boot.
     EarlierBoot,
-    /// The system does not report whether the process with this pid is the identity's.
+    /// The system does not report whether the process with this pid has this identity.
     Unverifiable,
     /// The process exists, but the system denies every means to wait for it.
     Denied,
-    /// An error of the system, by its number.
+    /// An error of the system, with its number.
     System(i32),
 }
 
 impl OpenError {
-    /// `pid` is the number that the caller passed, and `None` for 0.
+    /// Returns the error for the user. `pid` is the caller's number, or `None` for 0.
     pub(crate) fn to_io_error(self, pid: Option<NonZeroU32>) -> io::Error {
         use io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, Unsupported};
 
@@ -58,13 +58,13 @@ impl OpenError {
                 InvalidInput,
                 format!("{number} is a thread, not a process: pass the pid of its process instead"),
             ),
-            // tokio's `Child` forgets its pid.
-            OpenError::Collected if pid.is_none() => (
+            // tokio's `Child` returns no pid once it has been waited for.
+            OpenError::ChildReaped if pid.is_none() => (
                 NotFound,
                 "the child has already been waited for: `Child::wait` returns its status again"
                     .to_owned(),
             ),
-            OpenError::Collected => (
+            OpenError::ChildReaped => (
                 NotFound,
                 format!(
                     "{name} is no longer our child: it has already been waited for, or SIGCHLD is ignored"
@@ -97,13 +97,13 @@ impl OpenError {
     }
 }
 
-/// Says which process a failed wait was for.
+/// Adds the process to the error of a wait.
 pub(crate) fn wait_error(pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
     let message = format!("cannot wait for {}: {error}", Name(pid));
     io::Error::new(error.kind(), message)
 }
 
-/// Says which process a failed action was for. `NotFound` means that the process has exited.
+/// Adds the action and the process to an error. `NotFound` means that the process has exited.
 pub(crate) fn action_error(action: &str, pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
     let name = Name(pid);
     let message = match error.kind() {

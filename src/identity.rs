@@ -1,14 +1,14 @@
-//! The identity of a process: a value that can be written down.
+//! The identity of a process: a value that can be stored as text.
 
 use std::error::Error;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-/// The identity of a process, which stays valid after the pid has been recycled.
+/// A value that distinguishes a process from later processes with the same pid.
 ///
-/// An identity can be written to a pid file. A supervisor that restarts finds its daemons again by
-/// their identities, and never another process that has got the pid of one:
+/// An identity can be written to a pid file. After a restart, a supervisor finds its daemons again by
+/// their identities:
 ///
 /// ```
 /// use tokio_process_exit::{ProcessExit, ProcessIdentity};
@@ -37,20 +37,21 @@ use std::str::FromStr;
 ///
 /// # What an identity consists of
 ///
-/// | system | identity | valid |
-/// |---|---|---|
-/// | Linux 6.9 and later | the inode of the process's pidfds, which no other process has | until the next boot |
-/// | Linux before 6.9, or without pidfds | the start time, in ticks of 10 ms since boot, in one pid namespace and one time namespace | until the next boot |
-/// | macOS | the unique id that the system gives to each process | until the next boot |
-/// | FreeBSD, OpenBSD | the start time, in microseconds since boot (on OpenBSD, rounded by at most one) | |
-/// | NetBSD, DragonFly | the start time, in microseconds | |
-/// | Windows | the creation time, in units of 100 ns | |
+/// | system | identity |
+/// |---|---|
+/// | Linux 6.9 and later | the inode of the process's pidfds, which no other process has |
+/// | Linux before 6.9, or without pidfds | the start time, in ticks of 10 ms since boot, in one pid namespace and one time namespace |
+/// | macOS | the unique id that the system gives to each process |
+/// | FreeBSD, OpenBSD | the start time, in microseconds since boot (on OpenBSD, with an error of at most one) |
+/// | NetBSD, DragonFly | the start time, in microseconds |
+/// | Windows | the creation time, in units of 100 ns |
 ///
-/// The pid is part of every identity; on Linux and macOS, so is the id of the boot. If the start time
-/// identifies a process, a later process has the same identity only if it has the same pid and starts in
-/// the same unit of time.
+/// The pid is part of every identity. On Linux and macOS, so is the id of the boot: after a reboot, no
+/// process has the identity. An identity by start time matches a later process only if that process has
+/// the same pid and starts in the same unit of time.
 ///
-/// Two identities are equal if they are of the same process and consist of the same kind of value.
+/// Two identities are equal if their lines are equal. A process may have two unequal identities, one by
+/// `inode` and one by `start`.
 ///
 /// # Text format
 ///
@@ -60,11 +61,12 @@ use std::str::FromStr;
 /// 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
 /// ```
 ///
-/// The pid comes first, so other programs can read it. Then follow `inode`, `start` or `unique` with a
-/// decimal number; for `start` on Linux `pidns`, the inode of the pid namespace; and the id of the boot
-/// if the system has one. White space around the line is ignored.
+/// The pid comes first, so other programs can read it. The second word is `inode`, `start` or `unique`
+/// with a decimal number. On Linux, `pidns` follows `start`: the inode of the pid namespace. `boot` is
+/// last, on Linux and macOS. White space around the line is ignored.
 ///
-/// Write the line to a new file and rename that file. A truncated line may be a valid other line.
+/// Write the line to a temporary file and rename that file: a truncated line may be another valid
+/// identity.
 ///
 /// With the feature `serde`, an identity is serialized as this line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,12 +76,12 @@ pub struct ProcessIdentity {
     pub(crate) boot: Option<Boot>,
 }
 
-/// A value that distinguishes a process from later processes with the same pid.
+/// The part of an identity that later processes with the same pid do not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct IdentityKey {
     pub(crate) kind: KeyKind,
     pub(crate) value: u64,
-    /// The pid namespace in which the pid and the value are unique, if there are several.
+    /// The pid namespace that the pid and the value belong to, on Linux for a start time.
     pub(crate) namespace: Option<u64>,
 }
 
@@ -172,9 +174,9 @@ impl FromStr for ProcessIdentity {
             .map(|word| word["boot=".len()..].parse())
             .transpose()?;
         let is_pid = i32::try_from(pid.get()).is_ok();
-        // Only a start time may come without the boot, or with a namespace.
-        let is_whole = kind == KeyKind::Start || namespace.is_none() && boot.is_some();
-        if !is_pid || !is_whole || words.next().is_some() {
+        // Only a start time may come without a boot, or with a namespace.
+        let is_complete = kind == KeyKind::Start || namespace.is_none() && boot.is_some();
+        if !is_pid || !is_complete || words.next().is_some() {
             return Err(ParseProcessIdentityError(()));
         }
         let key = IdentityKey {
@@ -194,11 +196,10 @@ fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdentityError
 }
 
 impl IdentityKey {
-    /// Whether two keys, which may differ by `rounding`, are of the same process.
-    pub(crate) fn is(self, other: IdentityKey, rounding: u64) -> bool {
-        let same = 0..=rounding;
+    /// Whether two keys are of the same process. The values of one process may differ by `rounding`.
+    pub(crate) fn is_same(self, other: IdentityKey, rounding: u64) -> bool {
         (self.kind, self.namespace) == (other.kind, other.namespace)
-            && same.contains(&self.value.abs_diff(other.value))
+            && self.value.abs_diff(other.value) <= rounding
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a set notices exits.
+//! Noticing the exits of members.
 
 use std::io;
 use std::iter;
@@ -16,36 +16,36 @@ use crate::sys::{Event, EventError, Selector, State, Status};
 use crate::wait_state::{Until, WaitState};
 
 impl ExitSet {
-    /// Waits until more than `known` exits are known, or no other process can exit.
-    pub(super) fn poll_exited(
+    /// Waits until more than `known` waits have ended, or all have.
+    pub(super) fn poll_ended(
         &mut self,
         known: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut newly_watched = false;
         loop {
-            if self.exited.len() > known || self.exited.len() == self.len() {
+            if self.ended.len() > known || self.ended.len() == self.len() {
                 return Poll::Ready(Ok(()));
             }
             if !self.events.is_empty() {
                 ready!(coop::poll_proceed(cx)).made_progress();
                 if let Some(event) = self.events.pop_front() {
-                    self.process_event(&event);
+                    self.handle_event(&event);
                 }
                 continue;
             }
             if self.polled.len > 0 {
                 newly_watched |= !self.polled.unwatched.is_empty();
                 if let Some((key, outcome)) = ready!(self.poll_watch(cx)) {
-                    self.process_outcome(key, outcome);
+                    self.handle_outcome(key, outcome);
                     continue;
                 }
                 let coop = ready!(coop::poll_proceed(cx));
                 if let Poll::Ready((key, outcome)) = self.polled.queue.poll_recv(cx) {
                     coop.made_progress();
                     let has_closed = matches!(outcome, Outcome::PollerClosed);
-                    self.process_outcome(Key::from_u64(key), outcome);
-                    // Return the error instead of watching the member again and again.
+                    self.handle_outcome(Key::from_u64(key), outcome);
+                    // Return an error: a new poller would close again, and the loop would not end.
                     if has_closed && newly_watched {
                         return Poll::Ready(Err(poller_closed()));
                     }
@@ -60,26 +60,26 @@ impl ExitSet {
         }
     }
 
-    /// Finds exits that have happened, without waiting.
-    pub(super) fn try_exited(&mut self) -> io::Result<()> {
-        let known = self.exited.len();
-        while self.exited.len() == known {
+    /// Ends the waits of members that have exited, without waiting for more.
+    pub(super) fn try_ended(&mut self) -> io::Result<()> {
+        let known = self.ended.len();
+        while self.ended.len() == known {
             if self.events.is_empty() {
                 self.find_events()?;
             }
             match self.events.pop_front() {
-                Some(event) => self.process_event(&event),
+                Some(event) => self.handle_event(&event),
                 None => break,
             }
         }
-        self.process_outcomes();
-        if self.exited.len() == known {
+        self.handle_outcomes();
+        if self.ended.len() == known {
             self.query_polled();
         }
         Ok(())
     }
 
-    /// Reads events, without waiting. Includes those that the system has yet to deliver.
+    /// Reads events, without waiting. Also finds exits whose events the system has yet to deliver.
     pub(super) fn find_events(&mut self) -> io::Result<()> {
         let registered = self.members.iter().filter_map(|(key, slot)| {
             let registration = slot.registration().filter(|_| !slot.has_ended())?;
@@ -88,14 +88,14 @@ impl ExitSet {
         self.selector.try_events(registered, &mut self.events)
     }
 
-    /// Processes all events that have been delivered.
+    /// Handles all events that have been delivered.
     ///
-    /// Do this before the set relies on a member's pid: otherwise an exited member would look like a
-    /// running one, because with kqueue its event is the only evidence of the exit.
+    /// Call this before the set relies on a member's pid. Otherwise an exited member would count as
+    /// running, because with kqueue the event is the only evidence of the exit.
     pub(super) fn drain_events(&mut self) {
         loop {
             while let Some(event) = self.events.pop_front() {
-                self.process_event(&event);
+                self.handle_event(&event);
             }
             let result = self.selector.try_events(iter::empty(), &mut self.events);
             if result.is_err() || self.events.is_empty() {
@@ -104,7 +104,7 @@ impl ExitSet {
         }
     }
 
-    fn process_event(&mut self, event: &Event) {
+    fn handle_event(&mut self, event: &Event) {
         let key = Key::from_u64(event.key);
         // The member may have been removed since the event was read.
         let Some(slot) = self.members.get_mut(key) else {
@@ -117,14 +117,14 @@ impl ExitSet {
                 let (registration, wait) = &mut **waiting;
                 (registration, wait)
             }
-            // The selector's last events arrive after `fall_back` has demoted its members.
+            // `fall_back` demotes all members before it drains the selector's last events.
             Slot::Polled(polled) => {
                 match polled.probe().state_after(event) {
                     Ok(state) if polled.update(state) => {
-                        self.process_outcome(key, Outcome::Exited);
+                        self.handle_outcome(key, Outcome::Resolved);
                     }
                     Ok(_) => {}
-                    Err(error) => self.process_outcome(key, Outcome::Failed(error)),
+                    Err(error) => self.handle_outcome(key, Outcome::Failed(error)),
                 }
                 return;
             }
@@ -138,7 +138,7 @@ impl ExitSet {
             let status = wait.status;
             self.end(key, status);
         } else if state == State::Running || registration.has_reap_event() {
-            // The event was spurious, or another one will report the reap.
+            // The event was spurious, or another event will report the reap.
             if let Err(error) = self.selector.reregister(registration, event.key, state) {
                 self.fail(key, &error);
             }
@@ -155,8 +155,8 @@ impl ExitSet {
         for key in keys {
             self.demote_to_polling(key, reason);
         }
-        // Drain again before the selector goes: a member may have exited before it was demoted, and
-        // its event would be lost.
+        // Drain again before the selector is dropped: otherwise the event of a member that exited before
+        // its demotion would be lost.
         self.drain_events();
         self.events.clear();
         self.selector = Selector::default();
@@ -166,7 +166,7 @@ impl ExitSet {
     pub(super) fn end(&mut self, key: Key, status: Option<Status>) {
         if let Some(slot) = self.members.get_mut(key) {
             slot.end(status);
-            self.exited.push_back(key);
+            self.ended.push_back(key);
         }
     }
 
@@ -175,7 +175,7 @@ impl ExitSet {
         let error = wait_error(self.members.pid(key), error);
         if let Some(slot) = self.members.get_mut(key) {
             *slot = Slot::Failed(Box::new(error));
-            self.exited.push_back(key);
+            self.ended.push_back(key);
         }
     }
 

@@ -1,4 +1,4 @@
-//! How processes are added to a set.
+//! Adding processes to a set.
 
 use std::io;
 use std::num::NonZeroU32;
@@ -16,8 +16,8 @@ use crate::wait_state::{Until, WaitState};
 impl ExitSet {
     /// Opens the process `pid` and adds it. Returns `false` if this process is already in the set.
     ///
-    /// A process that has the pid of an earlier member is another process. Both are yielded, even if
-    /// the exit of the earlier member has not been yielded yet.
+    /// After a member has been reaped, a later process may get its pid. Then this adds the later process,
+    /// even if the set has not yielded the member. Both are yielded.
     ///
     /// # Errors
     ///
@@ -40,7 +40,7 @@ impl ExitSet {
         let pid = NonZeroU32::new(number);
         if let Some(key) = self.key_of(pid) {
             self.drain_events();
-            // As long as the member is not reaped, no other process has its pid.
+            // No other process has the pid until the member is reaped.
             if !self.is_reaped(key) {
                 return Ok(false);
             }
@@ -58,15 +58,14 @@ impl ExitSet {
         Ok(true)
     }
 
-    /// Adds a process that has been opened or adopted. Returns `false` if this process is already in
-    /// the set, and drops `process` then.
+    /// Adds a process that has been opened or adopted. If this process is already in the set, drops
+    /// `process` and returns `false`.
     ///
-    /// The process keeps the event that it waits for: after
-    /// [`until_reaped`](ProcessExit::until_reaped) it is yielded at the reap. If the process could
-    /// not be opened, the set yields the error.
+    /// After [`until_reaped`](ProcessExit::until_reaped), the set yields the process at its reap. If the
+    /// process could not be opened, the set yields the error.
     ///
-    /// A process that has been reaped is not recognized if another member has its pid by now. It is
-    /// added a second time.
+    /// The set does not recognize a member that has been reaped if a later member has its pid. Such a
+    /// process is added a second time.
     ///
     /// # Examples
     ///
@@ -84,38 +83,38 @@ impl ExitSet {
             mut source,
         } = process.into_parts();
         if let (Source::Polled(polled), false) = (&source, self.close_queue.is_empty()) {
-            // Close pending descriptors and retry: one of them may free the slot that it needs.
+            // Close pending descriptors and retry: one of them may free the slot that `reopen` needs.
             self.close_queue.close_batch();
-            if let Reopened::Process(process) = polled.probe().reopen() {
-                source = Source::Registered(process);
+            if let Reopened::WithEvents(process) = polled.probe().reopen() {
+                source = Source::WithEvents(process);
             }
         }
         let mut owner = self.key_of(pid);
         if let Some(key) = owner {
             let is_running = match &source {
-                Source::Registered(process) => matches!(process.state(), Ok(State::Running)),
+                Source::WithEvents(process) => matches!(process.state(), Ok(State::Running)),
                 _ => false,
             };
             self.drain_events();
             if self.is_same(key, &source) {
                 return false;
             }
-            // The process that was opened first may be inserted last, when it no longer has the pid.
+            // `process` may be the earlier owner of the pid, inserted after the later owner.
             owner = owner.filter(|&key| !is_running && !self.is_reaped(key));
         }
         let key = self.members.next_key();
         let slot = match (wait.resolved, source) {
             (_, Source::Failed(error)) => Slot::Failed(Box::new(error.to_io_error(pid))),
-            (true, Source::Registered(process)) => {
+            (true, Source::WithEvents(process)) => {
                 let polled = Polled::new(process.into_probe(), &wait);
-                Slot::ExitedPolled(Box::new(polled))
+                Slot::EndedPolled(Box::new(polled))
             }
-            (true, Source::Polled(source)) => Slot::ExitedPolled(Box::new(source.into_polled())),
-            (false, Source::Registered(process)) => self.register(pid, key, process, wait),
+            (true, Source::Polled(source)) => Slot::EndedPolled(Box::new(source.into_polled())),
+            (false, Source::WithEvents(process)) => self.register(pid, key, process, wait),
             (false, Source::Polled(source)) => self.polled_slot(key, source.into_polled()),
         };
         if slot.has_ended() {
-            self.exited.push_back(key);
+            self.ended.push_back(key);
         }
         self.add(pid, slot);
         if let (Some(pid), Some(owner)) = (pid, owner) {
@@ -124,7 +123,7 @@ impl ExitSet {
         true
     }
 
-    /// Registers a process, or polls it if the system refuses. Returns its slot.
+    /// Registers a process, or polls it if the system refuses the registration. Returns its slot.
     pub(super) fn register(
         &mut self,
         pid: Option<NonZeroU32>,
@@ -163,7 +162,7 @@ impl ExitSet {
         let key = self.members.insert(pid, slot);
         self.close_queue.reset_scarcity();
         self.selector.grow_fd_table(self.len());
-        // Keep no more yielded descriptors than the set has had members.
+        // Keep no more yielded descriptors than the set has ever had members.
         if self.close_queue.len() > self.len().max(close_queue::BATCH_SIZE) {
             self.close_queue.close_batch();
         }
@@ -177,20 +176,20 @@ impl ExitSet {
         self.members.get(key).is_none_or(Slot::is_reaped)
     }
 
-    /// Whether a member is the process of a source with the same pid.
+    /// Whether a member and a source with the same pid are the same process.
     fn is_same(&self, key: Key, source: &Source) -> bool {
         let Some(slot) = self.members.get(key) else {
             return false;
         };
-        // Different ids prove nothing here: a polled process may have had several.
+        // Different ids prove nothing: a polled process may have had several ids.
         let (this, other) = (slot.unique_id(), source.unique_id());
         if this.is_some() && this == other {
             return true;
         }
         match (slot.registration(), source) {
-            (Some(registration), Source::Registered(process)) => registration.is(process),
+            (Some(registration), Source::WithEvents(process)) => registration.is_same(process),
             // Two processes cannot have the pid at the same time.
-            (_, Source::Registered(process)) => !self.is_reaped(key) && !process.is_reaped(),
+            (_, Source::WithEvents(process)) => !self.is_reaped(key) && !process.is_reaped(),
             (_, Source::Polled(source)) => !self.is_reaped(key) && !source.probe().is_reaped(),
             (_, Source::Failed(_)) => false,
         }

@@ -30,13 +30,14 @@ use crate::sys::{Event, Probe, Registration, Selector};
 /// A set of processes, which yields each process when it exits.
 ///
 /// The cost of an exit does not grow with the size of the set. On Unix, all members share one
-/// registration with the reactor. Each takes about 50 bytes, and on Linux a pidfd; on macOS and the
-/// BSDs one descriptor serves all members. On Windows each takes a handle and a registered wait.
+/// registration with the reactor. Each member takes 46 to 64 bytes (measured on Linux), and on Linux a
+/// pidfd. On macOS and the BSDs one descriptor serves all members. On Windows each member takes a handle
+/// and a registered wait.
 ///
-/// Each member is yielded exactly once. The order is that in which the kernel (on Windows: the
-/// thread pool) reports the exits.
+/// Each member is yielded exactly once, in the order in which the kernel (on Windows: the thread pool)
+/// reports the exits.
 ///
-/// The set is also a [`Stream`]. It ends whenever the set is empty, and continues after the next
+/// The set is also a [`Stream`]. The stream ends whenever the set is empty, and continues after the next
 /// insertion.
 ///
 /// # Descriptors
@@ -45,14 +46,14 @@ use crate::sys::{Event, Probe, Registration, Selector};
 /// again (see [`ProcessExit::fallback_reason`](crate::ProcessExit::fallback_reason)).
 ///
 /// On Linux, closing a pidfd is the slowest step. The set delivers all ready exits first and closes
-/// descriptors in small batches afterwards. It closes them at once while more than half of this
-/// process's descriptors are in use. It holds none of a yielded process once a wait has found no
-/// exit, once it has reported that it is empty, or once it is dropped.
+/// descriptors in small batches afterwards. While more than half of this process's descriptors are in
+/// use, the set closes each descriptor when it yields the process. The other yielded descriptors are
+/// closed while the set waits for an exit, before it reports that it is empty, or when it is dropped.
 ///
 /// # Panics
 ///
-/// Polling panics outside a tokio runtime, and in a runtime without I/O enabled. On Windows it needs
-/// neither, unless a member is [polled](crate::Mechanism::Polling).
+/// Polling panics outside a tokio runtime, and in a runtime without I/O enabled. On Windows it panics
+/// only outside a runtime, and only if a member is [polled](crate::Mechanism::Polling).
 ///
 /// # Examples
 ///
@@ -91,12 +92,12 @@ use crate::sys::{Event, Probe, Registration, Selector};
 pub struct ExitSet {
     selector: Selector,
     members: Slab<Slot>,
-    /// The keys of the members that have a pid here. The latest member with a pid counts.
+    /// The key of the latest member with each pid.
     by_pid: HashMap<NonZeroU32, Key>,
-    /// Events that were read and have not been processed.
+    /// Events that were read and have not been handled.
     events: VecDeque<Event>,
     /// Keys of members whose wait has ended, in the order in which they are yielded.
-    exited: VecDeque<Key>,
+    ended: VecDeque<Key>,
     polled: PolledMembers,
     close_queue: CloseQueue,
 }
@@ -131,8 +132,8 @@ impl ExitSet {
 
     /// Removes a process from the set. Returns `false` if no member has this pid.
     ///
-    /// If several members have had this pid one after the other, the last one is removed. The earlier
-    /// ones have exited and are still yielded.
+    /// If several members have had this pid, the latest member is removed. The earlier members have
+    /// exited and are still yielded.
     ///
     /// # Examples
     ///
@@ -156,12 +157,12 @@ impl ExitSet {
             Slot::Registered(registration) => self.selector.deregister(registration),
             Slot::RegisteredUntilReap(waiting) => self.selector.deregister(waiting.0),
             Slot::Polled(_) => self.polled.remove_one(),
-            _ => self.exited.retain(|&exited| exited != key),
+            _ => self.ended.retain(|&exited| exited != key),
         }
         true
     }
 
-    /// Returns whether a member has this pid, or had it when it was inserted.
+    /// Returns whether a member has this pid, or had this pid when it was inserted.
     pub fn contains(&self, pid: u32) -> bool {
         self.key_of(NonZeroU32::new(pid)).is_some()
     }
@@ -178,11 +179,10 @@ impl ExitSet {
 
     /// Returns the pids of the processes that have not been yielded.
     ///
-    /// An adopted process that has no pid here is left out.
+    /// An adopted process that has no pid here is omitted.
     ///
-    /// A process may have exited and been reaped without having been yielded yet, and its pid may
-    /// belong to another process. So do not send signals to these pids. Use `ExitSet::signal` (Unix)
-    /// or `ExitSet::terminate` (Windows).
+    /// A member may have been reaped already, and its pid may belong to another process. So do not send
+    /// signals to these pids. Use `ExitSet::signal` (Unix) or `ExitSet::terminate` (Windows).
     ///
     /// # Examples
     ///
@@ -216,9 +216,9 @@ impl ExitSet {
     ///
     /// # Errors
     ///
-    /// An error about one process is returned once, and the process leaves the set. That is a process
-    /// that was added by [`insert_exit`](ExitSet::insert_exit) though it could not be opened, or one
-    /// that can no longer be queried.
+    /// An error about one process is returned once, and removes the process from the set. Either the
+    /// process was added by [`insert_exit`](ExitSet::insert_exit) and could not be opened, or the system
+    /// no longer permits querying it.
     ///
     /// An error is also returned when the runtime shuts down. All processes stay in the set.
     ///
@@ -261,12 +261,12 @@ impl ExitSet {
     /// }
     /// ```
     pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Exit>>> {
-        if !self.exited.is_empty() {
-            // `poll_exited` consumed budget when it found this exit, but perhaps in an earlier poll.
+        if !self.ended.is_empty() {
+            // `poll_ended` has consumed budget for this exit, but perhaps in an earlier poll.
             ready!(coop::poll_proceed(cx)).made_progress();
-            return Poll::Ready(self.pop_exited());
+            return Poll::Ready(self.pop_ended());
         }
-        match self.poll_exited(0, cx) {
+        match self.poll_ended(0, cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
             Poll::Pending => {
@@ -274,8 +274,8 @@ impl ExitSet {
                 return Poll::Pending;
             }
         }
-        match self.pop_exited() {
-            // The set is empty. Close all descriptors before it says so.
+        match self.pop_ended() {
+            // The set is empty. Close all descriptors before returning `None`.
             None if self.close_some(cx) => Poll::Pending,
             exit => Poll::Ready(exit),
         }
@@ -283,8 +283,7 @@ impl ExitSet {
 
     /// Returns the next exit that has already happened, or `None`.
     ///
-    /// Does not block, and works outside a runtime. It queries every polled member; on Windows it
-    /// queries every member.
+    /// Does not block, and works outside a runtime. Queries every polled member, on Windows every member.
     ///
     /// # Errors
     ///
@@ -302,13 +301,13 @@ impl ExitSet {
     /// ```
     pub fn try_next_exit(&mut self) -> Option<io::Result<Exit>> {
         loop {
-            if let Some(exit) = self.pop_exited() {
+            if let Some(exit) = self.pop_ended() {
                 return Some(exit);
             }
-            if let Err(error) = self.try_exited() {
+            if let Err(error) = self.try_ended() {
                 return Some(Err(error));
             }
-            if self.exited.is_empty() {
+            if self.ended.is_empty() {
                 self.close_queue.close_all();
                 return None;
             }
@@ -317,14 +316,13 @@ impl ExitSet {
 
     /// Waits until all processes have exited or `timeout` has elapsed.
     ///
-    /// Returns the processes that have exited, including those that exit just as the timeout elapses.
-    /// [`pids`](ExitSet::pids) returns those that have not. A timeout of zero returns the processes
-    /// that have already exited.
+    /// Returns the exits that happened before the timeout elapsed. [`pids`](ExitSet::pids) then returns
+    /// the remaining processes. A timeout of zero returns the exits that have already happened.
     ///
     /// # Errors
     ///
-    /// The errors of [`next_exit`](ExitSet::next_exit). Exits before the error are returned first, and
-    /// the next call returns the error.
+    /// The errors of [`next_exit`](ExitSet::next_exit). If there are exits before the error, this call
+    /// returns them, and the next call returns the error.
     ///
     /// # Panics
     ///
@@ -354,14 +352,14 @@ impl ExitSet {
         let mut elapsed = pin!(tokio::time::sleep(timeout));
         let mut is_last_round = false;
         let waited = poll_fn(|cx| {
-            while self.exited.len() < self.len() {
-                if let Poll::Ready(result) = self.poll_exited(self.exited.len(), cx) {
+            while self.ended.len() < self.len() {
+                if let Poll::Ready(result) = self.poll_ended(self.ended.len(), cx) {
                     result?;
                     continue;
                 }
                 self.close_if_idle(cx);
                 if !coop::has_budget_remaining() {
-                    // More exits may be ready, but other tasks run first.
+                    // More exits may be ready, but other tasks must run first.
                     return Poll::Pending;
                 }
                 ready!(Future::poll(elapsed.as_mut(), cx));
@@ -378,19 +376,18 @@ impl ExitSet {
             Poll::Ready(Ok(()))
         })
         .await;
-        let mut exits = Vec::with_capacity(self.exited.len());
-        while let Some(&key) = self.exited.front() {
+        let mut exits = Vec::with_capacity(self.ended.len());
+        while let Some(&key) = self.ended.front() {
             let is_error = matches!(self.members.get(key), Some(Slot::Failed(_)));
             if is_error && !exits.is_empty() {
                 return Ok(exits);
             }
-            match self.pop_exited() {
+            match self.pop_ended() {
                 Some(exit) => exits.push(exit?),
                 None => break,
             }
         }
-        // The set may never be polled again. One batch is all of a small set, and takes little time
-        // for a large one.
+        // The set may never be polled again. One batch closes all of a small set, and takes little time.
         self.close_queue.close_batch();
         match waited {
             Err(error) if exits.is_empty() => Err(error),
@@ -398,7 +395,7 @@ impl ExitSet {
         }
     }
 
-    /// Calls a function with a member. `NotFound` means that the process has exited.
+    /// Calls one of two functions with a member. Returns `NotFound` if its wait has ended.
     pub(crate) fn with_process(
         &mut self,
         pid: u32,
@@ -426,16 +423,16 @@ impl ExitSet {
         self.by_pid.get(&pid?).copied()
     }
 
-    /// Removes the next member whose wait has ended, and returns its exit.
-    fn pop_exited(&mut self) -> Option<io::Result<Exit>> {
-        let key = self.exited.pop_front()?;
+    /// Removes the next member whose wait has ended, and returns its exit or error.
+    fn pop_ended(&mut self) -> Option<io::Result<Exit>> {
+        let key = self.ended.pop_front()?;
         let (pid, slot) = self.members.remove(key)?;
         // A later member may have the pid by now.
         if let Some(pid) = pid.filter(|pid| self.by_pid.get(pid) == Some(&key)) {
             self.by_pid.remove(&pid);
         }
         match slot {
-            Slot::Exited {
+            Slot::Ended {
                 registration,
                 status,
             } => {
@@ -443,13 +440,13 @@ impl ExitSet {
                 self.close_queue.push(registration, should_close_eagerly);
                 Some(Ok(Exit::new(pid, status)))
             }
-            Slot::ExitedPolled(polled) => Some(Ok(Exit::new(pid, polled.status()))),
+            Slot::EndedPolled(polled) => Some(Ok(Exit::new(pid, polled.status()))),
             Slot::Failed(error) => Some(Err(*error)),
             _ => None,
         }
     }
 
-    /// Closes a batch of descriptors if no exit is ready. An exhausted budget is no proof of that.
+    /// Closes a batch of descriptors if no exit is ready. If the budget is exhausted, an exit may be ready.
     fn close_if_idle(&mut self, cx: &mut Context<'_>) {
         if self.events.is_empty() && coop::has_budget_remaining() {
             self.close_queue.reset_scarcity();
@@ -459,7 +456,7 @@ impl ExitSet {
 
     /// Closes a batch of descriptors. Wakes the task to close the rest after other tasks have run.
     ///
-    /// Returns whether there is a rest.
+    /// Returns whether any are left.
     fn close_some(&mut self, cx: &mut Context<'_>) -> bool {
         self.close_queue.close_batch();
         let has_rest = !self.close_queue.is_empty();
@@ -487,7 +484,7 @@ impl fmt::Debug for ExitSet {
         f.debug_struct("ExitSet")
             .field("len", &self.len())
             .field("polled", &self.polled_len())
-            .field("exited", &self.exited.len())
+            .field("exited", &self.ended.len())
             .finish_non_exhaustive()
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct PolledMembers {
 }
 
 impl PolledMembers {
-    /// Counts one member less.
+    /// Decreases the number of polled members.
     pub(super) fn remove_one(&mut self) {
         self.len -= 1;
         if self.len == 0 {
@@ -38,7 +38,7 @@ impl PolledMembers {
 }
 
 impl ExitSet {
-    /// Returns the slot of a member that is polled from now on.
+    /// Counts a new polled member, which no poller watches yet. Returns its slot.
     pub(super) fn polled_slot(&mut self, key: Key, polled: Polled) -> Slot {
         let PolledMembers { len, unwatched, .. } = &mut self.polled;
         *len += 1;
@@ -68,19 +68,19 @@ impl ExitSet {
         self.set_slot(key, slot);
     }
 
-    /// Marks all polled members as not watched, so that each is queried again.
+    /// Makes `poll_watch` query all polled members again.
     pub(super) fn unwatch_all(&mut self) {
         self.polled.unwatched = self.polled_keys().into();
     }
 
-    /// Has the current runtime's poller watch all polled members.
+    /// Adds all polled members to the current runtime's poller.
     ///
-    /// Queries each member first. Ready with the outcome if one has exited, and with `None` once all
-    /// members are watched.
+    /// Queries each member first. Returns the outcome of a member whose wait has ended, or `None` once
+    /// the poller watches all members.
     pub(super) fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Key, Outcome)>> {
         let runtime = Handle::current().id();
         if self.polled.runtime != Some(runtime) {
-            self.process_outcomes();
+            self.handle_outcomes();
             // Use a new queue: the poller of another runtime may still send to the old one.
             self.polled.runtime = Some(runtime);
             self.polled.queue = Arc::default();
@@ -95,7 +95,7 @@ impl ExitSet {
                 continue;
             };
             polled.unwatch();
-            if let Some(outcome) = query(polled) {
+            if let Some(outcome) = query_outcome(polled) {
                 return Poll::Ready(Some((key, outcome)));
             }
             let queue = self.polled.queue.clone();
@@ -109,28 +109,28 @@ impl ExitSet {
     /// Queries all polled members, without waiting.
     pub(super) fn query_polled(&mut self) {
         for key in self.polled_keys() {
-            let outcome = self.polled_mut(key).and_then(|polled| query(polled));
-            if let Some(outcome) = outcome {
-                self.process_outcome(key, outcome);
+            let polled = self.polled_mut(key);
+            if let Some(outcome) = polled.and_then(|polled| query_outcome(polled)) {
+                self.handle_outcome(key, outcome);
             }
         }
     }
 
-    /// Processes the outcomes that the poller has sent, without waiting.
-    pub(super) fn process_outcomes(&mut self) {
+    /// Handles the outcomes that the poller has sent, without waiting.
+    pub(super) fn handle_outcomes(&mut self) {
         while let Some((key, outcome)) = self.polled.queue.try_recv() {
-            self.process_outcome(Key::from_u64(key), outcome);
+            self.handle_outcome(Key::from_u64(key), outcome);
         }
     }
 
-    pub(super) fn process_outcome(&mut self, key: Key, outcome: Outcome) {
-        // The member may have been removed, or may have exited, since the poller sent the outcome.
+    pub(super) fn handle_outcome(&mut self, key: Key, outcome: Outcome) {
+        // Since the outcome was sent, the member may have been removed, or its wait may have ended.
         let Some(polled) = self.polled_mut(key) else {
             return;
         };
         polled.unwatch();
         match outcome {
-            Outcome::Exited => {
+            Outcome::Resolved => {
                 let status = polled.status();
                 self.polled.remove_one();
                 self.end(key, status);
@@ -164,10 +164,10 @@ impl ExitSet {
 }
 
 /// Queries a member. Returns the outcome if its wait has ended.
-fn query(polled: &Polled) -> Option<Outcome> {
+fn query_outcome(polled: &Polled) -> Option<Outcome> {
     match polled.query() {
         Ok(false) => None,
-        Ok(true) => Some(Outcome::Exited),
+        Ok(true) => Some(Outcome::Resolved),
         Err(error) => Some(Outcome::Failed(error)),
     }
 }

@@ -1,4 +1,4 @@
-//! The state of a member's wait.
+//! The states of a member, and what they have in common.
 
 use std::io;
 use std::mem;
@@ -9,19 +9,19 @@ use crate::wait_state::WaitState;
 
 /// The state of a member's wait.
 pub(super) enum Slot {
-    /// The selector reports the exit, which ends the wait.
+    /// A process in the selector. The wait ends with the exit.
     Registered(Registration),
-    /// The wait ends with the reap.
+    /// A process in the selector. The wait ends with the reap.
     RegisteredUntilReap(Box<(Registration, WaitState)>),
-    /// The system refused an event source.
+    /// A process for which the system refused an event source.
     Polled(Box<Polled>),
-    /// The wait has ended.
-    Exited {
+    /// The wait of a registered process has ended.
+    Ended {
         registration: Registration,
         status: Option<Status>,
     },
     /// The wait of a process without a registration has ended.
-    ExitedPolled(Box<Polled>),
+    EndedPolled(Box<Polled>),
     /// The process could not be opened, or can no longer be queried.
     Failed(Box<io::Error>),
     /// A placeholder while the content moves to the next state.
@@ -31,9 +31,7 @@ pub(super) enum Slot {
 impl Slot {
     pub(super) fn registration(&self) -> Option<&Registration> {
         match self {
-            Slot::Registered(registration) | Slot::Exited { registration, .. } => {
-                Some(registration)
-            }
+            Slot::Registered(registration) | Slot::Ended { registration, .. } => Some(registration),
             Slot::RegisteredUntilReap(waiting) => Some(&waiting.0),
             _ => None,
         }
@@ -41,16 +39,16 @@ impl Slot {
 
     pub(super) fn probe(&self) -> Option<&Probe> {
         match self {
-            Slot::Polled(polled) | Slot::ExitedPolled(polled) => Some(polled.probe()),
+            Slot::Polled(polled) | Slot::EndedPolled(polled) => Some(polled.probe()),
             _ => None,
         }
     }
 
-    /// Whether the wait has ended, so that the member is to be yielded.
+    /// Whether the wait has ended and the set may yield the member.
     pub(super) fn has_ended(&self) -> bool {
         matches!(
             self,
-            Slot::Exited { .. } | Slot::ExitedPolled(_) | Slot::Failed(_)
+            Slot::Ended { .. } | Slot::EndedPolled(_) | Slot::Failed(_)
         )
     }
 
@@ -63,7 +61,7 @@ impl Slot {
         }
     }
 
-    /// Returns a number that no other process ever has, if the system has one.
+    /// Returns a number that no other process ever has, if the system has such numbers.
     pub(super) fn unique_id(&self) -> Option<u64> {
         match (self.registration(), self.probe()) {
             (Some(registration), _) => registration.unique_id(),
@@ -79,25 +77,25 @@ impl Slot {
         }
     }
 
-    /// Moves the content out, and leaves a placeholder.
+    /// Moves the slot out, and puts a placeholder in its place.
     pub(super) fn take(&mut self) -> Slot {
         mem::replace(self, Slot::Moving)
     }
 
     /// Ends the wait.
     ///
-    /// `status` is the status of a registered process. A polled process has recorded its own.
+    /// `status` is that of a registered process. A polled process has recorded its own status.
     pub(super) fn end(&mut self, status: Option<Status>) {
         *self = match self.take() {
-            Slot::Registered(registration) => Slot::Exited {
+            Slot::Registered(registration) => Slot::Ended {
                 registration,
                 status,
             },
-            Slot::RegisteredUntilReap(waiting) => Slot::Exited {
+            Slot::RegisteredUntilReap(waiting) => Slot::Ended {
                 registration: waiting.0,
                 status,
             },
-            Slot::Polled(polled) => Slot::ExitedPolled(polled),
+            Slot::Polled(polled) => Slot::EndedPolled(polled),
             slot => slot,
         };
     }

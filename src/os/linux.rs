@@ -8,8 +8,8 @@ use crate::sys::{Opened, Process};
 
 /// Adopts a pidfd, for example from `SO_PEERPIDFD`, `SCM_RIGHTS` or `clone3`. Linux only.
 ///
-/// The process may be outside our pid namespace, or may have been reaped. Its
-/// [`pid`](ProcessExit::pid) is `None` then.
+/// The process may be outside our pid namespace, or may have been reaped. Then its
+/// [`pid`](ProcessExit::pid) is `None`.
 ///
 /// # Errors
 ///
@@ -31,7 +31,8 @@ impl TryFrom<OwnedFd> for ProcessExit {
 
     fn try_from(pidfd: OwnedFd) -> io::Result<ProcessExit> {
         let (process, pid) = Process::adopt(pidfd)?;
-        Ok(ProcessExit::opened(pid, Ok(Opened::WithEvents(process))))
+        let opened = Ok(Opened::WithEvents(process));
+        Ok(ProcessExit::from_opened(pid, opened))
     }
 }
 
@@ -51,7 +52,7 @@ impl ProcessExit {
     /// ```
     pub fn as_pidfd(&self) -> Option<BorrowedFd<'_>> {
         match self.source() {
-            Source::Registered(process) => Some(process.as_fd()),
+            Source::WithEvents(process) => Some(process.as_fd()),
             Source::Polled(source) => source.probe().pidfd(),
             Source::Failed(_) => None,
         }

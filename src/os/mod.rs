@@ -1,4 +1,4 @@
-//! Public methods that only some systems have.
+//! Public items that only some systems have.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;

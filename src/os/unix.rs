@@ -7,13 +7,13 @@ use crate::process_exit::ProcessExit;
 use crate::sys::{Probe, Process, Registration};
 
 impl ProcessExit {
-    /// Sends a signal to the process, such as `libc::SIGTERM`. Unix only.
+    /// Sends a signal to the process, such as `SIGTERM` of the crate `libc`. Unix only.
     ///
-    /// The signal is never sent to another process that has got the pid. Linux ensures that by
-    /// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html). On other
-    /// systems, and for a [polled](crate::Mechanism::Polling) process, the call checks that the process
-    /// has not exited, and calls `kill(2)` at once. A small race remains there: the process would have
-    /// to exit and be reaped, and its pid be recycled, between these two system calls.
+    /// On Linux, [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
+    /// never signals another process that has got the pid. On other systems, and for a
+    /// [polled](crate::Mechanism::Polling) process, this checks that the process has not exited, and calls
+    /// `kill(2)` at once. A small race remains there: between these two system calls, the process would
+    /// have to exit and be reaped, and its pid be recycled.
     ///
     /// Signal 0 sends nothing. It checks whether a signal could be sent.
     ///
@@ -23,7 +23,7 @@ impl ProcessExit {
     ///   reaped;
     /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): the process is another user's;
     /// - [`Unsupported`](io::ErrorKind::Unsupported): the process is polled, and the system does not
-    ///   show whether it still has its pid (see [How it works](crate::how_it_works#polling));
+    ///   show whether the process still has its pid (see [How it works](crate::how_it_works#polling));
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput): there is no such signal, or, on Linux, the
     ///   process is outside our pid namespace;
     /// - the error of opening the process.

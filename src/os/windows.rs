@@ -33,7 +33,8 @@ impl TryFrom<OwnedHandle> for ProcessExit {
 
     fn try_from(handle: OwnedHandle) -> io::Result<ProcessExit> {
         let (process, pid) = Process::adopt(handle)?;
-        Ok(ProcessExit::opened(pid, Ok(Opened::WithEvents(process))))
+        let opened = Ok(Opened::WithEvents(process));
+        Ok(ProcessExit::from_opened(pid, opened))
     }
 }
 
@@ -41,12 +42,12 @@ impl ProcessExit {
     /// Terminates the process at once, with this exit code. Windows only.
     ///
     /// The process cannot clean up. No other process can be terminated by mistake: the pid is not
-    /// recycled as long as this holds a handle of the process.
+    /// recycled as long as the `ProcessExit` has a handle of the process.
     ///
     /// # Errors
     ///
     /// - [`NotFound`](io::ErrorKind::NotFound): the process has exited;
-    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): this process may not terminate it;
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): you may not terminate the process;
     /// - the error of opening the process.
     ///
     /// # Examples
@@ -71,8 +72,8 @@ impl ProcessExit {
 
     /// Returns the handle of the process. Windows only.
     ///
-    /// The handle has the right to wait, and the right to query the exit code unless the system denied
-    /// it. An adopted handle keeps its rights. `None` if the process could not be opened.
+    /// The handle has the right to wait and, unless the system denied that right, the right to query the
+    /// exit code. An adopted handle keeps its rights. `None` if the process could not be opened.
     ///
     /// # Examples
     ///
@@ -84,7 +85,7 @@ impl ProcessExit {
     /// ```
     pub fn as_handle(&self) -> Option<BorrowedHandle<'_>> {
         match self.source() {
-            Source::Registered(process) => Some(process.as_handle()),
+            Source::WithEvents(process) => Some(process.as_handle()),
             Source::Polled(source) => Some(source.probe().as_handle()),
             Source::Failed(_) => None,
         }

@@ -11,7 +11,7 @@ fn poller() -> Arc<Poller> {
     Poller::new(RUNTIME.handle().id())
 }
 
-/// Watches a process that is never queried: the models report its exit by hand.
+/// Watches a process that is never queried. The models report its exit by [`report`].
 fn watch(poller: &Arc<Poller>, queue: &Arc<OutcomeQueue>) -> Option<Watch> {
     static TARGET: LazyLock<Arc<Target>> = LazyLock::new(|| {
         let probe = match sys::Process::open(std::process::id()) {
@@ -22,14 +22,14 @@ fn watch(poller: &Arc<Poller>, queue: &Arc<OutcomeQueue>) -> Option<Watch> {
         Arc::new(Target::new(probe, &WaitState::new(Until::Exit)))
     });
     let poller = poller.clone();
-    let key = poller.add(Entry::new(&TARGET, queue, 0))?;
+    let key = poller.add(Watched::new(&TARGET, queue, 0))?;
     Some(Watch { poller, key })
 }
 
 /// Reports an exit as a slice does after its queries.
 fn report(poller: &Poller, key: u64) {
     let mut schedule = lock(&poller.schedule);
-    let wakers = schedule.process_results(vec![(key, Queried::Exited)], Instant::now());
+    let wakers = schedule.handle_results(vec![(key, Queried::Resolved)], Instant::now());
     drop(schedule);
     wakers.into_iter().for_each(wake);
 }
@@ -49,7 +49,7 @@ fn an_ended_watch_is_removed_or_has_an_outcome() {
         });
         match (poller.remove(watch.key), queue.try_recv()) {
             (true, None) => {}
-            (false, Some((0, Outcome::Exited | Outcome::PollerClosed))) => {}
+            (false, Some((0, Outcome::Resolved | Outcome::PollerClosed))) => {}
             (removed, outcome) => panic!("{removed} {}", outcome.is_some()),
         }
         reporter.join().unwrap();
@@ -59,7 +59,7 @@ fn an_ended_watch_is_removed_or_has_an_outcome() {
 }
 
 #[test]
-fn a_closing_poller_reports_it_or_refuses_the_watch() {
+fn a_closing_poller_reports_or_refuses_a_watch() {
     loom::model(|| {
         let (poller, queue) = (poller(), Arc::<OutcomeQueue>::default());
         let closer = loom::thread::spawn({
@@ -85,7 +85,7 @@ fn reports_an_exit_once() {
             loom::thread::spawn(move || report(&poller, key))
         });
         let outcome = loom::future::block_on(poll_fn(|cx| queue.poll_recv(cx)));
-        assert!(matches!(outcome, (0, Outcome::Exited)));
+        assert!(matches!(outcome, (0, Outcome::Resolved)));
         reporters.map(|reporter| reporter.join().unwrap());
         assert!(queue.try_recv().is_none());
         drop(watch);

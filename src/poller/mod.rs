@@ -1,9 +1,9 @@
 //! Polling of processes for which the system refuses an event source.
 //!
-//! Each runtime has at most one [`Poller`], which queries all of its polled processes on a thread of
-//! the blocking pool. It runs in slices: after [`MAX_SLICE`] it returns the thread and queues its next
-//! slice, so that other blocking work and the shutdown of the runtime are not held up. It ends
-//! with its last process.
+//! Each runtime has at most one [`Poller`], which queries all polled processes of the runtime on a thread
+//! of the blocking pool. The poller runs in time slices: after [`MAX_SLICE`] it returns the thread and
+//! queues the next slice. So it delays neither other blocking work nor the shutdown of the runtime for
+//! long. The poller ends with its last process.
 
 #[cfg(all(test, tokio_process_exit_loom, target_os = "linux"))]
 mod loom_tests;
@@ -21,7 +21,7 @@ use tokio::runtime::{self, Handle};
 
 pub(crate) use self::polled::Polled;
 use self::polled::Target;
-use self::schedule::{Entry, Queried, REOPEN_INTERVAL, Schedule};
+use self::schedule::{Queried, REOPEN_INTERVAL, Schedule, Watched};
 use crate::sync::{Condvar, Mutex};
 use crate::sys::{self, Reopened};
 use crate::wake_queue::{WakeQueue, lock, wake};
@@ -32,10 +32,10 @@ const MAX_SLICE: Duration = Duration::from_millis(40);
 /// A poller is idle this many times as long as it has worked, so it uses at most 4 % of one core.
 const IDLE_FACTOR: u32 = 24;
 
-/// What a poller reports about a process. It queries the process no longer.
+/// The last report of a poller about a process. The poller no longer queries the process.
 pub(crate) enum Outcome {
-    /// The event that the wait is for has happened. [`Polled::status`] has the status.
-    Exited,
+    /// The condition of the wait has been met. [`Polled::status`] returns the exit status.
+    Resolved,
     /// The system grants an event source again.
     EventsAvailable(sys::Process),
     /// The process could not be queried.
@@ -47,7 +47,7 @@ pub(crate) enum Outcome {
 /// A queue of outcomes, each with the token that was passed to [`Polled::watch`].
 pub(crate) type OutcomeQueue = WakeQueue<(u64, Outcome)>;
 
-/// A process that a poller queries until this is dropped.
+/// A process in a poller, which queries the process until the `Watch` is dropped.
 struct Watch {
     poller: Arc<Poller>,
     key: u64,
@@ -58,9 +58,9 @@ impl Watch {
         let handle = Handle::current();
         loop {
             let (poller, is_new) = Poller::of(handle.id());
-            let key = poller.add(Entry::new(target, queue, token));
+            let key = poller.add(Watched::new(target, queue, token));
             if is_new {
-                Slice {
+                TimeSlice {
                     poller: poller.clone(),
                     handle: handle.clone(),
                 }
@@ -68,7 +68,7 @@ impl Watch {
             }
             match key {
                 Some(key) => return Watch { poller, key },
-                // The poller has just closed. Make room for the next one.
+                // The poller has just closed. Unregister it, so that the next round creates a new poller.
                 None => poller.unregister(),
             }
         }
@@ -85,15 +85,15 @@ impl Drop for Watch {
 struct Poller {
     runtime: runtime::Id,
     schedule: Mutex<Schedule>,
-    /// Notified when a query is due earlier than the poller wakes, or when no process is left.
+    /// Notified when a query is due before the sleeping poller wakes, or when no process is left.
     changed: Condvar,
 }
 
 type Pollers = HashMap<runtime::Id, Arc<Poller>>;
 
-/// Locks the pollers that have not closed.
+/// Locks the map of the pollers that have not closed.
 ///
-/// No other lock is taken while this one is held, so loom need not model it.
+/// No other lock is taken while this lock is held, so loom need not model this lock.
 fn pollers() -> MutexGuard<'static, Pollers> {
     static POLLERS: LazyLock<StaticMutex<Pollers>> = LazyLock::new(StaticMutex::default);
     POLLERS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -120,19 +120,19 @@ impl Poller {
     }
 
     /// Adds a process. Returns `None` if the poller has closed.
-    fn add(&self, entry: Entry) -> Option<u64> {
+    fn add(&self, watched: Watched) -> Option<u64> {
         let mut schedule = lock(&self.schedule);
         if schedule.closed {
             return None;
         }
-        let (key, wake_now) = schedule.add(entry);
+        let (key, wake_now) = schedule.add(watched);
         if wake_now {
             self.changed.notify_one();
         }
         Some(key)
     }
 
-    /// Removes a process. Returns whether it was there, so that no outcome has been sent for it.
+    /// Removes a process. Returns `false` if an outcome has been sent for the process.
     fn remove(&self, key: u64) -> bool {
         let mut schedule = lock(&self.schedule);
         let removed = schedule.remove(key);
@@ -142,7 +142,7 @@ impl Poller {
         removed
     }
 
-    /// Queries processes as they become due, for [`MAX_SLICE`]. Returns whether any are left.
+    /// Queries processes as they become due, for [`MAX_SLICE`]. Returns whether any process is left.
     fn run_slice(&self) -> bool {
         let end = Instant::now() + MAX_SLICE;
         let mut cpu_time = sys::thread_cpu_time();
@@ -173,10 +173,10 @@ impl Poller {
             if exhausted {
                 schedule.reopen_at = Some(now + REOPEN_INTERVAL);
             }
-            let wakers = schedule.process_results(results, now);
+            let wakers = schedule.handle_results(results, now);
             let before = mem::replace(&mut cpu_time, sys::thread_cpu_time());
-            // Use the elapsed time where the CPU clock is denied or coarse (on Windows it advances
-            // by 16 ms at a time).
+            // Use the elapsed time where the CPU clock is denied or coarse: on Windows the clock
+            // advances by 16 ms at a time.
             let work = match cpu_time.saturating_sub(before) {
                 Duration::ZERO => now - started,
                 work => work.min(now - started),
@@ -185,7 +185,7 @@ impl Poller {
             if !wakers.is_empty() {
                 drop(schedule);
                 wakers.into_iter().for_each(wake);
-                // The time that wakers take is not the poller's work.
+                // Do not count the time of the wakers as the poller's work.
                 cpu_time = sys::thread_cpu_time();
                 schedule = lock(&self.schedule);
             }
@@ -194,14 +194,14 @@ impl Poller {
         false
     }
 
-    /// Ends the poller, and reports that to all waits.
+    /// Ends the poller, and sends [`Outcome::PollerClosed`] to all waits.
     fn close(self: &Arc<Self>) {
         let wakers = lock(&self.schedule).close();
         self.unregister();
         wakers.into_iter().for_each(wake);
     }
 
-    /// Removes a closed poller, so that its runtime can get another one.
+    /// Removes a closed poller from the map, so that its runtime can get another poller.
     fn unregister(self: &Arc<Self>) {
         let mut pollers = pollers();
         let current = pollers.get(&self.runtime);
@@ -213,21 +213,21 @@ impl Poller {
 
 /// Queries a batch of processes, and tries to get event sources for them if `may_reopen`.
 ///
-/// Returns also whether the system refused an event source because something is exhausted.
+/// Also returns whether the system refused an event source because a resource is exhausted.
 fn query_batch(batch: Vec<(u64, Arc<Target>)>, may_reopen: bool) -> (Vec<(u64, Queried)>, bool) {
     let mut exhausted = false;
     let results = batch.into_iter().map(|(key, target)| {
         let queried = match target.query() {
-            Ok(true) => Queried::Exited,
+            Ok(true) => Queried::Resolved,
             Ok(false) if may_reopen && !exhausted => match target.probe.reopen() {
-                Reopened::Process(process) => Queried::EventsAvailable(process),
+                Reopened::WithEvents(process) => Queried::EventsAvailable(process),
                 Reopened::Exhausted => {
                     exhausted = true;
-                    Queried::Pending
+                    Queried::Unresolved
                 }
-                Reopened::Unavailable => Queried::Pending,
+                Reopened::Unavailable => Queried::Unresolved,
             },
-            Ok(false) => Queried::Pending,
+            Ok(false) => Queried::Unresolved,
             Err(error) => Queried::Error(error),
         };
         (key, queried)
@@ -235,15 +235,15 @@ fn query_batch(batch: Vec<(u64, Arc<Target>)>, may_reopen: bool) -> (Vec<(u64, Q
     (results.collect(), exhausted)
 }
 
-/// One slice of a poller's work in the blocking pool.
+/// One turn of a poller on a thread of the blocking pool.
 ///
-/// Closes the poller when it is dropped there: after the last slice, or by the runtime's shutdown.
-struct Slice {
+/// Dropping the last slice closes the poller. The runtime's shutdown also drops a queued slice.
+struct TimeSlice {
     poller: Arc<Poller>,
     handle: Handle,
 }
 
-impl Slice {
+impl TimeSlice {
     fn spawn(self) {
         let (poller, handle) = (self.poller.clone(), self.handle.clone());
         let run = move || {
@@ -251,15 +251,15 @@ impl Slice {
                 self.spawn();
             }
         };
-        // `spawn_blocking` panics if it cannot start the pool's first thread, and leaves the closure
-        // in its queue. Close the poller then: the waits get an error and may be retried.
+        // `spawn_blocking` panics if the pool's first thread cannot be started. The closure stays in
+        // the pool's queue, so close the poller here: the waits return an error and may be retried.
         if catch_unwind(AssertUnwindSafe(|| handle.spawn_blocking(run))).is_err() {
             poller.close();
         }
     }
 }
 
-impl Drop for Slice {
+impl Drop for TimeSlice {
     fn drop(&mut self) {
         self.poller.close();
     }

@@ -17,10 +17,10 @@ pub(crate) struct Polled {
     watch: Option<Watch>,
 }
 
-/// The part of a [`Polled`] that its poller shares.
+/// The part of a [`Polled`] that is shared with its poller.
 pub(super) struct Target {
     pub(super) probe: Probe,
-    /// Whether the wait is for the reap, instead of for the exit.
+    /// Whether the wait ends with the reap, instead of with the exit.
     until_reaped: AtomicBool,
     /// The first exit status that was read.
     status: OnceLock<Status>,
@@ -55,17 +55,17 @@ impl Polled {
         self.target.until_reaped.store(true, Ordering::Relaxed);
     }
 
-    /// Queries the process. Returns whether the event that the wait is for has happened.
+    /// Queries the process. Returns whether the wait is resolved.
     pub(crate) fn query(&self) -> io::Result<bool> {
         self.target.query()
     }
 
-    /// Records a state of the process. Returns whether the event that the wait is for has happened.
+    /// Records a state of the process. Returns whether the wait is resolved.
     pub(crate) fn update(&self, state: State) -> bool {
         self.target.update(state)
     }
 
-    /// Has the current runtime's poller query the process, until it sends one outcome to the queue.
+    /// Adds the process to the current runtime's poller, which sends one outcome to the queue.
     ///
     /// # Panics
     ///
@@ -74,7 +74,7 @@ impl Polled {
         self.watch = Some(Watch::new(&self.target, queue, token));
     }
 
-    /// Ends the watch. An outcome that was sent before stays in the queue.
+    /// Removes the process from its poller. An outcome that was sent before stays in the queue.
     pub(crate) fn unwatch(&mut self) {
         self.watch = None;
     }

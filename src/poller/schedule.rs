@@ -1,4 +1,4 @@
-//! When a poller queries which process.
+//! The times at which a poller queries its processes.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -11,7 +11,7 @@ use super::polled::Target;
 use super::{Outcome, OutcomeQueue};
 use crate::sys;
 
-/// The interval between two queries of one process: at first, and at most. It doubles each time.
+/// The first and the longest interval between two queries of a process. Each query doubles it.
 const MIN_INTERVAL: Duration = Duration::from_micros(100);
 const MAX_INTERVAL: Duration = Duration::from_millis(40);
 
@@ -24,22 +24,22 @@ pub(super) const REOPEN_INTERVAL: Duration = Duration::from_millis(100);
 /// The processes of a poller, and their next queries.
 #[derive(Default)]
 pub(super) struct Schedule {
-    entries: HashMap<u64, Entry>,
-    /// The times of the next queries, earliest first. Keys without an entry are skipped.
+    processes: HashMap<u64, Watched>,
+    /// The times of the next queries, earliest first. Keys of removed processes are skipped.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     next_key: u64,
-    /// When the poller wakes, while it sleeps.
+    /// When the next query is due. `None` unless the poller is asleep until then.
     pub(super) asleep_until: Option<Instant>,
-    /// When the poller may work again, to keep its share of CPU time small.
+    /// When the poller may work again. Keeps its share of CPU time small.
     pub(super) idle_until: Option<Instant>,
     /// When the poller may try again to get event sources.
     pub(super) reopen_at: Option<Instant>,
-    /// Whether the poller has ended, so that no entry may be added.
+    /// Whether the poller has ended. No process may be added then.
     pub(super) closed: bool,
 }
 
-/// A process to be queried.
-pub(super) struct Entry {
+/// A process in a schedule, and the receiver of its outcome.
+pub(super) struct Watched {
     target: Arc<Target>,
     interval: Duration,
     /// Where the outcome is sent, together with `token`.
@@ -49,18 +49,18 @@ pub(super) struct Entry {
 
 /// The result of a query.
 pub(super) enum Queried {
-    /// The event that the wait is for has not happened.
-    Pending,
-    /// It has happened.
-    Exited,
+    /// The wait goes on.
+    Unresolved,
+    /// The condition of the wait has been met.
+    Resolved,
     /// The system grants an event source again.
     EventsAvailable(sys::Process),
     Error(io::Error),
 }
 
-impl Entry {
-    pub(super) fn new(target: &Arc<Target>, queue: &Arc<OutcomeQueue>, token: u64) -> Entry {
-        Entry {
+impl Watched {
+    pub(super) fn new(target: &Arc<Target>, queue: &Arc<OutcomeQueue>, token: u64) -> Watched {
+        Watched {
             target: target.clone(),
             interval: MIN_INTERVAL,
             queue: queue.clone(),
@@ -68,7 +68,7 @@ impl Entry {
         }
     }
 
-    #[must_use = "the waker is to be woken once no lock is held"]
+    #[must_use = "wake the waker after all locks are released"]
     fn send(&self, outcome: Outcome) -> Option<Waker> {
         self.queue.send((self.token, outcome))
     }
@@ -76,14 +76,14 @@ impl Entry {
 
 impl Schedule {
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.processes.is_empty()
     }
 
-    /// Adds a process. Returns its key, and whether the poller must wake earlier than it would.
-    pub(super) fn add(&mut self, entry: Entry) -> (u64, bool) {
+    /// Adds a process. Returns its key, and whether the poller must be woken for its first query.
+    pub(super) fn add(&mut self, watched: Watched) -> (u64, bool) {
         let key = self.next_key;
         self.next_key += 1;
-        self.entries.insert(key, entry);
+        self.processes.insert(key, watched);
         // The caller has just queried the process, so the first query is one interval away.
         let due = Instant::now() + MIN_INTERVAL;
         self.due.push(Reverse((due, key)));
@@ -92,18 +92,18 @@ impl Schedule {
         (key, wake_now)
     }
 
-    /// Removes a process. Returns whether it was there, so that no outcome has been sent for it.
+    /// Removes a process. Returns `false` if an outcome has been sent for the process.
     pub(super) fn remove(&mut self, key: u64) -> bool {
-        let removed = self.entries.remove(&key).is_some();
-        // Bound the number of keys without an entry.
-        if self.due.len() > 2 * self.entries.len() + BATCH_SIZE {
-            let Schedule { entries, due, .. } = self;
-            due.retain(|Reverse((_, key))| entries.contains_key(key));
+        let removed = self.processes.remove(&key).is_some();
+        // Bound the number of keys of removed processes.
+        if self.due.len() > 2 * self.processes.len() + BATCH_SIZE {
+            let Schedule { processes, due, .. } = self;
+            due.retain(|Reverse((_, key))| processes.contains_key(key));
         }
         removed
     }
 
-    /// Returns when the next query is due.
+    /// Returns when the poller has to work next.
     pub(super) fn next_due(&self, now: Instant) -> Instant {
         let due = self.due.peek().map_or(now, |Reverse((due, _))| *due);
         self.not_before_idle_end(due)
@@ -114,15 +114,15 @@ impl Schedule {
             .map_or(due, |idle_until| idle_until.max(due))
     }
 
-    /// Takes a batch of processes whose query is due.
+    /// Returns a batch of processes whose query is due, and removes their times.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<(u64, Arc<Target>)> {
         let mut batch = Vec::with_capacity(BATCH_SIZE);
         while batch.len() < BATCH_SIZE {
             match self.due.peek() {
                 Some(&Reverse((due, key))) if due <= now => {
                     self.due.pop();
-                    if let Some(entry) = self.entries.get(&key) {
-                        batch.push((key, entry.target.clone()));
+                    if let Some(watched) = self.processes.get(&key) {
+                        batch.push((key, watched.target.clone()));
                     }
                 }
                 _ => break,
@@ -133,40 +133,40 @@ impl Schedule {
 
     /// Schedules the next queries, and sends the outcomes. Returns the wakers of the waiting tasks.
     ///
-    /// An entry is removed and its outcome sent under one lock: otherwise a task that ends its watch
-    /// in between would find neither.
-    pub(super) fn process_results(
+    /// The caller holds the lock while a process is removed and its outcome is sent. Otherwise a task
+    /// that ends its watch in between would find neither the process nor the outcome.
+    pub(super) fn handle_results(
         &mut self,
         results: Vec<(u64, Queried)>,
         now: Instant,
     ) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for (key, queried) in results {
-            let Some(entry) = self.entries.get_mut(&key) else {
+            let Some(watched) = self.processes.get_mut(&key) else {
                 continue;
             };
             let outcome = match queried {
-                Queried::Pending => {
-                    entry.interval = MAX_INTERVAL.min(entry.interval * 2);
-                    self.due.push(Reverse((now + entry.interval, key)));
+                Queried::Unresolved => {
+                    watched.interval = MAX_INTERVAL.min(watched.interval * 2);
+                    self.due.push(Reverse((now + watched.interval, key)));
                     continue;
                 }
-                Queried::Exited => Outcome::Exited,
+                Queried::Resolved => Outcome::Resolved,
                 Queried::EventsAvailable(process) => Outcome::EventsAvailable(process),
                 Queried::Error(error) => Outcome::Failed(error),
             };
-            wakers.extend(entry.send(outcome));
-            self.entries.remove(&key);
+            wakers.extend(watched.send(outcome));
+            self.processes.remove(&key);
         }
         wakers
     }
 
-    /// Ends the schedule: all waits get [`Outcome::PollerClosed`]. Returns their tasks' wakers.
+    /// Ends the schedule, and sends [`Outcome::PollerClosed`] to all waits. Returns the wakers.
     pub(super) fn close(&mut self) -> Vec<Waker> {
         self.closed = true;
-        let entries = self.entries.drain();
-        entries
-            .filter_map(|(_, entry)| entry.send(Outcome::PollerClosed))
+        let processes = self.processes.drain();
+        processes
+            .filter_map(|(_, watched)| watched.send(Outcome::PollerClosed))
             .collect()
     }
 }

@@ -1,4 +1,4 @@
-//! How a wait makes progress.
+//! The future of a wait.
 
 use std::future::Future;
 use std::io;
@@ -35,7 +35,7 @@ impl Future for ProcessExit {
                     this.wait.terminated = true;
                     return Poll::Ready(Err(error.to_io_error(this.pid)));
                 }
-                Source::Registered(process) => match ready!(process.poll_event(cx)) {
+                Source::WithEvents(process) => match ready!(process.poll_event(cx)) {
                     Ok(state) => {
                         this.update(state);
                         Ok(())
@@ -48,7 +48,7 @@ impl Future for ProcessExit {
                 },
                 Source::Polled(source) => {
                     let outcome = ready!(source.poll_outcome(cx));
-                    outcome.and_then(|outcome| this.process_outcome(outcome))
+                    outcome.and_then(|outcome| this.handle_outcome(outcome))
                 }
             };
             if let Err(error) = result {
@@ -58,7 +58,7 @@ impl Future for ProcessExit {
     }
 }
 
-/// Terminated once awaiting has returned the exit, or the error of opening the process.
+/// The future is terminated once it has returned the exit, or the error of opening the process.
 impl FusedFuture for ProcessExit {
     fn is_terminated(&self) -> bool {
         self.wait.terminated
@@ -70,23 +70,23 @@ impl ProcessExit {
     pub(super) fn update(&mut self, state: State) {
         let is_zombie = !self.wait.update(state) && state != State::Running;
         match &self.source {
-            Source::Registered(process) if is_zombie && !process.has_reap_event() => {
+            Source::WithEvents(process) if is_zombie && !process.has_reap_event() => {
                 self.fall_back(reap_events_unsupported());
             }
-            // A process whose wait is resolved stays registered until this is dropped: the task that
-            // waits runs first.
+            // After a wait is resolved, the process stays registered until the `ProcessExit` is dropped:
+            // the waiting task runs first.
             _ => {}
         }
     }
 
     /// Records the outcome of polling.
-    pub(super) fn process_outcome(&mut self, outcome: Outcome) -> io::Result<()> {
+    pub(super) fn handle_outcome(&mut self, outcome: Outcome) -> io::Result<()> {
         self.stop_waiting();
         match outcome {
-            Outcome::Exited => self.wait.resolve(None),
+            Outcome::Resolved => self.wait.resolve(None),
             Outcome::EventsAvailable(process) => {
                 mechanism::trace(self.pid, sys::Process::MECHANISM, None);
-                self.source = Source::Registered(process);
+                self.source = Source::WithEvents(process);
             }
             Outcome::Failed(error) => return Err(error),
             Outcome::PollerClosed => return Err(poller_closed()),
@@ -94,24 +94,24 @@ impl ProcessExit {
         Ok(())
     }
 
-    /// Falls back to polling: the system refused events for this reason.
+    /// Falls back to polling, for this reason.
     #[cold]
     fn fall_back(&mut self, reason: io::Error) {
-        // A placeholder while the process moves from one source to the next.
+        // A placeholder while the process moves to its new source.
         let moving = Source::Failed(OpenError::NoSuchProcess);
         self.source = match mem::replace(&mut self.source, moving) {
-            Source::Registered(process) => {
+            Source::WithEvents(process) => {
                 Source::polled(self.pid, process.into_probe(), &self.wait, reason)
             }
             source => source,
         };
     }
 
-    /// Deregisters the process from the reactor or the poller. Keeps a status that was read.
+    /// Deregisters the process from the reactor or the poller. Keeps a known status.
     pub(super) fn stop_waiting(&mut self) {
         match &mut self.source {
             Source::Failed(_) => {}
-            Source::Registered(process) => process.deregister(),
+            Source::WithEvents(process) => process.deregister(),
             Source::Polled(source) => {
                 source.polled.unwatch();
                 self.wait.record_status(source.polled.status());

@@ -18,11 +18,12 @@ use crate::wait_state::{Until, WaitState};
 
 /// Waits for the process `pid` to exit, whether or not it is a child of this process.
 ///
-/// This call opens the process, not the first poll. If the pid is recycled afterwards, the new
-/// process is never mistaken for the one that was opened. The call works outside a runtime.
+/// This call opens the process, not the first poll. If the pid is recycled afterwards, the wait is still
+/// for the opened process ([polling](crate::how_it_works#polling) has exceptions). The call works outside
+/// a runtime.
 ///
-/// An error is returned when the future is awaited. [`ProcessExit::open`] returns it at once, and
-/// lists the errors.
+/// An error is returned when the future is awaited. [`ProcessExit::open`] returns the error at once, and
+/// lists all errors.
 ///
 /// # Examples
 ///
@@ -43,30 +44,30 @@ use crate::wait_state::{Until, WaitState};
 /// # }
 /// ```
 pub fn exit_of(pid: u32) -> ProcessExit {
-    ProcessExit::opened(NonZeroU32::new(pid), sys::Process::open(pid))
+    ProcessExit::from_opened(NonZeroU32::new(pid), sys::Process::open(pid))
 }
 
 /// A future that resolves when a process exits. Returned by [`exit_of`].
 ///
-/// The process is neither signalled nor reaped. It keeps running when the future is dropped.
+/// The future neither signals nor reaps the process, not even when it is dropped.
 ///
 /// A resolved future can be awaited again and returns the same [`Exit`].
 ///
 /// # Errors
 ///
-/// Awaiting returns the error that [`open`](ProcessExit::open) would have returned. It also returns
-/// an error when the runtime shuts down; the future can then be awaited in another runtime.
+/// Awaiting returns the error that [`open`](ProcessExit::open) would have returned. Awaiting also returns
+/// an error when the runtime shuts down. The future can then be awaited in another runtime.
 ///
 /// # Panics
 ///
 /// Polling panics outside a tokio runtime, and in a runtime without I/O enabled (see
-/// [`Builder::enable_io`](tokio::runtime::Builder::enable_io)). On Windows it needs neither, unless
-/// the process is [polled](Mechanism::Polling).
+/// [`Builder::enable_io`](tokio::runtime::Builder::enable_io)). On Windows it panics only outside a
+/// runtime, and only if the process is [polled](Mechanism::Polling).
 ///
 /// # When it resolves
 ///
 /// Exits are reported through the reactor, even if the process has already exited. So the first poll
-/// rarely resolves. [`try_wait`](ProcessExit::try_wait) queries the process at once.
+/// rarely returns the exit. [`try_wait`](ProcessExit::try_wait) queries the process at once.
 ///
 /// # Cancel safety
 ///
@@ -110,7 +111,7 @@ pub(crate) struct Parts {
 }
 
 impl ProcessExit {
-    pub(crate) fn opened(
+    pub(crate) fn from_opened(
         pid: Option<NonZeroU32>,
         opened: Result<Opened<sys::Process>, OpenError>,
     ) -> ProcessExit {
@@ -118,7 +119,7 @@ impl ProcessExit {
         let source = match opened {
             Ok(Opened::WithEvents(process)) => {
                 mechanism::trace(pid, sys::Process::MECHANISM, None);
-                Source::Registered(process)
+                Source::WithEvents(process)
             }
             Ok(Opened::Refused(refused)) => {
                 Source::polled(pid, refused.probe, &wait, refused.reason)
@@ -139,8 +140,8 @@ impl ProcessExit {
 
     /// Opens the process `pid` to wait for its exit, whether or not it is a child of this process.
     ///
-    /// A zombie, which has exited but has not been reaped, can be opened too. So can any user's
-    /// process, and the calling process itself: that wait never resolves.
+    /// A zombie, which has exited but has not been reaped, can be opened too. On Unix, so can any user's
+    /// process. A process can also open itself, but that wait never resolves.
     ///
     /// # Errors
     ///
@@ -170,8 +171,8 @@ impl ProcessExit {
 
     /// Returns the pid that the process was opened with.
     ///
-    /// `None` if the process has no pid here. That is so for an adopted process that had been reaped
-    /// before it was adopted, or that is outside our pid namespace.
+    /// `None` if the process has no pid here: it was adopted after its reap, or it is outside our pid
+    /// namespace.
     ///
     /// # Examples
     ///
@@ -182,13 +183,13 @@ impl ProcessExit {
         self.pid.map(NonZeroU32::get)
     }
 
-    /// Returns the identity of the process: a value to write down, and to find the process by later.
+    /// Returns the identity of the process, which can be stored and opened later.
     ///
     /// # Errors
     ///
-    /// - [`NotFound`](io::ErrorKind::NotFound): the process has been reaped, and the system no longer
-    ///   reports what distinguishes it. Call this while the process is running;
-    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not report that at all (Linux
+    /// - [`NotFound`](io::ErrorKind::NotFound): the process has exited, and the system no longer reports
+    ///   its identity. Call this while the process is running;
+    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not report the identity at all (Linux
     ///   needs `/proc`), or the process has no pid here;
     /// - the error of opening the process.
     ///
@@ -222,16 +223,16 @@ impl ProcessExit {
         identity.map_err(|error| action_error("identify", self.pid, &error))
     }
 
-    /// Returns the identity key of this kind, or of the best kind that the system has.
+    /// Returns the identity key of this kind, or of the most precise kind that the system has.
     fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         match &self.source {
             Source::Failed(error) => Err(error.to_io_error(self.pid)),
-            Source::Registered(process) => process.identity_key(kind),
+            Source::WithEvents(process) => process.identity_key(kind),
             Source::Polled(source) => source.probe().identity_key(kind),
         }
     }
 
-    /// Calls a function with the process. `NotFound` means that the process has exited.
+    /// Calls one of two functions with the process. Returns `NotFound` if the wait is resolved.
     pub(crate) fn with_process(
         &self,
         action: &str,
@@ -241,13 +242,13 @@ impl ProcessExit {
         let result = match &self.source {
             Source::Failed(error) => return Err(error.to_io_error(self.pid)),
             _ if self.wait.resolved => Err(io::ErrorKind::NotFound.into()),
-            Source::Registered(process) => with_process(process),
+            Source::WithEvents(process) => with_process(process),
             Source::Polled(source) => with_probe(source.probe()),
         };
         result.map_err(|error| action_error(action, self.pid, &error))
     }
 
-    /// Returns how the exit is noticed. `None` if the process could not be opened.
+    /// Returns how the crate notices the exit. `None` if the process could not be opened.
     ///
     /// # Examples
     ///
@@ -262,16 +263,16 @@ impl ProcessExit {
     pub fn mechanism(&self) -> Option<Mechanism> {
         match &self.source {
             Source::Failed(_) => None,
-            Source::Registered(_) => Some(sys::Process::MECHANISM),
+            Source::WithEvents(_) => Some(sys::Process::MECHANISM),
             Source::Polled(_) => Some(Mechanism::Polling),
         }
     }
 
-    /// Returns why the process is polled. `None` if it is not.
+    /// Returns the reason why the process is polled. `None` if the process is not polled.
     ///
     /// Polling is not an error. The exit is only noticed later, at some CPU cost (see
-    /// [How it works](crate::how_it_works#polling)). If descriptors had run out, the wait goes
-    /// back to events once the system grants descriptors again.
+    /// [How it works](crate::how_it_works#polling)). If the reason is a lack of descriptors, the wait
+    /// goes back to events once the system grants descriptors again.
     ///
     /// # Examples
     ///
@@ -314,26 +315,26 @@ impl ProcessExit {
                 _ => None,
             };
             let result = match outcome {
-                None | Some(Outcome::PollerClosed) => self.query(),
-                Some(outcome) => self.process_outcome(outcome).and_then(|()| self.query()),
+                None | Some(Outcome::PollerClosed) => self.refresh(),
+                Some(outcome) => self.handle_outcome(outcome).and_then(|()| self.refresh()),
             };
             result.map_err(|error| wait_error(self.pid, &error))?;
         }
         Ok(self.exit())
     }
 
-    /// Queries the process, unless the wait is resolved.
-    fn query(&mut self) -> io::Result<()> {
+    /// Queries the process and records its state, unless the wait is resolved.
+    fn refresh(&mut self) -> io::Result<()> {
         match &self.source {
             _ if self.wait.resolved => {}
             Source::Failed(_) => {}
-            Source::Registered(process) => {
+            Source::WithEvents(process) => {
                 let state = process.state()?;
                 self.update(state);
             }
             Source::Polled(source) => {
                 if source.polled.query()? {
-                    self.process_outcome(Outcome::Exited)?;
+                    self.handle_outcome(Outcome::Resolved)?;
                 }
             }
         }
@@ -346,11 +347,11 @@ impl ProcessExit {
     /// Linux 6.15 and later, everybody in the pid namespace can then read the exit status.
     ///
     /// The parent may never reap the process, so add a timeout unless you control the parent. If this
-    /// process is the parent, another task must wait for the child.
+    /// process is the parent, another task must reap the child.
     ///
     /// # Platforms
     ///
-    /// Linux 6.9 and later reports the reap. On other Unix systems the process is
+    /// Linux 6.9 and later reports the reap. On older Linux and other Unix systems, the process is
     /// [polled](Mechanism::Polling) from its exit on. Windows has no zombies: a pid is released when
     /// its last handle closes, so this resolves at the exit.
     ///
@@ -401,8 +402,8 @@ impl ProcessIdentity {
     /// - [`NotFound`](io::ErrorKind::NotFound): the process has exited and has been reaped. Its pid
     ///   may belong to another process;
     /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not report whether the process
-    ///   with this pid has this identity. An example is an identity from another system;
-    /// - for an identity by `inode`, the error by which the system refuses a pidfd;
+    ///   with this pid has this identity, for example an identity from another system;
+    /// - for an identity by `inode`, the error with which the system refuses a pidfd;
     /// - the errors of [`ProcessExit::open`].
     ///
     /// # Examples
@@ -430,11 +431,11 @@ impl ProcessIdentity {
     /// # fn main() {}
     /// ```
     pub fn open(&self) -> io::Result<ProcessExit> {
-        self.verified()
+        self.open_verified()
             .map_err(|error| error.to_io_error(Some(self.pid)))
     }
 
-    fn verified(&self) -> Result<ProcessExit, OpenError> {
+    fn open_verified(&self) -> Result<ProcessExit, OpenError> {
         match sys::boot() {
             Ok(boot) if boot == self.boot => {}
             Ok(Some(_)) if self.boot.is_some() => return Err(OpenError::EarlierBoot),
@@ -444,13 +445,13 @@ impl ProcessIdentity {
                 return Err(error.unwrap_or(OpenError::Unverifiable));
             }
         }
-        // Open the process before its key is read: otherwise the pid could be recycled in between.
+        // Open the process before reading its key: otherwise the pid could be recycled in between.
         let process = exit_of(self.pid.get());
         if let Source::Failed(error) = process.source {
             return Err(error);
         }
         match process.identity_key(Some(self.key.kind)) {
-            Ok(key) if key.is(self.key, sys::KEY_ROUNDING) => Ok(process),
+            Ok(key) if key.is_same(self.key, sys::KEY_ROUNDING) => Ok(process),
             Ok(_) => Err(OpenError::AnotherProcess),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NoSuchProcess),
             Err(error) => {
@@ -470,7 +471,7 @@ impl fmt::Debug for ProcessExit {
             .field("until", &self.wait.until);
         match &self.source {
             Source::Failed(error) => debug.field("error", error),
-            Source::Registered(_) => debug.field("mechanism", &sys::Process::MECHANISM),
+            Source::WithEvents(_) => debug.field("mechanism", &sys::Process::MECHANISM),
             Source::Polled(source) => debug
                 .field("mechanism", &Mechanism::Polling)
                 .field("reason", &source.reason),

@@ -1,4 +1,4 @@
-//! Where a wait gets the exit from.
+//! The source of a wait: events or polling.
 
 use std::io;
 use std::num::NonZeroU32;
@@ -14,13 +14,13 @@ use crate::poller::{Outcome, OutcomeQueue, Polled};
 use crate::sys::{self, Probe};
 use crate::wait_state::WaitState;
 
-/// Where a [`ProcessExit`] gets the exit from.
+/// The source from which a [`ProcessExit`] learns the state of its process.
 pub(crate) enum Source {
     /// The process could not be opened.
     Failed(OpenError),
-    /// The system reports the exit.
-    Registered(sys::Process),
-    /// The system refused an event source.
+    /// The system reports the exit by an event.
+    WithEvents(sys::Process),
+    /// A poller queries the process.
     Polled(Box<PolledSource>),
 }
 
@@ -28,7 +28,7 @@ pub(crate) enum Source {
 pub(crate) struct PolledSource {
     pub(super) polled: Polled,
     queue: Arc<OutcomeQueue>,
-    /// Why the system refused an event source.
+    /// The reason why the process is polled.
     pub(super) reason: io::Error,
 }
 
@@ -48,10 +48,10 @@ impl Source {
         }))
     }
 
-    /// Returns a number that no other process ever has, if the system has one.
+    /// Returns a number that no other process ever has, if the system has such numbers.
     pub(crate) fn unique_id(&self) -> Option<u64> {
         match self {
-            Source::Registered(process) => process.unique_id(),
+            Source::WithEvents(process) => process.unique_id(),
             Source::Polled(source) => source.probe().unique_id(),
             Source::Failed(_) => None,
         }
@@ -77,7 +77,7 @@ impl PolledSource {
                 self.polled.unwatch();
                 if self.polled.query()? {
                     coop.made_progress();
-                    return Poll::Ready(Ok(Outcome::Exited));
+                    return Poll::Ready(Ok(Outcome::Resolved));
                 }
                 // Use a new queue: the poller of another runtime may still send to the old one.
                 self.queue = Arc::default();
@@ -87,7 +87,7 @@ impl PolledSource {
             self.polled.unwatch();
             match outcome {
                 Outcome::Failed(error) => return Poll::Ready(Err(error)),
-                // That poller's runtime has shut down. This one may be a later runtime with its id.
+                // The watched runtime has shut down. The current runtime may have the same id.
                 Outcome::PollerClosed if was_watched => {}
                 Outcome::PollerClosed => return Poll::Ready(Err(poller_closed())),
                 outcome => return Poll::Ready(Ok(outcome)),

@@ -5,50 +5,51 @@
 //!
 //! # The contract
 //!
-//! - `Process` is an opened process. It stands for the same process even after the pid has been
-//!   recycled. Dropping it releases everything.
+//! - `Process` is an opened process with an event source. A `Process` refers to the same process even
+//!   after the pid has been recycled. Dropping a `Process` releases all resources.
 //!   - `MECHANISM`: how the exit is noticed.
-//!   - `open(pid)` opens a process; `adopt(fd)`, on Linux and Windows, adopts an open one.
+//!   - `open(pid)` opens a process. `adopt(fd)`, on Linux and Windows, adopts a descriptor or a handle.
 //!   - `state()` queries the process, without blocking and outside any runtime.
-//!   - `poll_event(cx)` waits for an event and returns the state. It registers with the reactor of the
-//!     current runtime at the first call. An event is a hint: the state may be [`State::Running`].
+//!   - `poll_event(cx)` waits for an event and returns the state. The first call registers with the
+//!     current runtime's reactor. An event is a hint: the state may be [`State::Running`].
 //!   - `deregister()` undoes the registration. The next `poll_event` registers again.
 //!   - `has_reap_event()`: whether `poll_event` also reports the reap.
-//!   - `into_probe()` gives up events.
+//!   - `into_probe()` returns the process without its event source.
 //! - `Probe` is a process without an event source, to be polled.
-//!   - `state()` as above. `state_after(event)`: the state after the last event of the registration that
-//!     became this probe.
+//!   - `state()` queries the process. `state_after(event)` returns the state after the last event of the
+//!     registration from which the probe was made.
 //!   - `reopen()` tries again to get an event source.
 //! - `Process`, `Probe` and `Registration` have in common:
 //!   - `is_reaped()`: whether the pid may belong to another process.
-//!   - `unique_id()`: a number that no other process ever has, if the system has one. The ids of a
-//!     process and of its probe may differ.
+//!   - `unique_id()`: a number that no other process ever has, if the system has such numbers. A process
+//!     and its probe may have different ids.
 //!   - `signal(signal)` on Unix, `terminate(exit_code)` on Windows: `NotFound` after the exit.
-//!   - except for `Registration`: `identity_key(kind)`: what distinguishes the process from all others,
-//!     of this kind or of the best one. `NotFound` once the system no longer reports it.
-//! - `Selector` is an event source for any number of processes. Dropping it releases everything.
-//!   - `open(pid, key)` opens and registers a process; `register(process, key)` registers an open one.
-//!     Drain the events first: an exited member with the same pid must have had its event.
-//!   - `deregister(registration)` removes a process that has had no event.
+//!   - `identity_key(kind)`, not of a `Registration`: the identity key of this kind, or of the most
+//!     precise kind. `NotFound` once the system no longer reports the key.
+//! - `Selector` is an event source for any number of processes. Dropping it releases all resources.
+//!   - `open(pid, key)` opens and registers a process. `register(process, key)` registers an open process.
+//!     Drain the events before both calls: otherwise an exited process with the pid may still be
+//!     registered.
+//!   - `deregister(registration)` removes a process that may still have an event.
 //!   - `poll_events(cx, events)` waits for events and appends them. `try_events(registered, events)` does
-//!     not wait. A system that delivers events some time after the exit queries `registered`.
-//!   - A registration has one event, and another one after `reregister(registration, key, state)`.
-//!   - `reserve(n)` makes room for `n` processes; `grow_fd_table(n)` is called after each insertion.
-//!   - `should_close_eagerly()`: whether registrations are closed as soon as they are not needed.
+//!     not wait. Where events are delivered some time after the exit, `try_events` queries `registered`.
+//!   - A registration has one event. `reregister(registration, key, state)` allows another event.
+//!   - `reserve(n)` makes room for `n` processes. `grow_fd_table(n)` is called after each insertion.
+//!   - `should_close_eagerly()`: whether the registrations of yielded processes are to be closed at once.
 //! - `Registration` is a process in a selector.
 //!   - `state_after(event)` returns the state after an event. `has_reap_event()` as above.
-//!   - `is(process)`: whether this is the same process, given the same pid.
-//!   - `into_probe()` gives up events.
+//!   - `is_same(process)`: whether a `Process` with the same pid is the same process.
+//!   - `into_probe()` returns the process without its event source.
 //! - `Event` has the `key` of its registration.
 //! - `Status` is a raw exit status, with `exit_status()`.
-//! - `open_child(child)` opens a child of std, and returns `Collected` if its pid may have been reused.
-//! - `boot_id()` returns a UUID that changes with each boot. `None` if identity keys stay valid across
-//!   boots. `KEY_ROUNDING` is the largest difference between two keys of one process.
+//! - `open_child(child)` opens a child of std, and returns `ChildReaped` if its pid may have been reused.
+//! - `boot_id()` returns a UUID that changes with each boot. `None` if identities do not record the boot.
+//!   `KEY_ROUNDING` is the largest difference between two identity keys of one process.
 //! - `thread_cpu_time()` returns the CPU time of the calling thread.
 //!
 //! # Safety
 //!
-//! All `unsafe` code of this crate is below this module, one operation to a block.
+//! All `unsafe` code of this crate is below this module. Each `unsafe` block has one operation.
 
 #![allow(unsafe_code)]
 
@@ -89,7 +90,7 @@ pub(crate) use backend::*;
 #[cfg(unix)]
 mod unix;
 
-// The decisions about kqueue's answers are tested on every system.
+// The decisions about what kqueue reports are tested on every system.
 #[cfg(test)]
 #[allow(
     clippy::duplicate_mod,
@@ -117,7 +118,7 @@ pub(crate) enum State {
     },
 }
 
-/// A process that exists.
+/// A process that was opened, with or without an event source.
 #[allow(dead_code, reason = "some systems always return the same variant")]
 pub(crate) enum Opened<T> {
     WithEvents(T),
@@ -140,10 +141,10 @@ pub(crate) struct Refused {
 /// The result of another attempt to get an event source.
 #[allow(dead_code, reason = "some systems always return the same variant")]
 pub(crate) enum Reopened {
-    Process(Process),
-    /// The system refused because something is exhausted, so a later attempt may succeed.
+    WithEvents(Process),
+    /// The system refused because a resource is exhausted. A later attempt may succeed.
     Exhausted,
-    /// No event source can be had for this process, or not now.
+    /// The system has no event source for this process, at least not now.
     Unavailable,
 }
 
@@ -156,7 +157,7 @@ pub(crate) enum EventError {
     Other(io::Error),
 }
 
-/// Returns a pid as the system's calls take it. 0 and negative numbers mean groups there.
+/// Converts a pid to the type of the system calls. For these, 0 and negative numbers mean groups.
 fn check_pid(pid: u32) -> Result<i32, OpenError> {
     match i32::try_from(pid) {
         Ok(pid) if pid > 0 => Ok(pid),
@@ -164,7 +165,7 @@ fn check_pid(pid: u32) -> Result<i32, OpenError> {
     }
 }
 
-/// Returns the current boot of the system. `None` if identity keys stay valid across boots.
+/// Returns the current boot of the system. `None` if identities do not record the boot.
 pub(crate) fn boot() -> io::Result<Option<Boot>> {
     static BOOT: OnceLock<Option<Boot>> = OnceLock::new();
     if let Some(&boot) = BOOT.get() {

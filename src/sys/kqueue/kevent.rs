@@ -34,8 +34,8 @@ pub(super) fn create() -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just created this descriptor, and nobody else owns it.
     let kqueue = unsafe { OwnedFd::from_raw_fd(kqueue) };
-    // A forked child does not inherit a kqueue, so this is for an exec without a fork. `kqueue1`, which
-    // would set the flag at once, does not exist everywhere.
+    // Set the flag for an `execve` without a fork: a forked child does not inherit a kqueue. `kqueue1`,
+    // which sets the flag at the creation, does not exist everywhere.
     // SAFETY: takes integers.
     unsafe { libc::fcntl(kqueue.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
     Ok(kqueue)
@@ -43,8 +43,8 @@ pub(super) fn create() -> io::Result<OwnedFd> {
 
 /// Attaches a filter to a process. Its one event reports the exit.
 ///
-/// The kqueue must not have a filter for this pid, even one whose event has not been read. The kernel
-/// would change that filter instead of attaching one to the process.
+/// The kqueue must not have a filter for this pid, not even a filter whose event has not been read.
+/// Otherwise the kernel changes that filter instead of attaching a new filter to the process.
 pub(super) fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<()> {
     // EV_ONESHOT: the filter is removed when its one event is read. The kernels do that for NOTE_EXIT
     // whatever the flags are.
@@ -60,13 +60,13 @@ pub(super) fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<(
     }
 }
 
-/// Removes the filter of a process, and its event if that has not been read.
+/// Removes the filter of a process, and its event if the event has not been read.
 pub(super) fn deregister(kqueue: BorrowedFd<'_>, pid: libc::pid_t) {
     // An error means that the filter is already gone.
     let _ = change(kqueue, pid, libc::EV_DELETE, 0);
 }
 
-/// Reads a batch of events, without waiting. Returns how many; 0 means that there are no more.
+/// Reads a batch of events, without waiting. Returns their number, which is 0 if none are left.
 pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) -> io::Result<usize> {
     const BATCH_SIZE: usize = 64;
     let mut batch = [MaybeUninit::<libc::kevent>::uninit(); BATCH_SIZE];
@@ -107,7 +107,7 @@ fn change(kqueue: BorrowedFd<'_>, pid: libc::pid_t, flags: Flags, fflags: u32) -
     change.flags = flags;
     change.fflags = fflags;
     let (kqueue, none) = (kqueue.as_raw_fd(), ptr::null_mut());
-    // SAFETY: `change` is readable. There is no room for events, so the call returns an error itself.
+    // SAFETY: `change` is readable. Without room for events, the call returns the error of the change.
     let result = unsafe { libc::kevent(kqueue, &change, 1, none, 0, ptr::null()) };
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -116,7 +116,7 @@ fn change(kqueue: BorrowedFd<'_>, pid: libc::pid_t, flags: Flags, fflags: u32) -
     }
 }
 
-/// Returns how this system reports the exit status.
+/// Returns the condition under which this system reports the exit status.
 fn delivery() -> StatusDelivery {
     #[cfg(target_vendor = "apple")]
     return StatusDelivery::IfFlagged(libc::NOTE_EXITSTATUS);
@@ -126,9 +126,9 @@ fn delivery() -> StatusDelivery {
         use crate::sys::unix::syscalls::kernel_release;
         use std::sync::LazyLock;
 
-        static TELLING: LazyLock<StatusDelivery> =
+        static DELIVERY: LazyLock<StatusDelivery> =
             LazyLock::new(|| delivery_on_netbsd(&kernel_release()));
-        *TELLING
+        *DELIVERY
     }
     #[cfg(not(any(target_vendor = "apple", target_os = "netbsd")))]
     StatusDelivery::Always

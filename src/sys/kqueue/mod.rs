@@ -1,8 +1,8 @@
 //! macOS, iOS and the BSDs: a kqueue in tokio's reactor.
 //!
 //! A filter of [kqueue(2)](https://man.freebsd.org/kqueue) is attached to the process itself, so its
-//! event is about that process even if the pid is recycled. There is one event, for the exit, and its
-//! content is kept. No event reports the reap, so the process table is queried for it.
+//! event is about that process even if the pid is recycled. The only event reports the exit, and its
+//! content is kept. No event reports the reap, so the process table is queried for the reap.
 //!
 //! | | event for a zombie | who may register | exit status in the event |
 //! |---|---|---|---|
@@ -27,7 +27,7 @@ pub(crate) use self::probe::Probe;
 pub(crate) use self::proc_info::KEY_ROUNDING;
 pub(super) use self::proc_info::boot_id;
 pub(crate) use self::selector::{Event, Registration, Selector};
-use self::semantics::{Missing, Refusal, is_reaped_after_exit, missing, refusal};
+use self::semantics::{EsrchCause, Refusal, esrch_cause, is_reaped_after_exit, refusal};
 use super::unix::async_fd::LazyAsyncFd;
 pub(crate) use super::unix::child::open_child;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
@@ -69,7 +69,7 @@ impl Process {
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
         let registration = &self.registration;
         if registration.exit.get().is_none() {
-            // There is only one event, so one read has read everything.
+            // A process has only one event, so one read has read everything.
             let read = |kqueue: BorrowedFd<'_>| Ok((registration.read_exit(kqueue)?, true));
             ready!(self.kqueue.poll_readable(cx, read))?;
         }
@@ -110,7 +110,7 @@ impl Process {
     }
 }
 
-/// Returns the state of a process that has exited with this status.
+/// Returns the state of a process that has exited with this status, reaped or not.
 fn state_after_exit(pid: libc::pid_t, status: Option<Status>) -> State {
     State::Exited {
         status,
@@ -118,8 +118,8 @@ fn state_after_exit(pid: libc::pid_t, status: Option<Status>) -> State {
     }
 }
 
-/// The reason why a process that is exiting is polled.
-fn has_exited() -> io::Error {
+/// The reason why an exited or exiting process is polled.
+fn exit_event_unavailable() -> io::Error {
     let reason = "the process has exited or is exiting, and this system reports no event then";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
@@ -135,7 +135,7 @@ fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Opened<()>, Open
         let reason = io::Error::from_raw_os_error(libc::ENOSYS);
         return PidProbe::open(pid, reason);
     }
-    // Each further round needs the pid to be recycled at this moment.
+    // A retry happens only if the pid is recycled at this moment.
     const MAX_ROUNDS: u32 = 16;
     for _ in 0..MAX_ROUNDS {
         let Err(error) = kevent::register(kqueue, pid) else {
@@ -144,17 +144,17 @@ fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Opened<()>, Open
         if refusal(errno_of(&error), false) != Refusal::NotRunning {
             return PidProbe::open(pid, error);
         }
-        let reason = has_exited();
+        let reason = exit_event_unavailable();
         let exited = |status| Opened::refused(Probe::Exited(pid, status), reason);
-        // One call reports that the process is our child, that it has exited, and its status.
+        // One call shows that the process is our child and has exited, and returns its status.
         if let status @ Some(_) = child_status(libc::P_PID, pid as libc::id_t) {
             return Ok(exited(status));
         }
-        match missing(proc_info::presence_of(pid)) {
-            Missing::NoSuchProcess => return Err(OpenError::NoSuchProcess),
-            Missing::Exited => return Ok(exited(None)),
-            Missing::Exiting => return PidProbe::open(pid, has_exited()),
-            Missing::Another => {}
+        match esrch_cause(proc_info::presence_of(pid)) {
+            EsrchCause::NoSuchProcess => return Err(OpenError::NoSuchProcess),
+            EsrchCause::Zombie => return Ok(exited(None)),
+            EsrchCause::Exiting => return PidProbe::open(pid, exit_event_unavailable()),
+            EsrchCause::Recycled => {}
         }
     }
     let reason = io::Error::from_raw_os_error(libc::ESRCH);

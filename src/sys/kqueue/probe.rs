@@ -17,7 +17,7 @@ use crate::sys::unix::syscalls::{is_child, pid_unverified};
 pub(crate) enum Probe {
     /// A kqueue that the reactor refused.
     Kqueue(OwnedFd, Registration),
-    /// A process that has exited with this status. Its reap may still be waited for.
+    /// A process that has exited with this status. A wait for its reap may go on.
     Exited(libc::pid_t, Option<Status>),
     /// A process that the kernel refused to register.
     Pid(PidProbe),
@@ -67,7 +67,7 @@ impl Probe {
     }
 }
 
-/// A process that is known by its pid, and by what the process table showed when it was opened.
+/// A process without a filter: its pid, and what the process table showed when it was opened.
 pub(crate) struct PidProbe {
     pid: libc::pid_t,
     /// Whether the kernel may grant a kqueue later.
@@ -78,7 +78,7 @@ pub(crate) struct PidProbe {
 impl PidProbe {
     /// Opens a process that the kernel refused to register for this reason.
     pub(super) fn open<T>(pid: libc::pid_t, reason: io::Error) -> Result<Opened<T>, OpenError> {
-        // Read both at once: the id must be that of the process that exists.
+        // Read both at once: they must be of the same process.
         let (presence, start_id) = proc_info::read(pid);
         if presence == Presence::Gone {
             return Err(OpenError::NoSuchProcess);
@@ -103,12 +103,12 @@ impl PidProbe {
     }
 
     fn state(&self) -> State {
-        // Read the id after `waitid`: the status is this process's if it still has the pid.
+        // Read the id after `waitid`: the status is this process's if the process still has the pid.
         let child = child_status(libc::P_PID, self.pid as libc::id_t);
         let (presence, start_id) = proc_info::read(self.pid);
-        match polled_state(presence, self.is(start_id), child.is_some()) {
+        match polled_state(presence, self.is_same(start_id), child.is_some()) {
             PolledState::Running => State::Running,
-            PolledState::Exited { certain } => State::Exited {
+            PolledState::Zombie { certain } => State::Exited {
                 status: child.filter(|_| certain),
                 reaped: false,
             },
@@ -124,7 +124,7 @@ impl PidProbe {
         let (_, start_id) = proc_info::read(self.pid);
         match self.state() {
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
-            State::Running if self.is(start_id) == Some(true) || is_child(self.pid) => {
+            State::Running if self.is_same(start_id) == Some(true) || is_child(self.pid) => {
                 send_signal(self.pid, signal)
             }
             State::Running => Err(pid_unverified()),
@@ -133,16 +133,16 @@ impl PidProbe {
 
     fn identity_key(&self) -> io::Result<IdentityKey> {
         let key = proc_info::identity_key(self.pid);
-        // Query the state after the read: the process still had the pid if it is running.
+        // Read before the query: the key is this process's if the process is still running.
         match self.state() {
             State::Running => key.ok_or_else(key_unavailable),
             State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
-    /// Whether this is the id that the process had when it was opened, if both are known.
-    fn is(&self, start_id: Option<StartId>) -> Option<bool> {
-        Some(self.start_id?.is(start_id?))
+    /// Whether this is the id of the opened process. `None` if one of the two ids is unknown.
+    fn is_same(&self, start_id: Option<StartId>) -> Option<bool> {
+        Some(self.start_id?.is_same(start_id?))
     }
 
     fn reopen(&self) -> Reopened {
@@ -162,9 +162,9 @@ impl PidProbe {
             kqueue: LazyAsyncFd::new(kqueue),
             registration: Registration::new(self.pid),
         };
-        // Query the registered process last: it still had the pid during the read if it is running.
-        match (self.is(start_id), process.state()) {
-            (Some(true), Ok(State::Running)) => Reopened::Process(process),
+        // Query the registered process last: if it is running, the id was read from that process.
+        match (self.is_same(start_id), process.state()) {
+            (Some(true), Ok(State::Running)) => Reopened::WithEvents(process),
             _ => Reopened::Unavailable,
         }
     }

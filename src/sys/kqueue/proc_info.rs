@@ -27,20 +27,20 @@ pub(crate) fn boot_id() -> io::Result<Option<String>> {
 pub(super) struct StartId(i64);
 
 impl StartId {
-    pub(super) fn is(self, other: StartId) -> bool {
+    pub(super) fn is_same(self, other: StartId) -> bool {
         semantics::is_same_start(self.0, other.0, system::ROUNDING)
     }
 }
 
-/// Returns the state of the process that has the pid.
+/// Returns the presence of the process that has the pid.
 pub(super) fn presence_of(pid: libc::pid_t) -> Presence {
-    presence(pid, || system::info(pid).map(|info| info.presence))
+    presence_with(pid, || system::info(pid).map(|info| info.presence))
 }
 
-/// Returns the state of the process that has the pid, and its id if that is known.
+/// Returns the presence of the process that has the pid, and its id if the system shows that.
 pub(super) fn read(pid: libc::pid_t) -> (Presence, Option<StartId>) {
     let mut start_id = None;
-    let presence = presence(pid, || {
+    let presence = presence_with(pid, || {
         let (presence, id) = system::read(pid)?;
         start_id = id;
         Some(presence)
@@ -48,14 +48,14 @@ pub(super) fn read(pid: libc::pid_t) -> (Presence, Option<StartId>) {
     (presence, start_id)
 }
 
-fn presence(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presence {
-    // Check the existence before the entry: a process that exists and then has no entry has exited, on
-    // a system that does not show zombies.
+fn presence_with(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presence {
+    // Check the existence before the entry: where zombies have no entry, a process that existed and has
+    // no entry afterwards has exited.
     match signal_0(pid) {
         Err(libc::ESRCH) => Presence::Gone,
-        signal_0 => {
-            info().unwrap_or_else(|| semantics::not_shown(system::HIDES_ZOMBIES, signal_0.is_ok()))
-        }
+        signal_0 => info().unwrap_or_else(|| {
+            semantics::hidden_or_zombie(system::HIDES_ZOMBIES, signal_0.is_ok())
+        }),
     }
 }
 
@@ -76,16 +76,16 @@ mod system {
         start: Option<i64>,
     }
 
-    /// Whether zombies have no entry. (All BSDs can hide other users' processes: FreeBSD by
-    /// `security.bsd.see_other_uids`, NetBSD by `security.curtain`.)
+    /// Whether zombies have no entry. Besides, BSDs can hide other users' processes: FreeBSD by
+    /// `security.bsd.see_other_uids`, NetBSD by `security.curtain`.
     pub(super) const HIDES_ZOMBIES: bool = cfg!(target_os = "dragonfly");
 
-    /// OpenBSD adds nanoseconds and shows microseconds.
+    /// OpenBSD adds two times in nanoseconds and rounds the sum to microseconds.
     pub(super) const ROUNDING: i64 = if cfg!(target_os = "openbsd") { 1 } else { 0 };
 
     pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
         // FreeBSD and OpenBSD store the time since boot and add the time of the boot, which changes
-        // whenever the clock is set. So use the difference to the start of this process. Read that before
+        // whenever the clock is set. So use the difference to this process's start. Read that start before
         // and after: the clock may be set in between.
         let this = std::process::id() as libc::pid_t;
         let start_of_this = || info(this).and_then(|info| info.start);
@@ -101,7 +101,7 @@ mod system {
     }
 
     pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
-        // The key outlives this process, so use the time since boot (see `read`).
+        // The key outlives this process, so use the time since boot, not since our start as in `read`.
         let time_of_boot = || {
             if cfg!(any(target_os = "freebsd", target_os = "openbsd")) {
                 time_of_boot()
@@ -138,7 +138,7 @@ mod system {
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
         let is_exiting = info.ki_flag & libc::c_long::from(libc::P_WEXIT) != 0;
         Some(Info {
-            presence: semantics::presence(info.ki_stat == libc::SZOMB, is_exiting),
+            presence: semantics::presence_by_flags(info.ki_stat == libc::SZOMB, is_exiting),
             start: micros(info.ki_start.tv_sec as _, info.ki_start.tv_usec as _),
         })
     }
@@ -152,7 +152,7 @@ mod system {
         let info = sysctl::<libc::kinfo_proc2>(&mib)?;
         Some(Info {
             presence: semantics::presence_on_netbsd(info.p_realstat, info.p_realflag),
-            // A zombie has no start time, nor does a process during `execve`.
+            // The entry of a zombie has no start time, nor has that of a process during `execve`.
             start: match info.p_uvalid {
                 0 => None,
                 _ => micros(info.p_ustart_sec.into(), info.p_ustart_usec.into()),
@@ -169,7 +169,7 @@ mod system {
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
         Some(Info {
             presence: semantics::presence_on_openbsd(info.p_psflags),
-            // A zombie has no start time.
+            // The entry of a zombie has no start time.
             start: match info.p_uvalid {
                 0 => None,
                 _ => micros(info.p_ustart_sec as _, info.p_ustart_usec.into()),
@@ -190,7 +190,7 @@ mod system {
         // SAFETY: the fields are integers that the kernel has written.
         let start = unsafe { (*info).kp_start };
         Some(Info {
-            presence: semantics::presence(false, flags & P_WEXIT != 0),
+            presence: semantics::presence_by_flags(false, flags & P_WEXIT != 0),
             start: micros(start.tv_sec as _, start.tv_usec as _),
         })
     }
@@ -199,7 +199,7 @@ mod system {
         seconds.checked_mul(1_000_000)?.checked_add(micros)
     }
 
-    /// Returns a value. `None` unless the system writes all of it. Every bit pattern must be a valid `T`.
+    /// Returns a value, or `None` unless its size is that of `T`. Every bit pattern must be a valid `T`.
     fn sysctl<T>(mib: &[libc::c_int]) -> Option<T> {
         let mut value = MaybeUninit::<T>::zeroed();
         let mut size = size_of::<T>();
@@ -207,7 +207,7 @@ mod system {
         let (buffer, none) = (value.as_mut_ptr().cast(), ptr::null_mut());
         // SAFETY: `mib` is `count` integers, `value` is writable for `size` bytes, and no value is set.
         let result = unsafe { libc::sysctl(name, count, buffer, &raw mut size, none, 0) };
-        // SAFETY: the kernel has written all of it, and every bit pattern is valid.
+        // SAFETY: the kernel has written the whole value, and every bit pattern is valid.
         (result == 0 && size == size_of::<T>()).then(|| unsafe { value.assume_init() })
     }
 }
@@ -255,7 +255,7 @@ mod system {
 
     pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
         let presence = info(pid)?.presence;
-        // Read the id after the presence: if the id is the process's, the presence was too.
+        // Read the presence before the id: the presence is the process's if the id is.
         Some((presence, unique(pid).map(|id| StartId(id as i64))))
     }
 
@@ -295,8 +295,9 @@ mod system {
         const SZOMB: u32 = 5;
         const PROC_FLAG_INEXIT: u32 = 4;
         let info = pidinfo::<ShortInfo>(pid, PROC_PIDT_SHORTBSDINFO)?;
+        let is_exiting = info.flags & PROC_FLAG_INEXIT != 0;
         Some(Info {
-            presence: semantics::presence(info.status == SZOMB, info.flags & PROC_FLAG_INEXIT != 0),
+            presence: semantics::presence_by_flags(info.status == SZOMB, is_exiting),
         })
     }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use super::probe::PidProbe;
 use super::{
-    EventError, LazyAsyncFd, Opened, Probe, Process, State, Status, has_exited, kevent,
+    EventError, LazyAsyncFd, Opened, Probe, Process, State, Status, exit_event_unavailable, kevent,
     key_unavailable, proc_info, register, send_signal, state_after_exit,
 };
 use crate::error::OpenError;
@@ -18,18 +18,18 @@ use crate::identity::IdentityKey;
 pub(crate) struct Selector {
     /// Created for the first process.
     kqueue: Option<LazyAsyncFd>,
-    /// The keys of the processes whose event has not been read. (`udata` is too narrow for a key on
-    /// some systems.)
+    /// The keys of the processes whose event has not been read. On some systems, `udata` is too narrow
+    /// for a key.
     keys: HashMap<libc::pid_t, u64>,
 }
 
 /// A process that is registered with a kqueue, and the content of its event.
 ///
-/// (On macOS, only the tracer of a traced process gets the event at the exit. Others get it after the
-/// tracer has reaped the process.)
+/// On macOS, only the tracer of a traced process gets the event at the exit. Others get the event after
+/// the tracer has reaped the process.
 pub(crate) struct Registration {
     pub(super) pid: libc::pid_t,
-    /// The exit that the event has reported, with the status if the system reports that.
+    /// Set once the event has been read, to the status if the event contains one.
     pub(super) exit: OnceLock<Option<Status>>,
 }
 
@@ -51,7 +51,7 @@ impl Selector {
     pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Opened<Registration>, OpenError> {
         let pid = crate::sys::check_pid(pid)?;
         if self.keys.contains_key(&pid) {
-            // The kernel would change the filter that is there, instead of adding another one.
+            // The kernel would change the existing filter instead of adding another filter.
             return PidProbe::open(pid, io::ErrorKind::AlreadyExists.into());
         }
         let kqueue = match self.kqueue() {
@@ -68,22 +68,22 @@ impl Selector {
         let pid = process.registration.pid;
         let refused = |process: Process, reason| Opened::refused(process.into_probe(), reason);
         let is_running = |process: &Process| matches!(process.state(), Ok(State::Running));
-        // The pid of an exited process may be another member's, whose filter this would change.
+        // The pid of an exited process may be another member's. Registering would change its filter.
         if self.keys.contains_key(&pid) || !is_running(&process) {
             return refused(process, io::ErrorKind::AlreadyExists.into());
         }
         let Some(kqueue) = &self.kqueue else {
-            // Take over the process's own kqueue, which has the filter.
+            // Use the process's own kqueue, which already has the filter.
             self.kqueue = Some(LazyAsyncFd::new(process.kqueue.into_inner()));
             return Opened::WithEvents(self.registration(pid, key));
         };
         if let Err(reason) = kevent::register(kqueue.as_fd(), pid) {
             return refused(process, reason);
         }
-        // Check again after the registration: it was of this process if that still has the pid.
+        // Register before the check: the filter is this process's if the process is still running.
         if !is_running(&process) {
             kevent::deregister(kqueue.as_fd(), pid);
-            return refused(process, has_exited());
+            return refused(process, exit_event_unavailable());
         }
         Opened::WithEvents(self.registration(pid, key))
     }
@@ -120,9 +120,9 @@ impl Selector {
             return Poll::Pending;
         };
         let keys = &mut self.keys;
-        // Clear the readiness only after an empty read: as long as events are left, the reactor does not
-        // report a new one.
-        kqueue.poll_read(cx, |kqueue| {
+        // Clear the readiness only after an empty read: while events are left in the kqueue, the reactor
+        // does not report a new event.
+        kqueue.poll_read_event(cx, |kqueue| {
             let count = read_events(kqueue, keys, events)?;
             Ok((count > 0, count == 0))
         })
@@ -146,7 +146,7 @@ impl Selector {
     /// Does nothing: members take no descriptors.
     pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
 
-    /// Always `true`: there is no descriptor to close.
+    /// Always `true`: the close of a registration costs nothing.
     pub(crate) fn should_close_eagerly(&self) -> bool {
         true
     }
@@ -160,7 +160,7 @@ impl Selector {
     }
 }
 
-/// Appends a batch of events. Returns how many.
+/// Appends a batch of events. Returns the number of events that were read.
 fn read_events(
     kqueue: BorrowedFd<'_>,
     keys: &mut HashMap<libc::pid_t, u64>,
@@ -182,7 +182,7 @@ impl Registration {
         }
     }
 
-    /// Reads the event of a kqueue that has no other filter.
+    /// Reads the event from a kqueue that has no filter for another process.
     pub(super) fn read_exit(&self, kqueue: BorrowedFd<'_>) -> io::Result<()> {
         if self.exit.get().is_none() {
             kevent::read(kqueue, |event| {
@@ -213,7 +213,7 @@ impl Registration {
 
     pub(super) fn identity_key(&self, kqueue: BorrowedFd<'_>) -> io::Result<IdentityKey> {
         let key = proc_info::identity_key(self.pid);
-        // Check the exit after the read: the process still had the pid if it has not exited.
+        // Read before the check: the key is this process's if the process has not exited.
         self.read_exit(kqueue)?;
         match self.exit_state() {
             State::Running => key.ok_or_else(key_unavailable),
@@ -226,7 +226,7 @@ impl Registration {
         Ok(event.state())
     }
 
-    /// Sends a signal if no exit has been reported. The caller has read the event just before.
+    /// Sends a signal if no exit has been reported. The caller has just tried to read the event.
     ///
     /// A small race remains: the process would have to exit and be reaped, and its pid be recycled,
     /// before the next system call.
@@ -249,10 +249,10 @@ impl Registration {
         )
     }
 
-    pub(crate) fn is(&self, process: &Process) -> bool {
-        // Two processes cannot have the pid at the same time. But a reaped process, and a zombie with
-        // its pid, look the same. An event for only one of the two proves nothing: FreeBSD reports the
-        // exit at once to a new filter, and a little later to earlier ones.
+    pub(crate) fn is_same(&self, process: &Process) -> bool {
+        // Two processes cannot have the pid at the same time. But a reaped process cannot be distinguished
+        // from a zombie with its pid. An event for only one of the two filters proves nothing: FreeBSD
+        // reports the exit at once to a new filter, and a little later to earlier filters.
         let both_run = self.exit.get().is_none() && process.registration.exit.get().is_none();
         both_run || !self.is_reaped() && !process.is_reaped()
     }

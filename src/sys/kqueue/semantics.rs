@@ -1,7 +1,7 @@
 //! The meaning of what a kernel with kqueue reports.
 //!
-//! These are pure functions of plain integers, so that their tables are tested on every system. The
-//! statements about all systems were read in their source, those about FreeBSD also seen on 13.2.
+//! These are pure functions of plain values, so they are tested on every system. Each statement about a
+//! system was read in its source. Those about FreeBSD were also checked by C programs on FreeBSD 13.2.
 
 // These numbers are the same on all systems with kqueue.
 const ESRCH: i32 = 3;
@@ -10,19 +10,19 @@ const EACCES: i32 = 13;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 
-/// How a system reports the exit status with `NOTE_EXIT`.
+/// The condition under which an event with `NOTE_EXIT` contains the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each system uses one variant")]
 pub(super) enum StatusDelivery {
-    /// In `data`: FreeBSD, OpenBSD, DragonFly, and NetBSD from 10 on.
+    /// `data` is the status: FreeBSD, OpenBSD, DragonFly, and NetBSD from 10 on.
     Always,
-    /// In `data`, but some releases report 0 for every process: NetBSD before 10.
+    /// `data` is the status unless it is 0, which may mean no status: NetBSD before 10.
     IfNotZero,
-    /// In `data`, if this flag was requested and is returned: `NOTE_EXITSTATUS` of XNU.
+    /// `data` is the status if this flag was requested and is returned: `NOTE_EXITSTATUS` of XNU.
     IfFlagged(u32),
 }
 
-/// Returns the wait status in an event, if it has one.
+/// Returns the wait status in an event, if the event contains one.
 pub(super) fn status(delivery: StatusDelivery, fflags: u32, data: i64) -> Option<i32> {
     let is_reported = match delivery {
         StatusDelivery::Always => true,
@@ -52,13 +52,13 @@ pub(super) fn delivery_on_netbsd(release: &str) -> StatusDelivery {
 pub(super) enum Refusal {
     /// The process has exited, is exiting, or does not exist.
     NotRunning,
-    /// The system reports the exit, but denies the exit status: register without it.
+    /// The system reports the exit, but denies the exit status: register without the flag.
     WithoutStatus,
     /// Any other error: poll the process.
     Other,
 }
 
-/// `for_status`: whether the exit status was requested, by [`StatusDelivery::IfFlagged`].
+/// Interprets an error. `for_status`: whether the flag of [`StatusDelivery::IfFlagged`] was passed.
 pub(super) fn refusal(errno: i32, for_status: bool) -> Refusal {
     match errno {
         ESRCH => Refusal::NotRunning,
@@ -83,41 +83,41 @@ pub(super) enum Presence {
     Running,
     /// The process is exiting. It may still have threads.
     Exiting,
-    /// The process has exited: it is a zombie.
-    Exited,
+    /// The process has exited and has not been reaped.
+    Zombie,
     /// The process exists, but the system does not show it to us.
     Hidden,
 }
 
-/// The meaning of ESRCH when a process is registered.
+/// The reason why the registration of a process returned ESRCH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(super) enum EsrchCause {
     NoSuchProcess,
-    /// The process is a zombie.
-    Exited,
+    /// The process has exited and has not been reaped.
+    Zombie,
     /// The process is exiting, or the system does not show its state.
     Exiting,
-    /// The pid has been recycled since.
-    Another,
+    /// The pid has been recycled since the error.
+    Recycled,
 }
 
-/// Interprets ESRCH. `presence` was read after it.
+/// Interprets ESRCH. `presence` was read after the error.
 ///
 /// XNU, NetBSD and OpenBSD refuse a process from early in its exit on, although it can still be
-/// signalled. FreeBSD and DragonFly accept it and report its exit at once.
-pub(super) fn missing(presence: Presence) -> Missing {
+/// signalled. FreeBSD and DragonFly accept such a process and report its exit at once.
+pub(super) fn esrch_cause(presence: Presence) -> EsrchCause {
     match presence {
-        Presence::Gone => Missing::NoSuchProcess,
-        Presence::Exited => Missing::Exited,
-        Presence::Exiting | Presence::Hidden => Missing::Exiting,
-        Presence::Running => Missing::Another,
+        Presence::Gone => EsrchCause::NoSuchProcess,
+        Presence::Zombie => EsrchCause::Zombie,
+        Presence::Exiting | Presence::Hidden => EsrchCause::Exiting,
+        Presence::Running => EsrchCause::Recycled,
     }
 }
 
 /// Whether a process whose exit the kernel has reported has been reaped since.
 ///
-/// `presence` is that of the process which has the pid now. After the report of its exit, a process may
-/// not be a zombie yet (XNU, FreeBSD), but it is exiting. So a running process is another one.
+/// `presence` is that of the process that has the pid now. When its exit is reported, a process may not
+/// be a zombie yet (XNU, FreeBSD), but it is exiting. So a running process is another process.
 pub(super) fn is_reaped_after_exit(presence: Presence) -> bool {
     matches!(presence, Presence::Gone | Presence::Running)
 }
@@ -127,8 +127,8 @@ pub(super) fn is_reaped_after_exit(presence: Presence) -> bool {
 pub(super) enum PolledState {
     Running,
     /// A process with the pid has exited and has not been reaped.
-    Exited {
-        /// Whether it is certainly the opened process.
+    Zombie {
+        /// Whether that process is certainly the opened process.
         certain: bool,
     },
     Reaped,
@@ -147,18 +147,18 @@ pub(super) fn polled_state(
     match presence {
         Presence::Gone => PolledState::Reaped,
         _ if same == Some(false) => PolledState::Reaped,
-        Presence::Exited => PolledState::Exited { certain },
-        _ if child_exited => PolledState::Exited { certain },
+        Presence::Zombie => PolledState::Zombie { certain },
+        _ if child_exited => PolledState::Zombie { certain },
         Presence::Running | Presence::Exiting | Presence::Hidden => PolledState::Running,
     }
 }
 
 /// Returns the presence of a process that exists and that the system does not show to us.
 ///
-/// `may_signal`: whether `kill` succeeds instead of returning EPERM. It succeeds for every zombie.
-pub(super) fn not_shown(hides_zombies: bool, may_signal: bool) -> Presence {
+/// `may_signal`: whether `kill` succeeds instead of returning EPERM, as it does for every zombie.
+pub(super) fn hidden_or_zombie(hides_zombies: bool, may_signal: bool) -> Presence {
     if hides_zombies && may_signal {
-        Presence::Exited
+        Presence::Zombie
     } else {
         Presence::Hidden
     }
@@ -169,11 +169,11 @@ pub(super) fn is_same_start(one: i64, other: i64, rounding: i64) -> bool {
     one.abs_diff(other) <= rounding.unsigned_abs()
 }
 
-/// Interprets FreeBSD's `ki_stat` and `ki_flag`, and XNU's `pbsi_status` and `pbsi_flags`.
+/// Interprets `ki_stat` and `ki_flag` of FreeBSD, and `pbsi_status` and `pbsi_flags` of XNU.
 #[cfg_attr(not(any(target_os = "macos", target_os = "freebsd")), allow(dead_code))]
-pub(super) fn presence(is_zombie: bool, is_exiting: bool) -> Presence {
+pub(super) fn presence_by_flags(is_zombie: bool, is_exiting: bool) -> Presence {
     match (is_zombie, is_exiting) {
-        (true, _) => Presence::Exited,
+        (true, _) => Presence::Zombie,
         (false, true) => Presence::Exiting,
         (false, false) => Presence::Running,
     }
@@ -186,18 +186,18 @@ pub(super) fn presence_on_netbsd(realstat: u64, realflag: u64) -> Presence {
     const SZOMB: u64 = 5;
     const SDEAD: u64 = 6;
     const P_WEXIT: u64 = 0x2000;
-    presence(
+    presence_by_flags(
         matches!(realstat, SZOMB | SDEAD),
         realstat == SDYING || realflag & P_WEXIT != 0,
     )
 }
 
-/// Interprets `p_psflags` of OpenBSD's `kinfo_proc`: sys/proc.h. Its `p_stat` does not show zombies.
+/// Interprets `p_psflags` of OpenBSD's `kinfo_proc`: sys/proc.h. `p_stat` does not show zombies.
 #[cfg_attr(not(target_os = "openbsd"), allow(dead_code))]
 pub(super) fn presence_on_openbsd(psflags: u32) -> Presence {
     const PS_EXITING: u32 = 0x8;
     const PS_ZOMBIE: u32 = 0x0004_0000;
-    presence(psflags & PS_ZOMBIE != 0, psflags & PS_EXITING != 0)
+    presence_by_flags(psflags & PS_ZOMBIE != 0, psflags & PS_EXITING != 0)
 }
 
 #[cfg(test)]
@@ -295,13 +295,13 @@ mod tests {
     #[test]
     fn a_hidden_process_may_be_a_zombie() {
         for (hides_zombies, may_signal, expected) in [
-            (true, true, Presence::Exited),
+            (true, true, Presence::Zombie),
             // DragonFly: a process in another jail, which may be running.
             (true, false, Presence::Hidden),
             (false, true, Presence::Hidden),
             (false, false, Presence::Hidden),
         ] {
-            assert_eq!(not_shown(hides_zombies, may_signal), expected);
+            assert_eq!(hidden_or_zombie(hides_zombies, may_signal), expected);
         }
     }
 
@@ -323,13 +323,13 @@ mod tests {
     #[test]
     fn interprets_esrch_by_the_process_table() {
         for (presence, expected) in [
-            (Presence::Gone, Missing::NoSuchProcess),
-            (Presence::Exited, Missing::Exited),
-            (Presence::Exiting, Missing::Exiting),
-            (Presence::Hidden, Missing::Exiting),
-            (Presence::Running, Missing::Another),
+            (Presence::Gone, EsrchCause::NoSuchProcess),
+            (Presence::Zombie, EsrchCause::Zombie),
+            (Presence::Exiting, EsrchCause::Exiting),
+            (Presence::Hidden, EsrchCause::Exiting),
+            (Presence::Running, EsrchCause::Recycled),
         ] {
-            assert_eq!(missing(presence), expected);
+            assert_eq!(esrch_cause(presence), expected);
         }
     }
 
@@ -337,7 +337,7 @@ mod tests {
     fn an_exited_process_exists_until_its_reap() {
         for (presence, reaped) in [
             (Presence::Exiting, false),
-            (Presence::Exited, false),
+            (Presence::Zombie, false),
             (Presence::Hidden, false),
             (Presence::Gone, true),
             // The pid has been recycled.
@@ -349,10 +349,10 @@ mod tests {
 
     #[test]
     fn a_polled_process_exits_or_is_replaced() {
-        use Presence::{Exited, Exiting, Gone, Hidden, Running};
+        use Presence::{Exiting, Gone, Hidden, Running, Zombie};
         let (certain, uncertain) = (
-            PolledState::Exited { certain: true },
-            PolledState::Exited { certain: false },
+            PolledState::Zombie { certain: true },
+            PolledState::Zombie { certain: false },
         );
         for (presence, same, child_exited, expected) in [
             (Gone, None, false, PolledState::Reaped),
@@ -360,8 +360,8 @@ mod tests {
             (Running, None, false, PolledState::Running),
             (Exiting, Some(true), false, PolledState::Running),
             (Hidden, None, false, PolledState::Running),
-            (Exited, Some(true), false, certain),
-            (Exited, None, false, uncertain),
+            (Zombie, Some(true), false, certain),
+            (Zombie, None, false, uncertain),
             // `waitid` reported the exit of our child.
             (Exiting, Some(true), true, certain),
             (Hidden, None, true, uncertain),
@@ -370,8 +370,8 @@ mod tests {
             (Exiting, Some(false), false, PolledState::Reaped),
             (Hidden, Some(false), false, PolledState::Reaped),
             (Running, Some(false), false, PolledState::Reaped),
-            (Exited, Some(false), false, PolledState::Reaped),
-            (Exited, Some(false), true, PolledState::Reaped),
+            (Zombie, Some(false), false, PolledState::Reaped),
+            (Zombie, Some(false), true, PolledState::Reaped),
         ] {
             assert_eq!(
                 polled_state(presence, same, child_exited),
@@ -383,9 +383,9 @@ mod tests {
 
     #[test]
     fn recognizes_zombies_on_each_system() {
-        assert_eq!(presence(true, true), Presence::Exited);
-        assert_eq!(presence(false, true), Presence::Exiting);
-        assert_eq!(presence(false, false), Presence::Running);
+        assert_eq!(presence_by_flags(true, true), Presence::Zombie);
+        assert_eq!(presence_by_flags(false, true), Presence::Exiting);
+        assert_eq!(presence_by_flags(false, false), Presence::Running);
         for (realstat, realflag, expected) in [
             (1, 0, Presence::Running), // SIDL
             (2, 0, Presence::Running), // SACTIVE
@@ -394,8 +394,8 @@ mod tests {
             (2, 0x6000, Presence::Exiting),
             (3, 0, Presence::Exiting),
             (4, 0, Presence::Running), // SSTOP
-            (5, 0x2000, Presence::Exited),
-            (6, 0x2000, Presence::Exited),
+            (5, 0x2000, Presence::Zombie),
+            (6, 0x2000, Presence::Zombie),
         ] {
             assert_eq!(presence_on_netbsd(realstat, realflag), expected);
         }
@@ -405,8 +405,8 @@ mod tests {
             (0x10, Presence::Running),
             (0x18, Presence::Exiting),
             (0x8_0000, Presence::Running),
-            (0x4_0008, Presence::Exited),
-            (0x4_0000, Presence::Exited),
+            (0x4_0008, Presence::Zombie),
+            (0x4_0000, Presence::Zombie),
         ] {
             assert_eq!(presence_on_openbsd(psflags), expected);
         }

@@ -42,10 +42,10 @@ impl Process {
     pub(crate) fn open(pid: u32) -> Result<Opened<Process>, OpenError> {
         let pid = super::check_pid(pid)?;
         // `pidfd_open` returns ENOENT (EINVAL before Linux 6.16) for a thread that is not its process's
-        // first. It returns EINVAL also for a process that is being reaped (psutil#2715,
-        // systemd#36982), so check the pid before the error is believed. If the pid names a process
-        // by then, it has been recycled, or the thread has become the first one by `execve`: retry.
-        // Each round needs another such coincidence.
+        // first. It also returns EINVAL for a process that is being reaped (psutil#2715,
+        // systemd#36982), so check the pid before believing the error. Retry if the pid then names a
+        // process: the pid has been recycled, or the thread has become the first by `execve`. Each
+        // retry needs another such coincidence.
         const MAX_ROUNDS: u32 = 16;
         let mut refusal = libc::EINVAL;
         for _ in 0..MAX_ROUNDS {
@@ -67,7 +67,7 @@ impl Process {
         Ok(Opened::refused(Probe::Pid(probe), reason))
     }
 
-    /// Adopts a pidfd. Returns also the pid, which is `None` if the process has none here: it has been
+    /// Adopts a pidfd. Also returns the pid, or `None` if the process has no pid here: it has been
     /// reaped, or it is outside our pid namespace.
     ///
     /// # Errors
@@ -133,8 +133,8 @@ impl AsFd for Process {
 
 /// Opens a pidfd, unless the system has already denied pidfds to this thread. The error is the errno.
 fn open_pidfd(pid: libc::pid_t) -> Result<OwnedFd, i32> {
-    // Remember a denial: the kernel will not get the system call, and a thread cannot lift its seccomp
-    // filter. Do not remember exhaustion, which passes.
+    // Remember a denial: the kernel stays the same, and a thread cannot remove its seccomp filter. Do not
+    // remember exhaustion, which passes.
     thread_local! {
         static DENIED: Cell<i32> = const { Cell::new(0) };
     }
@@ -166,15 +166,14 @@ fn is_exhaustion(errno: i32) -> bool {
 
 /// Returns the state of the process behind a pidfd, with its exit status where the kernel reports it.
 ///
-/// The status is certain although the process may be reaped at any moment, because of this order:
+/// The order of the steps makes the status certain, although the process may be reaped at any moment:
 ///
 /// 1. `waitid` returns the status of our own child, and reports the exit in the same call.
 /// 2. After the reap, the pidfd itself returns the status of any process (Linux 6.15).
-/// 3. `/proc` has the status of a zombie. It belongs to this process only if the zombie is still
-///    there after the read: only then has the pid not been recycled.
+/// 3. `/proc` shows the status of a zombie. The status is this process's only if the process has not
+///    been reaped after the read: only then has the pid not been recycled.
 ///
-/// A zombie is always queried twice. For some microseconds of the reap, nothing returns its status:
-/// query it again then.
+/// For some microseconds of a reap, neither `/proc` nor the pidfd returns the status. Query again then.
 fn query_state(pidfd: BorrowedFd<'_>) -> io::Result<State> {
     // Yield so that the reaper can run, but only a few times: this thread may be a runtime worker.
     const MAX_YIELDS: u32 = 3;
@@ -193,33 +192,33 @@ fn query_state(pidfd: BorrowedFd<'_>) -> io::Result<State> {
 /// Returns the state, and whether the process is being reaped at this moment.
 fn query_state_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
     if let Some(status) = pidfd::child_status(pidfd) {
-        return Ok((zombie(Some(status)), false));
+        return Ok((zombie_state(Some(status)), false));
     }
     match pidfd::liveness(pidfd)? {
         Liveness::Running => return Ok((State::Running, false)),
-        Liveness::Reaped => return Ok((reaped(pidfd), false)),
+        Liveness::Reaped => return Ok((reaped_state(pidfd), false)),
         Liveness::Zombie => {}
     }
-    // Read the pid through the descriptor: `/proc` may belong to another pid namespace than ours, where
-    // the same number is another process.
+    // Read the pid through the descriptor: `/proc` may belong to another pid namespace than ours, in
+    // which our number for the process is another process.
     let pid = procfs::pid_of_pidfd(pidfd);
     let status = pid.and_then(procfs::zombie_status);
     let is_being_reaped = status.is_none() && pid.is_some_and(procfs::is_being_reaped);
     Ok(match pidfd::liveness(pidfd)? {
-        // During `execve` by a thread that is not the first, a process seems for an instant to have no
-        // thread alive.
+        // During `execve` by a thread that is not the first, a running process seems for an instant to
+        // have exited.
         Liveness::Running => (State::Running, false),
-        Liveness::Reaped => (reaped(pidfd), false),
-        Liveness::Zombie => (zombie(status), is_being_reaped),
+        Liveness::Reaped => (reaped_state(pidfd), false),
+        Liveness::Zombie => (zombie_state(status), is_being_reaped),
     })
 }
 
-fn zombie(status: Option<Status>) -> State {
+fn zombie_state(status: Option<Status>) -> State {
     let reaped = false;
     State::Exited { status, reaped }
 }
 
-fn reaped(pidfd: BorrowedFd<'_>) -> State {
+fn reaped_state(pidfd: BorrowedFd<'_>) -> State {
     State::Exited {
         status: pidfd::reaped_status(pidfd),
         reaped: true,
@@ -256,7 +255,7 @@ fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<Iden
         }
     }
     let stat = procfs::pid_of_pidfd(pidfd).and_then(Stat::read);
-    // Check the reap after the read: the start time is this process's if it still has the pid.
+    // Read before the check: the start time is this process's if the process still has the pid.
     match (is_reaped(pidfd), stat) {
         (true, _) => Err(io::ErrorKind::NotFound.into()),
         (false, Some(stat)) => start_key(&stat),
@@ -264,7 +263,7 @@ fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<Iden
     }
 }
 
-/// Returns the key by start time. It has the pid namespace in it: two containers that start at the
+/// Returns the key by start time. The key includes the pid namespace: two containers that start at the
 /// same time have processes with equal pids and start times.
 fn start_key(stat: &Stat) -> io::Result<IdentityKey> {
     Ok(IdentityKey {

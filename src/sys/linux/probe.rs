@@ -74,7 +74,7 @@ impl Probe {
     }
 }
 
-/// A process that is known by its pid, and by what `/proc` showed when it was opened.
+/// A process without a pidfd: its pid, and what `/proc` showed when the process was opened.
 pub(crate) struct PidProbe {
     pid: libc::pid_t,
     /// Whether the kernel may grant a pidfd later.
@@ -83,9 +83,9 @@ pub(crate) struct PidProbe {
     has_proc: bool,
     /// The inode of the process's directory in `/proc`.
     inode: Option<u64>,
-    /// The start time, in ticks since boot. [`UNKNOWN`] until it could be read.
+    /// The start time, in ticks since boot. [`UNKNOWN`] until `/proc` has shown it.
     start_time: AtomicU64,
-    /// When the process was last certain to have the pid, in ticks since boot.
+    /// The last time at which the process certainly had the pid, in ticks since boot.
     last_certain: AtomicU64,
 }
 
@@ -94,13 +94,13 @@ const UNKNOWN: u64 = u64::MAX;
 /// The process that has the pid now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PidOwner {
-    /// It is the opened process.
+    /// The opened process.
     Same,
-    /// It is the opened process, or another one that started in the same tick, if the last certain
-    /// query was in that tick too.
+    /// The opened process, or another process that started in the tick of the last certain query.
     LikelySame,
-    Other,
-    /// `/proc` does not show it.
+    /// Another process.
+    Another,
+    /// `/proc` does not show the process.
     Unknown,
 }
 
@@ -126,14 +126,14 @@ impl PidProbe {
 
     fn state(&self) -> State {
         let exited = |status, reaped| State::Exited { status, reaped };
-        // Check the owner of the pid after each read: the read was of the opened process if that still
-        // has the pid.
+        // Read before checking the owner of the pid: what was read is the opened process's if that process
+        // still has the pid.
         let child_status = syscalls::child_status(libc::P_PID, self.pid.unsigned_abs());
         let stat = self.read_stat();
         let owner = self.pid_owner(stat.as_ref());
         let has_exited = child_status.is_some() || stat.as_ref().is_some_and(Stat::exited);
         match owner {
-            PidOwner::Other => exited(None, true),
+            PidOwner::Another => exited(None, true),
             PidOwner::Unknown if !has_exited && !syscalls::exists(self.pid) => exited(None, true),
             _ if !has_exited => State::Running,
             PidOwner::Same => exited(child_status.or_else(|| self.zombie_status()), false),
@@ -167,7 +167,7 @@ impl PidProbe {
         }
         let stat = self.read_stat();
         match self.pid_owner(stat.as_ref()) {
-            PidOwner::Other => Err(io::ErrorKind::NotFound.into()),
+            PidOwner::Another => Err(io::ErrorKind::NotFound.into()),
             PidOwner::Unknown if !syscalls::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
             PidOwner::Same | PidOwner::LikelySame | PidOwner::Unknown => {
                 start_key(&stat.ok_or_else(proc_unavailable)?)
@@ -176,8 +176,8 @@ impl PidProbe {
     }
 
     fn pid_owner(&self, stat: Option<&Stat>) -> PidOwner {
-        // An equal inode proves that it is the process. Another inode proves nothing: under memory
-        // pressure the kernel drops the inode and creates a new one.
+        // An equal inode proves that the owner is the opened process. A different inode proves nothing:
+        // under memory pressure the kernel drops the inode and creates another.
         let now = procfs::ticks(task::time_since_boot());
         if self.inode.is_some() && self.read_inode() == self.inode {
             self.last_certain.fetch_max(now, Ordering::Relaxed);
@@ -188,15 +188,15 @@ impl PidProbe {
         };
         let last_certain = self.last_certain.load(Ordering::Relaxed);
         match self.start_time.load(Ordering::Relaxed) {
-            // Without a descriptor, `stat` could not be read when the process was opened. But a process
-            // that had started by then is the opened one: no other could have the pid.
+            // `stat` could not be read when the process was opened, for lack of a descriptor. But a
+            // process that had started by then is the opened process: no other process had the pid.
             UNKNOWN if start_time <= last_certain => {
                 self.start_time.store(start_time, Ordering::Relaxed);
             }
             known if start_time == known => {}
-            _ => return PidOwner::Other,
+            _ => return PidOwner::Another,
         }
-        // A later owner of the pid has not started before that tick.
+        // A later owner of the pid has started in the tick of the last certain query, or after it.
         if start_time < last_certain {
             PidOwner::Same
         } else {
@@ -216,12 +216,12 @@ impl PidProbe {
 
     fn reopen(&self) -> Reopened {
         let is_same = || self.pid_owner(self.read_stat().as_ref()) == PidOwner::Same;
-        // Check the owner before and after: the pidfd is of this process if it had the pid both times.
+        // Check the owner before and after: the pidfd is this process's if both owners are this process.
         if !is_same() {
             return Reopened::Unavailable;
         }
         match open_pidfd(self.pid) {
-            Ok(fd) if !is_reaped(fd.as_fd()) && is_same() => Reopened::Process(Process::new(fd)),
+            Ok(fd) if !is_reaped(fd.as_fd()) && is_same() => Reopened::WithEvents(Process::new(fd)),
             Err(errno) if is_exhaustion(errno) => Reopened::Exhausted,
             // If the process is being reaped, the next query reports that.
             _ => Reopened::Unavailable,

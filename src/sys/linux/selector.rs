@@ -16,8 +16,8 @@ use std::task::{Context, Poll};
 
 use super::fd_limit::{fds_are_scarce, from_raw_sparing_last, read_limit};
 use super::{
-    EventError, LazyAsyncFd, Opened, Probe, Process, State, is_reaped, pidfd, query_state, reaped,
-    send_signal,
+    EventError, LazyAsyncFd, Opened, Probe, Process, State, is_reaped, pidfd, query_state,
+    reaped_state, send_signal,
 };
 use crate::error::OpenError;
 
@@ -25,11 +25,11 @@ use crate::error::OpenError;
 pub(crate) struct Selector {
     /// Created for the first process.
     epoll: Option<LazyAsyncFd>,
-    /// The number of processes for which the descriptor table has room.
+    /// The number of processes for which this selector has made room in the descriptor table.
     room: usize,
 }
 
-/// A pidfd in the epoll. Dropping it removes it.
+/// A pidfd in the epoll. Dropping it closes the pidfd, which removes it from the epoll.
 pub(crate) struct Registration(OwnedFd);
 
 pub(crate) struct Event {
@@ -40,8 +40,8 @@ pub(crate) struct Event {
 
 impl Selector {
     pub(crate) fn open(&mut self, pid: u32, key: u64) -> Result<Opened<Registration>, OpenError> {
-        // Create the epoll before the pidfd: otherwise the pidfd could take the last descriptor. If
-        // this fails, `register` fails too.
+        // Create the epoll before the pidfd: otherwise the pidfd could take the last descriptor. Ignore
+        // an error here, because `register` then fails too.
         let _ = self.epoll();
         Ok(match Process::open(pid)? {
             Opened::WithEvents(process) => self.register(process, key),
@@ -75,7 +75,7 @@ impl Selector {
         let Some(epoll) = &self.epoll else {
             return Ok(());
         };
-        // A zombie stays readable, so wait for POLLHUP only, which is always reported.
+        // A zombie stays readable, so wait only for EPOLLHUP, which epoll always reports.
         let events = match state {
             State::Running => libc::EPOLLIN,
             State::Exited { .. } => 0,
@@ -85,7 +85,7 @@ impl Selector {
     }
 
     pub(crate) fn deregister(&mut self, registration: Registration) {
-        // Do not rely on closing: the pidfd may have a duplicate, after a fork or because it was adopted.
+        // Closing is not enough: a fork or an adopted pidfd's former owner may have a duplicate.
         if let Some(epoll) = &self.epoll {
             let pidfd = registration.0.as_fd();
             let _ = control(epoll.as_fd(), libc::EPOLL_CTL_DEL, pidfd, 0, 0);
@@ -100,7 +100,7 @@ impl Selector {
         let Some(epoll) = &mut self.epoll else {
             return Poll::Pending;
         };
-        epoll.poll_read(cx, |epoll| {
+        epoll.poll_read_event(cx, |epoll| {
             let is_all = read_events(epoll, events)?;
             Ok((!events.is_empty(), is_all))
         })
@@ -126,7 +126,7 @@ impl Selector {
         let Ok(epoll) = self.epoll() else { return };
         let epoll = epoll.as_raw_fd();
         self.room = count;
-        // The epoll has a low number, because the kernel returns the lowest one that is free.
+        // The epoll has a low number, because the kernel returns the lowest free number.
         let last = RawFd::try_from(count)
             .unwrap_or(RawFd::MAX)
             .saturating_add(epoll);
@@ -139,7 +139,7 @@ impl Selector {
         }
     }
 
-    /// Makes room ahead once the set has outgrown it, in few large steps. The kernel by itself only
+    /// Makes room for a set that has outgrown its room, in few large steps. The kernel by itself only
     /// doubles the table.
     pub(crate) fn grow_fd_table(&mut self, size: usize) {
         const MIN_SIZE: usize = 64;
@@ -174,7 +174,7 @@ impl Selector {
 impl Registration {
     pub(crate) fn state_after(&self, event: &Event) -> io::Result<State> {
         if event.reaped {
-            Ok(reaped(self.0.as_fd()))
+            Ok(reaped_state(self.0.as_fd()))
         } else {
             query_state(self.0.as_fd())
         }
@@ -192,7 +192,7 @@ impl Registration {
         is_reaped(self.0.as_fd())
     }
 
-    pub(crate) fn is(&self, process: &Process) -> bool {
+    pub(crate) fn is_same(&self, process: &Process) -> bool {
         match (self.unique_id(), process.unique_id()) {
             (Some(this), Some(other)) => this == other,
             // Two processes cannot have the pid at the same time.
@@ -216,7 +216,7 @@ fn control(
     events: libc::c_int,
     key: u64,
 ) -> io::Result<()> {
-    // One event each: an exited process would otherwise be reported again until its pidfd is closed.
+    // EPOLLONESHOT: otherwise an exited process is reported again and again until its pidfd closes.
     let events = (events | libc::EPOLLONESHOT) as u32;
     let mut event = libc::epoll_event { events, u64: key };
     let (epoll, fd) = (epoll.as_raw_fd(), fd.as_raw_fd());

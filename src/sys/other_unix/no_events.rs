@@ -11,10 +11,10 @@ use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
 use crate::sys::{EventError, Opened, State};
 
-/// A process with an event source, which cannot exist here.
+/// A process with an event source. No value of this type exists.
 pub(crate) struct Process(Infallible);
 
-/// A process in a selector, which cannot exist here.
+/// A process in a selector. No value of this type exists.
 pub(crate) type Registration = Process;
 
 impl Process {
@@ -48,7 +48,7 @@ impl Process {
         match self.0 {}
     }
 
-    pub(crate) fn is(&self, _process: &Process) -> bool {
+    pub(crate) fn is_same(&self, _process: &Process) -> bool {
         match self.0 {}
     }
 

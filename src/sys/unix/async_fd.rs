@@ -12,14 +12,14 @@ use crate::sys::EventError;
 
 /// An owned descriptor that is registered with the current runtime's reactor when it is first polled.
 pub(crate) struct LazyAsyncFd {
-    // Declared first, dropped first: deregister before the descriptor closes. Otherwise a duplicate
-    // elsewhere would keep the closed descriptor in the reactor's epoll.
-    registered: Option<Registered>,
+    // Declared first, so dropped first: deregister before the descriptor closes. Otherwise a duplicate
+    // of the descriptor would keep the registration in the reactor's epoll.
+    registered: Option<ReactorRegistration>,
     fd: OwnedFd,
 }
 
 /// The registration with one reactor.
-struct Registered {
+struct ReactorRegistration {
     fd: AsyncFd<RawFd>,
     runtime: runtime::Id,
 }
@@ -34,12 +34,12 @@ impl LazyAsyncFd {
 
     /// Waits until the reactor reports that the descriptor is readable, and reads from it.
     ///
-    /// `read` returns also whether it has read everything. The readiness is cleared then, and the next
+    /// `read` also returns whether it has read everything. If so, the readiness is cleared, and the next
     /// call waits for the next event.
     ///
     /// # Errors
     ///
-    /// Registration has failed, the runtime is shutting down, or `read` has failed. The descriptor
+    /// The registration has failed, the runtime is shutting down, or `read` has failed. The descriptor
     /// stays open, and the call can be repeated.
     ///
     /// # Panics
@@ -50,15 +50,15 @@ impl LazyAsyncFd {
         cx: &mut Context<'_>,
         read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(T, bool)>,
     ) -> Poll<Result<T, EventError>> {
-        // Move the registration to the current runtime: the reactor of a runtime that is not running
-        // reports nothing. Outside any runtime, keep it.
+        // Move the registration to the current runtime: the earlier runtime may not be running, and its
+        // reactor then reports nothing. Outside any runtime, keep the registration.
         let current = Handle::try_current().ok().map(|handle| handle.id());
         self.registered
             .take_if(|registered| current.is_some_and(|id| id != registered.runtime));
         loop {
             let registered = match &mut self.registered {
                 Some(registered) => registered,
-                none => none.insert(Registered::new(self.fd.as_fd())?),
+                none => none.insert(ReactorRegistration::new(self.fd.as_fd())?),
             };
             // Take the guard before the read: otherwise `clear_ready` would discard an event that
             // arrives between the two.
@@ -70,18 +70,18 @@ impl LazyAsyncFd {
                     }
                     return Poll::Ready(Ok(value));
                 }
-                // The registered runtime has shut down. Register again: this succeeds if the current
-                // runtime is another one, and returns the error otherwise.
+                // The registered runtime has shut down. Register again: this returns an error if that
+                // runtime is the current runtime.
                 Err(_) => self.registered = None,
             }
         }
     }
 
-    /// Waits until `read` has read an event. It returns also whether it has read everything.
+    /// Waits until `read` has read an event. `read` also returns whether it has read everything.
     ///
     /// Reads once before the descriptor is registered: an event that is ready need not wait for the
     /// reactor.
-    pub(crate) fn poll_read(
+    pub(crate) fn poll_read_event(
         &mut self,
         cx: &mut Context<'_>,
         mut read: impl FnMut(BorrowedFd<'_>) -> io::Result<(bool, bool)>,
@@ -109,8 +109,8 @@ impl AsFd for LazyAsyncFd {
     }
 }
 
-impl Registered {
-    fn new(fd: BorrowedFd<'_>) -> Result<Registered, EventError> {
+impl ReactorRegistration {
+    fn new(fd: BorrowedFd<'_>) -> Result<ReactorRegistration, EventError> {
         let runtime = Handle::current().id();
         if cfg!(tokio_process_exit_force_poll) {
             return Err(EventError::Refused(io::ErrorKind::Unsupported.into()));
@@ -120,9 +120,8 @@ impl Registered {
         // the descriptor, and drops the registration first.
         let fd = unsafe { AsyncFd::register_with_interest(fd.as_raw_fd(), Interest::READABLE) };
         match fd.map_err(io::Error::from) {
-            Ok(fd) => Ok(Registered { fd, runtime }),
-            // An error of the system has a number. An error of tokio means that the runtime has shut
-            // down.
+            Ok(fd) => Ok(ReactorRegistration { fd, runtime }),
+            // A system's error has a number. tokio's own error means that the runtime has shut down.
             Err(error) if error.raw_os_error().is_some() => Err(EventError::Refused(error)),
             Err(error) => Err(EventError::Other(error)),
         }

@@ -8,9 +8,9 @@ use crate::sys::{Opened, Process};
 
 pub(crate) fn open_child(child: &Child) -> Result<Opened<Process>, OpenError> {
     let opened = Process::open(child.id());
-    // Check the child after it has been opened: if the pid is still the child's, it was then too.
+    // Open before the check: a pid that is the child's at the check was the child's at the opening.
     match waitid(libc::P_PID, child.id() as libc::id_t) {
-        Err(libc::ECHILD) => Err(OpenError::Collected),
+        Err(libc::ECHILD) => Err(OpenError::ChildReaped),
         _ => opened,
     }
 }

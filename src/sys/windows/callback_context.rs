@@ -1,37 +1,37 @@
 //! A context that a callback and a wait share.
 //!
-//! Each of the two has a reference to the context, and neither waits for the other. The one that comes
-//! first decides who releases the callback's reference:
+//! The callback and the wait each have a reference to the context, and neither waits for the other. The
+//! order of the call and the cancellation decides which of them releases the callback's reference:
 //!
-//! - The wait is cancelled first. If the callback is called after all, it only releases its reference.
-//!   If the system reports that it will not be called, the wait releases that reference.
-//! - The callback is called first. It releases its reference itself.
+//! - If the wait is cancelled first and the callback is still called, the callback only releases its
+//!   reference. If the system reports that the callback will not be called, the wait does.
+//! - If the callback is called first, the callback releases its reference.
 
 use crate::sync::{Arc, AtomicU8, Ordering};
 
 pub(crate) struct CallbackContext<T> {
     phase: AtomicU8,
-    pub(crate) target: T,
+    pub(crate) data: T,
 }
 
-/// The phases of a wait: neither has happened.
+/// The wait was not cancelled, and the callback was not called.
 const WAITING: u8 = 0;
 /// The wait was cancelled, and the callback has not been called since.
 const CANCELLED: u8 = 1;
-/// The callback was called, and has taken its reference.
+/// The callback was called, and releases its reference.
 const CALLED: u8 = 2;
 
 impl<T> CallbackContext<T> {
     /// Creates a context. Returns the references of the wait and of the callback.
-    pub(crate) fn pair(target: T) -> (Arc<CallbackContext<T>>, *const CallbackContext<T>) {
+    pub(crate) fn pair(data: T) -> (Arc<CallbackContext<T>>, *const CallbackContext<T>) {
         let context = Arc::new(CallbackContext {
             phase: AtomicU8::new(WAITING),
-            target,
+            data,
         });
         (context.clone(), Arc::into_raw(context))
     }
 
-    /// Takes the callback's reference. Returns also whether the wait has not been cancelled.
+    /// Converts the callback's reference. Also returns whether the wait has not been cancelled.
     ///
     /// # Safety
     ///
@@ -60,13 +60,13 @@ impl<T> CallbackContext<T> {
     ///
     /// # Safety
     ///
-    /// The answer of `unregister` is true, and this is the only call.
+    /// What `unregister` returns is true, and this is the only call.
     pub(crate) unsafe fn cancel(context: &Arc<Self>, unregister: impl FnOnce() -> bool) {
         let (from, to) = (WAITING, CANCELLED);
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         let cancelled = context.phase.compare_exchange(from, to, success, failure);
         let is_over = unregister();
-        // The callback may have been called between the two.
+        // The callback may have been called before `unregister`.
         if cancelled.is_ok() && is_over && context.phase.load(Ordering::Acquire) == CANCELLED {
             // SAFETY: the callback has not been called, and will not be called.
             unsafe { CallbackContext::release(Arc::as_ptr(context)) };
@@ -82,7 +82,7 @@ mod loom_tests {
 
     /// The system's view of a registered wait.
     #[derive(Clone, Copy, PartialEq)]
-    enum System {
+    enum SystemWait {
         Registered,
         Calling,
         Called,
@@ -99,7 +99,7 @@ mod loom_tests {
 
         loom::model(|| {
             let (context, raw) = CallbackContext::pair(Mutex::new(0));
-            let system = Arc::new(Mutex::new(System::Registered));
+            let system = Arc::new(Mutex::new(SystemWait::Registered));
             let raw = Raw(raw);
             let pool = loom::thread::spawn({
                 let system = system.clone();
@@ -107,33 +107,33 @@ mod loom_tests {
                     let Raw(raw) = { raw };
                     {
                         let mut system = system.lock().unwrap();
-                        if *system == System::Unregistered {
+                        if *system == SystemWait::Unregistered {
                             return;
                         }
-                        *system = System::Calling;
+                        *system = SystemWait::Calling;
                     }
                     // SAFETY: this is the only call, and the wait is still registered.
                     let (context, is_waited_for) = unsafe { CallbackContext::enter(raw) };
                     if is_waited_for {
-                        *context.target.lock().unwrap() += 1;
+                        *context.data.lock().unwrap() += 1;
                     }
                     drop(context);
-                    *system.lock().unwrap() = System::Called;
+                    *system.lock().unwrap() = SystemWait::Called;
                 }
             });
-            // SAFETY: the answer is the system's, under its lock.
+            // SAFETY: the closure returns the system's state, under its lock.
             unsafe {
                 CallbackContext::cancel(&context, || {
                     let mut system = system.lock().unwrap();
-                    let is_over = *system != System::Calling;
+                    let is_over = *system != SystemWait::Calling;
                     *system = match *system {
-                        System::Registered => System::Unregistered,
+                        SystemWait::Registered => SystemWait::Unregistered,
                         called => called,
                     };
                     is_over
                 });
             }
-            assert!(*context.target.lock().unwrap() <= 1);
+            assert!(*context.data.lock().unwrap() <= 1);
             drop(context);
             pool.join().unwrap();
         });

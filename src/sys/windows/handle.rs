@@ -26,10 +26,10 @@ use super::{State, Status};
 use crate::error::OpenError;
 
 /// A handle with the right to wait for a process.
-pub(super) struct Handle(OwnedHandle);
+pub(super) struct ProcessHandle(OwnedHandle);
 
-impl Handle {
-    pub(super) fn open(pid: u32) -> Result<Handle, OpenError> {
+impl ProcessHandle {
+    pub(super) fn open(pid: u32) -> Result<ProcessHandle, OpenError> {
         let opened = open_process(pid, PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION);
         let opened = match opened {
             // Some processes permit waiting, but no queries.
@@ -51,10 +51,10 @@ impl Handle {
         }
     }
 
-    pub(super) fn adopt(handle: OwnedHandle) -> io::Result<(Handle, u32)> {
-        // This value is a failed call's result, and also the pseudo handle of this process.
+    pub(super) fn adopt(handle: OwnedHandle) -> io::Result<(ProcessHandle, u32)> {
+        // INVALID_HANDLE_VALUE is also the pseudo handle of this process, which cannot be adopted.
         let is_invalid = handle.as_raw_handle() == INVALID_HANDLE_VALUE;
-        let handle = Handle(handle);
+        let handle = ProcessHandle(handle);
         let pid = handle.pid().filter(|_| !is_invalid).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -106,7 +106,7 @@ impl Handle {
         if result == 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(units(created))
+        Ok(in_100_ns(created))
     }
 
     /// Terminates the process. `NotFound` after its exit.
@@ -116,7 +116,7 @@ impl Handle {
             return Err(io::ErrorKind::NotFound.into());
         }
         match self.try_terminate(exit_code) {
-            // A process that has exited in between denies the call.
+            // The call fails if the process has exited in between.
             Err(_) if has_exited()? => Err(io::ErrorKind::NotFound.into()),
             result => result,
         }
@@ -124,7 +124,7 @@ impl Handle {
 
     fn try_terminate(&self, exit_code: u32) -> io::Result<()> {
         let denied = || io::Error::from_raw_os_error(ERROR_ACCESS_DENIED as i32);
-        let terminate = |handle: &Handle| {
+        let terminate = |handle: &ProcessHandle| {
             // SAFETY: the handle is open.
             let result = unsafe { TerminateProcess(handle.0.as_raw_handle(), exit_code) };
             if result == 0 {
@@ -145,8 +145,7 @@ impl Handle {
 
     /// Returns the exit code. `None` without the right to query it.
     ///
-    /// Call this only after the exit. Before, the result is `STILL_ACTIVE`, 259, which a process can also
-    /// exit with.
+    /// Call this only after the exit. Before, the result is `STILL_ACTIVE`: 259, also a valid exit code.
     fn status(&self) -> Option<Status> {
         let mut code = 0;
         // SAFETY: the handle is open, and `code` is writable.
@@ -155,32 +154,32 @@ impl Handle {
     }
 }
 
-impl AsHandle for Handle {
+impl AsHandle for ProcessHandle {
     fn as_handle(&self) -> BorrowedHandle<'_> {
         self.0.as_handle()
     }
 }
 
 /// [OpenProcess](https://learn.microsoft.com/windows/win32/api/processthreadsapi/nf-processthreadsapi-openprocess)
-fn open_process(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> Result<Handle, u32> {
+fn open_process(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> Result<ProcessHandle, u32> {
     // SAFETY: takes integers.
     let handle = unsafe { OpenProcess(rights, 0, pid) };
-    own(handle).map(Handle)
+    own_handle(handle).map(ProcessHandle)
 }
 
 /// Returns the process of the thread with this id. Threads and processes share their ids.
 fn process_of_thread(number: u32) -> Option<u32> {
     // SAFETY: takes integers.
     let handle = unsafe { OpenThread(THREAD_QUERY_LIMITED_INFORMATION, 0, number) };
-    let thread = own(handle).ok()?;
+    let thread = own_handle(handle).ok()?;
     // SAFETY: the handle is open.
     let process = unsafe { GetProcessIdOfThread(thread.as_raw_handle()) };
     // `OpenThread` ignores the two low bits too.
     (process != 0 && number & 3 == 0).then_some(process)
 }
 
-/// Takes over the result of a system call: a new handle, or null.
-fn own(handle: RawHandle) -> Result<OwnedHandle, u32> {
+/// Converts the result of a system call, which is a new handle or null.
+fn own_handle(handle: RawHandle) -> Result<OwnedHandle, u32> {
     if handle.is_null() {
         let error = io::Error::last_os_error().raw_os_error();
         return Err(error.unwrap_or(0) as u32);
@@ -195,7 +194,7 @@ const ZERO: FILETIME = FILETIME {
 };
 
 /// Returns a time in units of 100 ns.
-fn units(time: FILETIME) -> u64 {
+fn in_100_ns(time: FILETIME) -> u64 {
     u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime)
 }
 
@@ -207,5 +206,6 @@ pub(crate) fn thread_cpu_time() -> Duration {
     let (created, exited) = (&raw mut created, &raw mut exited);
     // SAFETY: all four are writable.
     unsafe { GetThreadTimes(thread, created, exited, &raw mut kernel, &raw mut user) };
-    Duration::from_nanos(100) * u32::try_from(units(kernel) + units(user)).unwrap_or(u32::MAX)
+    Duration::from_nanos(100)
+        * u32::try_from(in_100_ns(kernel) + in_100_ns(user)).unwrap_or(u32::MAX)
 }

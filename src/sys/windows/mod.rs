@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
 
-use self::handle::Handle;
+use self::handle::ProcessHandle;
 pub(crate) use self::handle::thread_cpu_time;
 use self::registered_wait::RegisteredWait;
 pub(crate) use self::selector::{Event, Selector};
@@ -36,15 +36,15 @@ impl Status {
 
 /// A process with an open handle. The pid is not recycled as long as the handle is open.
 pub(crate) struct Process {
-    // Declared first, dropped first: the wait is unregistered before the handle closes.
+    // Declared first, so dropped first: the wait is unregistered before the handle closes.
     wait: Option<RegisteredWait>,
-    handle: Arc<Handle>,
+    handle: Arc<ProcessHandle>,
 }
 
-/// A process in a selector: its wait calls back into the selector's queue.
+/// A process in a selector. Its wait sends to the selector's queue.
 pub(crate) type Registration = Process;
 
-/// A process without a wait.
+/// A process without a registered wait.
 pub(crate) type Probe = Process;
 
 impl Process {
@@ -52,20 +52,20 @@ impl Process {
 
     pub(crate) fn open(pid: u32) -> Result<Opened<Process>, OpenError> {
         super::check_pid(pid)?;
-        Handle::open(pid).map(|handle| Opened::WithEvents(Process::new(handle)))
+        ProcessHandle::open(pid).map(|handle| Opened::WithEvents(Process::new(handle)))
     }
 
-    /// Adopts a process handle. Returns also the pid.
+    /// Adopts a process handle. Also returns the pid.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for any other handle, and for a handle that lacks a right.
     pub(crate) fn adopt(handle: OwnedHandle) -> io::Result<(Process, Option<NonZeroU32>)> {
-        let (handle, pid) = Handle::adopt(handle)?;
+        let (handle, pid) = ProcessHandle::adopt(handle)?;
         Ok((Process::new(handle), NonZeroU32::new(pid)))
     }
 
-    fn new(handle: Handle) -> Process {
+    fn new(handle: ProcessHandle) -> Process {
         Process {
             wait: None,
             handle: Arc::new(handle),
@@ -84,13 +84,13 @@ impl Process {
         let coop = ready!(coop::poll_proceed(cx));
         let state = self.handle.state().map_err(EventError::Other)?;
         if state != State::Running {
-            // This costs less than a registered wait that ends at once.
+            // An exited process needs no registered wait.
             coop.made_progress();
             return Poll::Ready(Ok(state));
         }
         let wait = match &mut self.wait {
             Some(wait) => wait,
-            // Each wait has a new queue, so that no event of an earlier wait arrives.
+            // Give each wait a new queue, so that no event of an earlier wait arrives.
             none => {
                 let wait = RegisteredWait::new(&self.handle, &Arc::default(), 0);
                 none.insert(wait.map_err(EventError::Refused)?)
@@ -135,7 +135,7 @@ impl Process {
     }
 
     /// Always `true` for the same pid: both handles are open, so the pid has not been recycled.
-    pub(crate) fn is(&self, _process: &Process) -> bool {
+    pub(crate) fn is_same(&self, _process: &Process) -> bool {
         true
     }
 
@@ -155,14 +155,14 @@ impl AsHandle for Process {
     }
 }
 
-/// Opens a child. Its pid is not recycled as long as std has a handle of it.
+/// Opens a child. Its pid is not recycled as long as std has a handle of the process.
 pub(crate) fn open_child(child: &Child) -> Result<Opened<Process>, OpenError> {
     Process::open(child.id())
 }
 
 pub(crate) const KEY_ROUNDING: u64 = 0;
 
-/// Always `None`: creation times stay valid across boots.
+/// Always `None`: creation times count from 1601, not from the boot.
 pub(super) fn boot_id() -> io::Result<Option<String>> {
     Ok(None)
 }

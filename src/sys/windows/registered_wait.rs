@@ -4,11 +4,11 @@
 //! and [UnregisterWaitEx](https://learn.microsoft.com/windows/win32/api/winbase/nf-winbase-unregisterwaitex).
 //!
 //! The difficult part is the end of a wait. The wait must be unregistered before the handle closes, and
-//! the context must live as long as the callback may run. `UnregisterWaitEx` can wait for the callback.
-//! But the callback wakes a task, and the waker is the user's code: it may drop this wait or another
-//! one, or take a lock that is held where a wait is dropped. So nothing ever waits for the callback.
+//! the context must live as long as the callback may run. `UnregisterWaitEx` can wait for the callback,
+//! but that could deadlock. The callback wakes a task, and the waker is the user's code: it may drop a
+//! wait, or take a lock that is held where a wait is dropped. So nothing ever waits for the callback.
 //! Instead the callback and the [`RegisteredWait`] share the [`CallbackContext`], which keeps the handle
-//! open. The system is done with the handle once it has called back, because it waits only once.
+//! open. After its only call, the system no longer needs the handle.
 
 use std::ffi::c_void;
 use std::io;
@@ -22,14 +22,14 @@ use windows_sys::Win32::System::Threading::{
     WT_EXECUTEONLYONCE,
 };
 
-use super::Handle;
+use super::ProcessHandle;
 use super::callback_context::CallbackContext;
 use crate::wake_queue::{WakeQueue, wake};
 
-/// A wait for a process, which ends when this is dropped.
+/// A wait for a process. Dropping it ends the wait.
 pub(super) struct RegisteredWait {
     wait: HANDLE,
-    context: Arc<CallbackContext<Target>>,
+    context: Arc<CallbackContext<WaitData>>,
 }
 
 // SAFETY: any thread may unregister a wait.
@@ -37,10 +37,10 @@ unsafe impl Send for RegisteredWait {}
 // SAFETY: no method uses the wait by reference.
 unsafe impl Sync for RegisteredWait {}
 
-/// The data of a wait.
-struct Target {
-    /// Stays open until the system no longer waits for it.
-    handle: Arc<Handle>,
+/// The data that a wait shares with its callback.
+struct WaitData {
+    /// Open until the system no longer needs it.
+    handle: Arc<ProcessHandle>,
     queue: Arc<WakeQueue<u64>>,
     key: u64,
 }
@@ -48,19 +48,19 @@ struct Target {
 impl RegisteredWait {
     /// Waits for a process. Once it has exited, `key` is sent to the queue.
     pub(super) fn new(
-        handle: &Arc<Handle>,
+        handle: &Arc<ProcessHandle>,
         queue: &Arc<WakeQueue<u64>>,
         key: u64,
     ) -> io::Result<RegisteredWait> {
         if cfg!(tokio_process_exit_force_poll) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let (context, for_callback) = CallbackContext::pair(Target {
+        let (context, for_callback) = CallbackContext::pair(WaitData {
             handle: handle.clone(),
             queue: queue.clone(),
             key,
         });
-        let process = context.target.handle.as_handle().as_raw_handle();
+        let process = context.data.handle.as_handle().as_raw_handle();
         // The callback only sends a key and wakes a task, so it may run in the thread that waits.
         let flags = WT_EXECUTEINWAITTHREAD | WT_EXECUTEONLYONCE;
         let mut wait: HANDLE = ptr::null_mut();
@@ -86,18 +86,18 @@ impl RegisteredWait {
     }
 
     pub(super) fn queue(&self) -> &WakeQueue<u64> {
-        &self.context.target.queue
+        &self.context.data.queue
     }
 }
 
 unsafe extern "system" fn call_back(context: *mut c_void, _timed_out: bool) {
-    let context = context.cast_const().cast::<CallbackContext<Target>>();
-    // SAFETY: this is the callback's reference. The system calls back once at most, and the reference
-    // is released only when it will not.
+    let context = context.cast_const().cast::<CallbackContext<WaitData>>();
+    // SAFETY: this is the callback's reference. The system calls back at most once, and the wait releases
+    // the reference only if the system will not call back.
     let (context, is_waited_for) = unsafe { CallbackContext::enter(context) };
     if is_waited_for {
-        let target = &context.target;
-        if let Some(waker) = target.queue.send(target.key) {
+        let data = &context.data;
+        if let Some(waker) = data.queue.send(data.key) {
             wake(waker);
         }
     }
@@ -109,8 +109,8 @@ impl Drop for RegisteredWait {
             // Without an event, the call does not wait for the callback.
             // SAFETY: the wait is registered, and this is the only call that unregisters it.
             let result = unsafe { UnregisterWaitEx(self.wait, ptr::null_mut()) };
-            // Success means that the callback neither runs nor will run. ERROR_IO_PENDING means that it
-            // does or will, and releases its reference itself. After any other error that is not certain.
+            // Success means that the callback neither runs nor will run. ERROR_IO_PENDING means that the
+            // callback runs or will run, and releases its reference. Other errors prove nothing.
             result != 0
         };
         // SAFETY: `unregister` returns what the system has reported, and a wait is dropped once.

@@ -6,7 +6,7 @@ use std::iter;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{EventError, Handle, Opened, Process, RegisteredWait, Registration, State};
+use super::{EventError, Opened, Process, ProcessHandle, RegisteredWait, Registration, State};
 use crate::error::OpenError;
 use crate::wake_queue::{WakeQueue, wake};
 
@@ -38,11 +38,15 @@ impl Selector {
         }
     }
 
-    fn wait_for(&self, handle: &Arc<Handle>, key: u64) -> io::Result<Option<RegisteredWait>> {
+    fn wait_for(
+        &self,
+        handle: &Arc<ProcessHandle>,
+        key: u64,
+    ) -> io::Result<Option<RegisteredWait>> {
         if let Ok(State::Running) = handle.state() {
             return RegisteredWait::new(handle, &self.queue, key).map(Some);
         }
-        // A process that has already exited need not wait for the thread pool.
+        // Report a process that has already exited without the thread pool.
         if let Some(waker) = self.queue.send(key) {
             wake(waker);
         }
