@@ -13,8 +13,8 @@
 //!
 //! - [`exit_of`] returns a future for one process: [`ProcessExit`].
 //! - [`ExitSet`] waits for thousands of processes.
-//! - [`ProcessIdentity`] is a line for a pid file, which finds the same process again and never another
-//!   one with its pid.
+//! - [`ProcessIdentity`] is a line for a pid file. It finds the same process again, not a later process
+//!   with the same pid.
 //!
 //! # When to use it
 //!
@@ -38,21 +38,22 @@
 //!
 //! - To spawn a child and wait for it: `tokio::process` does both.
 //! - To reap: this crate never does. The parent must wait for its children as before.
-//! - To wait for a process group, a session, a container or a thread: it waits for single processes.
-//! - To notice that a process starts, stops, forks or calls `execve`: it reports exits only.
+//! - To wait for a process group, a session, a container or a thread: each wait is for one process.
+//! - To notice that a process starts, stops, forks or calls `execve`: only exits are reported.
 //! - Without tokio: every wait needs a tokio runtime, except for [`ProcessExit::try_wait`] and
 //!   [`ExitSet::try_next_exit`].
 //!
 //! # What "exited" means
 //!
-//! A process has exited when its last thread has exited. It is then a zombie until its parent reaps it,
-//! that is, collects its exit status. A wait resolves at the exit. [`ProcessExit::until_reaped`] waits
-//! for the reap, after which the pid is free. Windows has no zombies.
+//! A process has exited when its last thread has exited. The process is then a zombie until its parent
+//! reaps it, that is, collects its exit status. A wait resolves at the exit.
+//! [`ProcessExit::until_reaped`] waits for the reap, after which the pid is free. Windows has no zombies.
 //!
 //! # The exit status
 //!
-//! [`Exit::status`] is never a guess. It is known for your own children on every system but "other
-//! Unix". For another process it is known as follows:
+//! [`Exit::status`] is never a guess. The status of your own children is known on every system but "other
+//! Unix", with the exceptions in [Platforms](platforms#the-exit-status). For other processes that are not
+//! polled:
 //!
 //! | system | the exit status of a process that is not your child |
 //! |---|---|
@@ -64,14 +65,15 @@
 //! | Windows | yes, if you may query the process |
 //! | other Unix | no |
 //!
-//! One case is known in which Linux itself (6.18) reports a wrong status after the reap: the first thread
-//! exits by itself in the same moment in which another thread ends the process. In a few of some thousand
-//! such coincidences, the kernel keeps the code of the first thread.
+//! In one known case, Linux itself (6.18) reports a wrong status after the reap: the first thread exits by
+//! itself at the moment at which another thread ends the process. In a few of some thousand such cases,
+//! the kernel keeps the code of the first thread.
 //!
 //! # Timeouts and many processes
 //!
 //! [`ProcessExit`] is a plain future, so `timeout`, `select!` and `join_all` work with it. It is cancel
 //! safe: a future that was polled by `&mut` can be awaited again, in another task or another runtime.
+//! The signal numbers in this example are those of the crate `libc`:
 //!
 //! ```
 //! # #[cfg(unix)]
@@ -96,17 +98,17 @@
 //! Linux and Android use a pidfd, macOS and the BSDs a kqueue, Windows a wait of the system's thread
 //! pool. [Platforms](platforms) lists the versions, and what was run where.
 //!
-//! If the system refuses an event source, the process is [polled](Mechanism::Polling). That happens
-//! under an old seccomp profile, on an old kernel, or when descriptors run out. The wait still works, but
-//! it is later. [`ProcessExit::mechanism`] and [`ProcessExit::fallback_reason`] show it, and
-//! [How it works](how_it_works#polling) lists what polling cannot do.
+//! If the system refuses an event source, the process is [polled](Mechanism::Polling): under an old seccomp
+//! profile, on an old kernel, or when descriptors run out. The exit is then noticed later.
+//! [`ProcessExit::mechanism`] and [`ProcessExit::fallback_reason`] show whether and why a process is
+//! polled. [How it works](how_it_works#polling) lists what polling cannot do.
 //!
 //! # Cost
 //!
-//! A wait takes one descriptor (on Windows a handle), no thread, and four system calls: open, register,
-//! deregister and close. On Linux, a task is woken about 10 % later than a thread in `epoll_wait` for your
-//! own child. For another process it is about 70 % later, because `/proc` is read for the exit status. The
-//! measurements, also of other crates, are in `benches/README.md` of the repository.
+//! A wait takes one descriptor (on Windows a handle) and no thread. On Linux it takes four system calls
+//! besides queries: open, register, deregister and close. There, a task is woken about 10 % later than a
+//! thread in `epoll_wait` for your own child, and about 70 % later for another process, because `/proc` is
+//! read for the exit status. `benches/README.md` in the repository has all measurements.
 //!
 //! # Features
 //!
@@ -114,7 +116,7 @@
 //!
 //! - `process`: `ProcessExit::from` for the `Child` of `tokio::process`.
 //! - `serde`: [`ProcessIdentity`] is serialized as a line of text.
-//! - `tracing`: logs at debug level how each process is waited for, and why it is polled.
+//! - `tracing`: logs the mechanism of each wait at debug level, and why a process is polled.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
