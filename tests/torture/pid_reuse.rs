@@ -1,4 +1,4 @@
-//! A limit of polling: two processes with the same pid that start within one tick look the same.
+//! A limit of polling: two processes with the same pid that start within one tick are not distinguished.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering::SeqCst;

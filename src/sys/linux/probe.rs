@@ -126,8 +126,8 @@ impl PidProbe {
 
     fn state(&self) -> State {
         let exited = |status, reaped| State::Exited { status, reaped };
-        // Read before checking the owner of the pid: what was read is the opened process's if that process
-        // still has the pid.
+        // Read before checking the owner: the results are the opened process's if that process still has
+        // the pid.
         let child_status = syscalls::child_status(libc::P_PID, self.pid.unsigned_abs());
         let stat = self.read_stat();
         let owner = self.pid_owner(stat.as_ref());

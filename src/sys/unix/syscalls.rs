@@ -49,8 +49,8 @@ fn kill(pid: libc::pid_t, signal: i32) -> Result<(), i32> {
 
 /// Returns the exit status of our own child, or of a process that we trace, without reaping it.
 ///
-/// `None` for any other process, and for a process that is not waitable yet: it is running, or its tracer
-/// must wait for it first.
+/// `None` for any other process, and for a process that is not waitable yet: the process is running, or
+/// its tracer must wait first.
 pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Status> {
     let info = waitid(kind, id).ok()?;
     // If the pid is 0, the child is not waitable, and `waitid` has written nothing.
