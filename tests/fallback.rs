@@ -1050,6 +1050,56 @@ fn makes_up_no_status_without_proc() {
 }
 
 #[test]
+fn status_of_own_child_is_known_without_proc() {
+    const TEST: &str = "status_of_own_child_is_known_without_proc";
+    if support::role().is_none() {
+        if !linux::is_root() {
+            return skip("not root, so nothing can be mounted over /proc");
+        }
+        if support::poll_forced() {
+            return skip("polling verifies the child by /proc");
+        }
+        return rerun_with_mounts(TEST, "events", || {
+            mount_call(c"none", c"/proc", c"tmpfs", 0, c"")
+        });
+    }
+    // Each child exits at a random moment of a query, also between its system calls.
+    for _ in 0..2000 {
+        let child = linux::fork(|| 7);
+        let mut process = ProcessExit::open(child.id()).unwrap();
+        let exit = loop {
+            if let Some(exit) = process.try_wait().unwrap() {
+                break exit;
+            }
+        };
+        assert_eq!(exit.status().and_then(|status| status.code()), Some(7));
+    }
+}
+
+#[test]
+fn denial_of_one_pid_does_not_affect_others() {
+    in_own_process!(denial_of_one_pid_does_not_affect_others, ["EPERM"]);
+    if !linux::seccomp_filters() {
+        return skip(NO_DENIALS);
+    }
+    let (guarded, other) = (Child::spawn(0), Child::spawn(0));
+    let identity = exit_of(other.id()).identity().unwrap();
+    linux::deny_for(libc::SYS_pidfd_open, guarded.id(), libc::EPERM);
+    let process = exit_of(guarded.id());
+    assert_eq!(process.mechanism(), Some(Mechanism::Polling));
+
+    let expected = match support::poll_forced() {
+        true => Mechanism::Polling,
+        false => Mechanism::PidFd,
+    };
+    assert_eq!(exit_of(other.id()).mechanism(), Some(expected));
+    assert_eq!(identity.open().unwrap().pid(), Some(other.id()));
+    let mut set = ExitSet::new();
+    set.insert(other.id()).unwrap();
+    assert_eq!(set.polled_len() == 0, expected == Mechanism::PidFd);
+}
+
+#[test]
 fn makes_up_no_status_under_hidepid() {
     const TEST: &str = "makes_up_no_status_under_hidepid";
     let Some(role) = support::role() else {

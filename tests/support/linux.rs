@@ -137,9 +137,24 @@ pub fn seccomp_filters() -> bool {
 
 /// Makes a system call fail with `errno`, in this thread and in all that it starts from now on.
 pub fn deny(call: libc::c_long, errno: i32) {
+    deny_if(call, Vec::new(), errno);
+}
+
+/// Makes a system call fail with `errno` if its first argument is `pid`.
+pub fn deny_for(call: libc::c_long, pid: u32, errno: i32) {
+    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+    let is_pid = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, pid.into());
+    deny_if(
+        call,
+        vec![SeccompRule::new(vec![is_pid.unwrap()]).unwrap()],
+        errno,
+    );
+}
+
+fn deny_if(call: libc::c_long, rules: Vec<seccompiler::SeccompRule>, errno: i32) {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
     let filter = SeccompFilter::new(
-        BTreeMap::from([(call as _, Vec::new())]),
+        BTreeMap::from([(call as _, rules)]),
         SeccompAction::Allow,
         SeccompAction::Errno(errno as u32),
         std::env::consts::ARCH

@@ -152,7 +152,8 @@ fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Opened<()>, Open
         }
         match esrch_cause(proc_info::presence_of(pid)) {
             EsrchCause::NoSuchProcess => return Err(OpenError::NoSuchProcess),
-            EsrchCause::Zombie => return Ok(exited(None)),
+            // A child may have exited after `waitid`, so call it again.
+            EsrchCause::Zombie => return Ok(exited(child_status(libc::P_PID, pid as libc::id_t))),
             EsrchCause::Exiting => return PidProbe::open(pid, exit_event_unavailable()),
             EsrchCause::Recycled => {}
         }

@@ -103,9 +103,15 @@ impl PidProbe {
     }
 
     fn state(&self) -> State {
+        let child_status = || child_status(libc::P_PID, self.pid as libc::id_t);
         // Read the id after `waitid`: the status is this process's if the process still has the pid.
-        let child = child_status(libc::P_PID, self.pid as libc::id_t);
-        let (presence, start_id) = proc_info::read(self.pid);
+        let mut child = child_status();
+        let (mut presence, mut start_id) = proc_info::read(self.pid);
+        if child.is_none() && presence == Presence::Zombie {
+            // A child may have exited after `waitid`. Call it again, and read the id after it.
+            child = child_status();
+            (presence, start_id) = proc_info::read(self.pid);
+        }
         match polled_state(presence, self.is_same(start_id), child.is_some()) {
             PolledState::Running => State::Running,
             PolledState::Zombie { certain } => State::Exited {

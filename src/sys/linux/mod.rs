@@ -151,10 +151,18 @@ fn open_pidfd(pid: libc::pid_t) -> Result<OwnedFd, i32> {
     } else {
         pidfd::open(pid)
     };
-    // Linux itself never returns EPERM or EACCES here. They come from a seccomp profile that is older
-    // than the system call (docker/for-linux#1142), or from a security module.
-    if let Err(errno @ (libc::ENOSYS | libc::EPERM | libc::EACCES)) = opened {
-        DENIED.set(errno);
+    match opened {
+        Err(errno @ libc::ENOSYS) => DENIED.set(errno),
+        // Linux itself never returns these. They come from a seccomp profile that is older than the
+        // system call (docker/for-linux#1142), or from a filter or a security module that protects
+        // this process only. So remember the denial only if our own pid is denied too.
+        Err(errno @ (libc::EPERM | libc::EACCES)) => {
+            let this = std::process::id() as libc::pid_t;
+            if let Err(libc::EPERM | libc::EACCES) = pidfd::open(this) {
+                DENIED.set(errno);
+            }
+        }
+        _ => {}
     }
     opened
 }
@@ -202,7 +210,10 @@ fn query_state_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
     // Read the pid through the descriptor: `/proc` may belong to another pid namespace than ours, in
     // which our number for the process is another process.
     let pid = procfs::pid_of_pidfd(pidfd);
-    let status = pid.and_then(procfs::zombie_status);
+    // Ask for a child's status again: the child may have exited after the first question.
+    let status = pid
+        .and_then(procfs::zombie_status)
+        .or_else(|| pidfd::child_status(pidfd));
     let is_being_reaped = status.is_none() && pid.is_some_and(procfs::is_being_reaped);
     Ok(match pidfd::liveness(pidfd)? {
         // During `execve` by a thread that is not the first, a running process seems for an instant to

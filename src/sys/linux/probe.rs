@@ -142,7 +142,10 @@ impl PidProbe {
     }
 
     fn zombie_status(&self) -> Option<super::Status> {
-        let status = procfs::zombie_status(self.pid.unsigned_abs())?;
+        let pid = self.pid.unsigned_abs();
+        // Ask for a child's status again: the child may have exited after the first question.
+        let status =
+            procfs::zombie_status(pid).or_else(|| syscalls::child_status(libc::P_PID, pid))?;
         let owner = self.pid_owner(self.read_stat().as_ref());
         (owner == PidOwner::Same).then_some(status)
     }
