@@ -990,3 +990,54 @@ async fn earlier_owner_does_not_take_over_the_pid() {
     assert_eq!(next(&mut set).await.status().unwrap().code(), Some(2));
     assert!(set.is_empty());
 }
+
+/// Runs `body` in a runtime that has shut down, where waits fail.
+#[cfg(unix)]
+fn in_dead_runtime<T>(body: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let handle = runtime.handle().clone();
+    drop(runtime);
+    handle.block_on(body)
+}
+
+#[cfg(unix)]
+#[test]
+fn error_after_exits_is_returned_by_the_next_call() {
+    let mut sleepers = many(3);
+    let mut set = set_of(&sleepers);
+    kill(&mut sleepers[..1]);
+    let exits = in_dead_runtime(set.exits_within(Duration::from_secs(1)));
+    assert_eq!(exits.unwrap().len(), 1);
+    kill(&mut sleepers[1..2]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        set.exits_within(Duration::ZERO).await.unwrap_err();
+        // Nothing is lost, and the error is returned once.
+        assert_eq!(set.len(), 2);
+        assert!(next(&mut set).await.pid().is_some());
+        assert!(set.exits_within(Duration::ZERO).await.unwrap().is_empty());
+    });
+}
+
+#[tokio::test]
+async fn exits_within_keeps_its_timeout_at_the_coop_budget() {
+    // tokio lets a task handle 128 events before other tasks run.
+    for count in [127, 128, 129] {
+        let mut sleepers = many(at_most(count + 1));
+        let alive = sleepers.split_off(sleepers.len() - 1);
+        let mut set = set_of(&sleepers);
+        set.insert(alive[0].id()).unwrap();
+        kill(&mut sleepers);
+        let exits = deadline(tokio::spawn(async move {
+            let exits = set.exits_within(Duration::from_millis(50)).await;
+            (exits.unwrap().len(), set.len())
+        }));
+        assert_eq!(exits.await.unwrap(), (sleepers.len(), 1), "{count} events");
+    }
+}

@@ -24,7 +24,13 @@ impl ExitSet {
     ) -> Poll<io::Result<()>> {
         let mut newly_watched = false;
         loop {
-            if self.ended.len() > known || self.ended.len() == self.len() {
+            if self.ended.len() > known {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(error) = self.deferred_error.take() {
+                return Poll::Ready(Err(error));
+            }
+            if self.ended.len() == self.len() {
                 return Poll::Ready(Ok(()));
             }
             if !self.events.is_empty() {

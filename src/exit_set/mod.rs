@@ -100,6 +100,8 @@ pub struct ExitSet {
     ended: VecDeque<Key>,
     polled: PolledMembers,
     close_queue: CloseQueue,
+    /// An error of a wait that has also found exits. The next wait without exits returns it.
+    deferred_error: Option<io::Error>,
 }
 
 impl ExitSet {
@@ -352,6 +354,9 @@ impl ExitSet {
         let mut elapsed = pin!(tokio::time::sleep(timeout));
         let mut is_last_round = false;
         let waited = poll_fn(|cx| {
+            if self.ended.is_empty() {
+                self.deferred_error.take().map_or(Ok(()), Err)?;
+            }
             while self.ended.len() < self.len() {
                 if let Poll::Ready(result) = self.poll_ended(self.ended.len(), cx) {
                     result?;
@@ -390,9 +395,11 @@ impl ExitSet {
         // The set may never be polled again. One batch closes all of a small set, and takes little time.
         self.close_queue.close_batch();
         match waited {
-            Err(error) if exits.is_empty() => Err(error),
-            _ => Ok(exits),
+            Err(error) if exits.is_empty() => return Err(error),
+            Err(error) => self.deferred_error = Some(error),
+            Ok(()) => {}
         }
+        Ok(exits)
     }
 
     /// Calls one of two functions with a member. Returns `NotFound` if its wait has ended.

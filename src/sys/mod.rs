@@ -31,8 +31,10 @@
 //!     Drain the events before both calls: otherwise an exited process with the pid may still be
 //!     registered.
 //!   - `deregister(registration)` removes a process that may still have an event.
-//!   - `poll_events(cx, events)` waits for events and appends them. `try_events(registered, events)` does
-//!     not wait. Where events are delivered some time after the exit, `try_events` queries `registered`.
+//!   - `poll_events(cx, events)` waits for events and appends them. It consumes tokio's coop budget:
+//!     otherwise `exits_within` could not distinguish an exhausted budget from a lack of events.
+//!   - `try_events(registered, events)` does not wait. Where events are delivered some time after the exit,
+//!     it queries `registered`.
 //!   - A registration has one event. `reregister(registration, key, state)` allows another event.
 //!   - `reserve(n)` makes room for `n` processes. `grow_fd_table(n)` is called after each insertion.
 //!   - `should_close_eagerly()`: whether the registrations of yielded processes are to be closed at once.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
+use tokio::task::coop;
 
 use crate::sys::EventError;
 
@@ -86,8 +87,12 @@ impl LazyAsyncFd {
         cx: &mut Context<'_>,
         mut read: impl FnMut(BorrowedFd<'_>) -> io::Result<(bool, bool)>,
     ) -> Poll<Result<(), EventError>> {
-        if self.registered.is_none() && read(self.fd.as_fd()).map_err(EventError::Other)?.0 {
-            return Poll::Ready(Ok(()));
+        if self.registered.is_none() {
+            let coop = ready!(coop::poll_proceed(cx));
+            if read(self.fd.as_fd()).map_err(EventError::Other)?.0 {
+                coop.made_progress();
+                return Poll::Ready(Ok(()));
+            }
         }
         while !ready!(self.poll_readable(cx, &mut read))? {}
         Poll::Ready(Ok(()))

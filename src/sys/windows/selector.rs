@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::iter;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+
+use tokio::task::coop;
 
 use super::{EventError, Opened, Process, ProcessHandle, RegisteredWait, Registration, State};
 use crate::error::OpenError;
@@ -72,13 +74,13 @@ impl Selector {
         cx: &mut Context<'_>,
         events: &mut VecDeque<Event>,
     ) -> Poll<Result<(), EventError>> {
+        let coop = ready!(coop::poll_proceed(cx));
         self.read_events(events);
         if events.is_empty() {
-            let Poll::Ready(key) = self.queue.poll_recv(cx) else {
-                return Poll::Pending;
-            };
+            let key = ready!(self.queue.poll_recv(cx));
             events.push_back(Event { key });
         }
+        coop.made_progress();
         Poll::Ready(Ok(()))
     }
 
