@@ -61,7 +61,7 @@ impl Future for ProcessExit {
 /// The future is terminated once it has returned the exit, or the error of opening the process.
 impl FusedFuture for ProcessExit {
     fn is_terminated(&self) -> bool {
-        self.wait.terminated
+        ProcessExit::is_terminated(self)
     }
 }
 

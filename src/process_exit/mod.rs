@@ -51,7 +51,8 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// The future neither signals nor reaps the process, not even when it is dropped.
 ///
-/// A resolved future can be awaited again and returns the same [`Exit`].
+/// A resolved future can be awaited again and returns the same [`Exit`]. In a `select!` loop it would
+/// therefore resolve in each round. Guard it by [`is_terminated`](ProcessExit::is_terminated).
 ///
 /// # Errors
 ///
@@ -73,6 +74,13 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// Dropping the future loses and leaks nothing. A future that was polled by `&mut` can be polled
 /// again later, from another task or in another runtime.
+///
+/// # Fork
+///
+/// A forked child shares the reactor's descriptor with its parent, as with every tokio resource. If the
+/// child drops its copy of a registered future, the parent's wait is deregistered too and never
+/// resolves. So call `execve` right after `fork`, as [`std::process::Command`] does, or fork before the
+/// runtime is built.
 ///
 /// # Examples
 ///
@@ -339,6 +347,29 @@ impl ProcessExit {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether awaiting has returned its final result: the exit, or the error of opening the
+    /// process.
+    ///
+    /// # Examples
+    ///
+    /// A guard for a `select!` loop that goes on after the exit:
+    ///
+    /// ```
+    /// # async fn serve(pid: u32, mut messages: tokio::sync::mpsc::Receiver<String>) {
+    /// let mut process = tokio_process_exit::exit_of(pid);
+    /// loop {
+    ///     tokio::select! {
+    ///         exit = &mut process, if !process.is_terminated() => println!("{exit:?}"),
+    ///         Some(message) = messages.recv() => println!("{message}"),
+    ///         else => break,
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn is_terminated(&self) -> bool {
+        self.wait.terminated
     }
 
     /// Waits until the process has been reaped, instead of until it has exited.
