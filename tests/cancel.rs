@@ -5,7 +5,7 @@ mod support;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::future::{FusedFuture, FutureExt, join_all};
+use futures::future::{FutureExt, join_all};
 use support::{Child, at_most, deadline, still_pending};
 use tokio::time::timeout;
 use tokio_process_exit::{ProcessExit, exit_of};

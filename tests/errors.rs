@@ -17,7 +17,7 @@ async fn error_of(pid: u32) -> Error {
     assert_eq!(process.mechanism(), None);
     assert_eq!(process.pid(), (pid != 0).then_some(pid));
     let tried = process.try_wait().unwrap_err();
-    assert!(!process.is_terminated());
+    assert!(!FusedFuture::is_terminated(&process));
     for _ in 0..2 {
         let awaited = deadline(&mut process).await.unwrap_err();
         for error in [&tried, &awaited] {
@@ -26,7 +26,7 @@ async fn error_of(pid: u32) -> Error {
                 (opened.kind(), opened.to_string())
             );
         }
-        assert!(process.is_terminated());
+        assert!(FusedFuture::is_terminated(&process));
     }
     opened
 }
