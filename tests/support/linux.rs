@@ -8,12 +8,12 @@ use std::process::{Command, Output};
 
 pub use super::unix::*;
 
-/// Starts a second thread that runs `body`, and ends the leading thread.
+/// Starts a second thread that runs `body`, and ends the leader thread.
 ///
 /// Call this only in a forked child. The child exits with the return value of `body`.
 pub fn leader_exits<F: FnOnce() -> i32>(body: F) -> ! {
     extern "C" fn run<F: FnOnce() -> i32>(body: *mut c_void) -> i32 {
-        // SAFETY: `body` is the pointer that was passed to `clone` below. It is read once.
+        // SAFETY: `body` is the pointer that was passed to `clone` below, and is read once.
         let body = unsafe { body.cast::<F>().read() };
         exit_group(body())
     }
@@ -37,7 +37,7 @@ pub fn leader_exits<F: FnOnce() -> i32>(body: F) -> ! {
     // SAFETY: the stack is as large as the thread needs, and `body` lives on the leader's stack,
     // which stays mapped when the leader exits.
     while unsafe { libc::clone(run::<F>, top, flags, argument) } < 0 {}
-    // Exit with a code that must not be reported: it is the leading thread's, not the process's.
+    // A wait must not report the code 99: it is the leader thread's, not the process's.
     // SAFETY: the call takes an integer and ends only this thread.
     unsafe { libc::syscall(libc::SYS_exit, 99) };
     unreachable!()
@@ -102,13 +102,15 @@ pub fn children() -> Vec<String> {
 }
 
 /// Returns whether a pidfd reports the status of a reaped process (Linux 6.15).
+///
+/// Returns `false` if polling is forced, because no wait has a pidfd then.
 pub fn pidfd_reports_status() -> bool {
     release() >= (6, 15) && pidfd_supports_get_info() && !super::poll_forced()
 }
 
 /// Returns whether pidfds support `PIDFD_GET_INFO` (Linux 6.13).
 ///
-/// An emulator may not support the request even if the kernel below does.
+/// An emulator may not support the request even if the kernel does.
 pub fn pidfd_supports_get_info() -> bool {
     static KNOWN: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
         // SAFETY: a `pidfd_info` is all integers, for which all zeroes is a valid value.
@@ -120,7 +122,7 @@ pub fn pidfd_supports_get_info() -> bool {
     *KNOWN
 }
 
-/// Returns whether system calls can be denied by seccomp. User-mode emulators do not support that.
+/// Returns whether seccomp can deny system calls. User-mode emulators do not support seccomp.
 pub fn seccomp_filters() -> bool {
     let action = libc::SECCOMP_RET_ERRNO;
     // SAFETY: the call reads `action`, which is readable, and changes nothing.
@@ -135,7 +137,7 @@ pub fn seccomp_filters() -> bool {
     known == 0
 }
 
-/// Makes a system call fail with `errno`, in this thread and in all that it starts from now on.
+/// Makes a system call fail with `errno`, in this thread and in all threads that it starts later.
 pub fn deny(call: libc::c_long, errno: i32) {
     deny_if(call, Vec::new(), errno);
 }
@@ -235,9 +237,9 @@ pub fn voluntary_context_switches() -> i64 {
     usage().ru_nvcsw as _
 }
 
-/// Starts a process that has this free pid. Returns `None` where pids cannot be chosen.
+/// Starts a process that gets this free pid. Returns `None` if pids cannot be chosen.
 pub fn recycle<T>(pid: u32, spawn: impl Fn() -> T, id: impl Fn(&T) -> u32) -> Option<T> {
-    // The kernel assigns this pid next, unless another process is started in between.
+    // The kernel assigns the next pid after `ns_last_pid`. Retry: another process may get it first.
     (0..100).find_map(|_| {
         fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
         Some(spawn()).filter(|child| id(child) == pid)
@@ -261,7 +263,7 @@ fn usage() -> libc::rusage {
     usage
 }
 
-/// Returns the present size of this process's descriptor table.
+/// Returns the current size of this process's descriptor table.
 pub fn descriptor_table() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));

@@ -1,4 +1,4 @@
-//! Helpers that the tests share: real processes, deadlines, and tests in a process of their own.
+//! Helpers that the tests share: real processes, deadlines, and reruns of a test in a new process.
 
 #![allow(
     dead_code,
@@ -38,7 +38,7 @@ pub fn at_most(size: usize) -> usize {
     if cfg!(unix) { size } else { size.min(100) }
 }
 
-/// How long [`deadline`] and [`until`] wait before they fail. The slowest machine needs far less.
+/// How long [`deadline`] and [`until`] wait before they fail. Even a slow machine needs far less.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Awaits a future that must resolve. Panics after [`DEADLINE`].
@@ -230,7 +230,7 @@ pub fn example(name: &str) -> std::path::PathBuf {
     example
 }
 
-/// Runs one test of this binary again, in a process of its own that has `ROLE` set.
+/// Runs one test of this binary again, in a new process that has `ROLE` set.
 ///
 /// The test must check [`role`] first. `prepare` may change the command.
 pub fn rerun(test: &str, role: &str, prepare: impl FnOnce(&mut Command)) -> Output {
@@ -263,7 +263,7 @@ pub fn assert_passed(output: &Output) {
     }
 }
 
-/// Returns whether the status of another parent's zombie is known if the zombie runs as our user.
+/// Returns whether the status of another parent's zombie is known if our user owns the zombie.
 pub fn zombie_status_is_known() -> bool {
     #[cfg(target_os = "linux")]
     return linux::stat_shows_status();
@@ -273,7 +273,7 @@ pub fn zombie_status_is_known() -> bool {
 
 /// Returns whether the status of a process is known even if it was reaped before the first query.
 ///
-/// On kqueue, the exit event carries that status.
+/// A kqueue's exit event contains this status.
 pub fn reaped_status_is_known() -> bool {
     #[cfg(target_os = "linux")]
     return linux::pidfd_reports_status();
@@ -281,7 +281,7 @@ pub fn reaped_status_is_known() -> bool {
     return cfg!(windows) || !poll_forced();
 }
 
-/// Returns what this process has open: its descriptors on Unix, the number of handles on Windows.
+/// Returns the open descriptors of this process on Unix, and the number of its handles on Windows.
 pub fn open_handles() -> impl PartialEq + std::fmt::Debug {
     #[cfg(target_os = "linux")]
     return linux::open_fds();

@@ -1,12 +1,12 @@
 //! System calls that fail, or that return what another kernel version would return.
 //!
 //! A seccomp filter traps the system calls of this thread and of all threads that it starts later,
-//! except for those in [`LET_THROUGH`]. The handler of the trap (SIGSYS) makes the call itself, and
-//! adds a [key](PASS_KEY) that the filter accepts. It may fail the call or change its result. Calls
-//! fail, and are counted, only while their thread is armed.
+//! except for the calls in [`NOT_TRAPPED`]. The handler of the trap (SIGSYS) makes the call itself,
+//! and adds a [key](PASS_KEY) that the filter accepts. The handler may fail the call or change its
+//! result. Calls fail, and are counted, only while their thread is armed.
 //!
-//! The filter cannot be removed, so install it in a process of its own. That process must not start
-//! a program: the filter would stay, but the handler would be gone.
+//! The filter cannot be removed, so install it in a process that runs only one test. Such a process
+//! must not start a program: the filter would stay, but the handler would be gone.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub const CALLS: [(&str, &[c_long]); 24] = [
 
 /// The calls that are not trapped: the allocator, threads and the tests need them. The crate itself
 /// makes none of them.
-const LET_THROUGH: [c_long; 36] = [
+const NOT_TRAPPED: [c_long; 36] = [
     libc::SYS_brk,
     libc::SYS_clone,
     libc::SYS_clone3,
@@ -108,8 +108,8 @@ pub mod kernel {
     pub const NO_INFO_EXIT: u32 = 1 << 0;
     /// 6.9 to 6.12: pidfds have no `PIDFD_GET_INFO`, and fail with EINVAL.
     pub const NO_GET_INFO: u32 = 1 << 1;
-    /// Before 6.9: all pidfds share one inode of another file system. They report no event at the
-    /// reap, and support no ioctl at all.
+    /// Before 6.9: all pidfds share one inode of another file system, report no event at the reap,
+    /// and support no ioctl.
     pub const NO_PIDFS: u32 = 1 << 2;
     /// 5.3: `waitid` does not accept pidfds.
     pub const NO_P_PIDFD: u32 = 1 << 3;
@@ -117,7 +117,7 @@ pub mod kernel {
     pub const NO_PIDFD_OPEN: u32 = 1 << 4;
     /// Before 6.1: `uname` returns an older release.
     pub const OLD_RELEASE: u32 = 1 << 5;
-    /// `PIDFD_GET_INFO` succeeds for a reaped process, but withholds the status: the field is 0.
+    /// `PIDFD_GET_INFO` succeeds for a reaped process, but does not return the status.
     pub const WITHHELD: u32 = 1 << 6;
 }
 
@@ -231,7 +231,7 @@ pub fn install(kernel: u32, faults: [Option<Fault>; 2]) {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = numbers
         .map(|&number| (number, vec![has_pass_key()]))
         .collect();
-    rules.extend(LET_THROUGH.map(|number| (number, Vec::new())));
+    rules.extend(NOT_TRAPPED.map(|number| (number, Vec::new())));
     let architecture = std::env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(
         rules,
@@ -312,7 +312,7 @@ fn make(number: c_long, [a, b, c, d, e]: [i64; 5]) -> i64 {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: `errno` is readable.
     let before = unsafe { *errno };
-    // SAFETY: the trapped code meant to make this call with these arguments.
+    // SAFETY: the trapped code made this call with the same arguments.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, PASS_KEY) };
     // SAFETY: `errno` is writable.
     let failure = unsafe { std::mem::replace(&mut *errno, before) };

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 #[cfg(not(target_os = "linux"))]
 use std::process::Command;
 
-/// A process that is not our child. Its parent reaps it only at [`Grandchild::reap`].
+/// A process that is not our child, and whose parent reaps it only at [`Grandchild::reap`].
 pub struct Grandchild {
     id: u32,
     parent: Forked,
@@ -14,7 +14,7 @@ pub struct Grandchild {
     exit: File,
     /// Carries the request to reap to the parent.
     reap: File,
-    /// Carries the grandchild's pid from the parent, and later a byte for the reap.
+    /// Carries the grandchild's pid from the parent, and a byte after the reap.
     report: File,
     reaped: bool,
 }
@@ -101,7 +101,7 @@ impl Drop for Grandchild {
             kill(self.id, libc::SIGKILL);
             self.reap();
         }
-        // The parent is killed and reaped by the drop of its own field.
+        // Dropping this field afterwards kills and reaps the parent.
         let _ = &self.parent;
     }
 }
@@ -139,8 +139,8 @@ impl Drop for Forked {
 
 /// Forks a child that runs `body` and exits with the return value.
 ///
-/// `body` may only make system calls. It must not allocate or lock: the child never releases a lock
-/// that another thread holds during the fork.
+/// `body` may only make system calls. Code that allocates or locks could block forever: another
+/// thread may hold a lock during the fork, and the child never releases this lock.
 pub fn fork(body: impl FnOnce() -> i32) -> Forked {
     let id = fork_raw();
     if id == 0 {
@@ -158,7 +158,7 @@ pub fn many(size: usize) -> Vec<Forked> {
 
 /// Returns the reading and the writing end of a pipe.
 pub fn pipe() -> (File, File) {
-    // Use sockets: not every system has `pipe2`, and programs started here would inherit a `pipe`.
+    // Use sockets: not every system has `pipe2`, and programs would inherit both ends of a `pipe`.
     let (read, write) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
     (OwnedFd::from(read).into(), OwnedFd::from(write).into())
 }
@@ -199,9 +199,9 @@ pub fn reap_raw(pid: libc::pid_t) -> i32 {
     }
 }
 
-/// Has this process killed when its parent exits, so that a killed test leaves no process behind.
+/// Has the kernel kill this process when its parent exits: no process then outlives a killed test.
 ///
-/// Only Linux supports this.
+/// Does nothing on systems other than Linux, which do not support this.
 fn die_with_parent() {
     #[cfg(target_os = "linux")]
     // SAFETY: the call takes integers.
