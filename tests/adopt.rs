@@ -71,15 +71,15 @@ async fn adopts_the_peer_pidfd_of_a_socket() {
 async fn rejects_other_kinds_of_descriptors() {
     let child = Child::spawn(0);
     let (read, write) = linux::pipe();
-    // SAFETY: the call takes only integers.
+    // SAFETY: the call takes integers.
     let eventfd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    // SAFETY: the call takes only an integer.
+    // SAFETY: the call takes an integer.
     let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
     // SAFETY: the name is null-terminated.
     let memfd = unsafe { libc::memfd_create(c"a file".as_ptr(), libc::MFD_CLOEXEC) };
-    // SAFETY: the call takes only integers.
+    // SAFETY: the call takes integers.
     let timerfd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
-    // SAFETY: the call takes only an integer.
+    // SAFETY: the call takes an integer.
     let inotify = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
     // SAFETY: a `sigset_t` consists of integers. All zeroes is a valid value: the empty set.
     let none: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -112,7 +112,7 @@ async fn rejects_other_kinds_of_descriptors() {
 async fn resolves_for_a_process_outside_the_pid_namespace() {
     const TEST: &str = "resolves_for_a_process_outside_the_pid_namespace";
     if let Some(number) = support::role() {
-        // SAFETY: the parent left this descriptor open, and no other code in this process owns it.
+        // SAFETY: this process has inherited the open descriptor, and no other code here owns it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(number.parse().unwrap()) };
         let process = ProcessExit::try_from(pidfd).unwrap();
         assert_eq!(process.pid(), None);
@@ -175,7 +175,7 @@ async fn rejects_the_pidfd_of_a_thread() {
     }
 }
 
-/// During `execve` the calling thread replaces the leader. Briefly, its id differs from the pid.
+/// During `execve` the calling thread replaces the leader. Until then, its id differs from the pid.
 #[tokio::test]
 async fn adopts_a_pidfd_during_exec_by_another_thread() {
     for _ in 0..200 {

@@ -98,7 +98,7 @@ async fn tokio_select_loops_over_several_processes() {
 async fn futures_select_skips_resolved_processes() {
     let mut children: Vec<Child> = (0..2).map(Child::spawn).collect();
     let (mut a, mut b) = (exit_of(children[0].id()), exit_of(children[1].id()));
-    // Resolves to an error at once. `select!` must not pick this branch again and again.
+    // `missing` resolves to an error at once. `select!` must not pick its branch again and again.
     let mut missing = exit_of(0);
     children.iter_mut().for_each(Child::end);
     let (mut exits, mut errors) = (0, 0);
@@ -176,7 +176,7 @@ async fn wakes_the_most_recent_waker() {
 }
 
 #[tokio::test]
-async fn polling_a_finished_wait_uses_up_the_coop_budget() {
+async fn polling_a_resolved_wait_uses_the_coop_budget() {
     let child = Child::zombie(0);
     for mut process in [exit_of(child.id()), exit_of(0)] {
         let _ = deadline(&mut process).await;

@@ -1,4 +1,4 @@
-//! Promise: a wait made from a `Child` is for that child, never for another process with its pid.
+//! Promise: a wait made from a `Child` is for this child, never for another process with its pid.
 
 mod support;
 
@@ -9,7 +9,7 @@ use support::{Child, deadline};
 use tokio_process_exit::ProcessExit;
 
 #[tokio::test]
-async fn reports_the_exit_and_leaves_the_status() {
+async fn resolves_without_reaping_the_child() {
     let mut child = Child::spawn(7);
     let process = ProcessExit::from(&child.0);
     assert_eq!(process.pid(), Some(child.id()));
@@ -63,7 +63,7 @@ async fn reaped_child_is_not_found_after_pid_reuse() {
 
 #[cfg(feature = "process")]
 #[tokio::test]
-async fn tokio_child_is_reported_and_stays_waitable() {
+async fn resolves_without_reaping_a_child_of_tokio() {
     let mut child = tokio::process::Command::from(support::shell("exit 7"))
         .spawn()
         .unwrap();

@@ -1,4 +1,4 @@
-//! Promise: an invalid pid yields an error that names the pid, whichever function returns it.
+//! Promise: for an invalid pid, every function returns an error that names the pid.
 
 mod support;
 

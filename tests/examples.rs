@@ -183,8 +183,8 @@ mod readopt {
         assert_eq!(supervisor.wait(), Some(0));
         assert!(!id_file.exists());
 
-        // Put the pid of another running process into the identity: the supervisor must not take
-        // that process for its daemon.
+        // Replace the pid in the identity by the pid of another running process. The supervisor
+        // must not mistake this process for its daemon.
         let our_pid = std::process::id().to_string();
         std::fs::write(&id_file, written.replacen(pid, &our_pid, 1)).unwrap();
         let mut supervisor = Running::example("readopt", &arguments);
@@ -230,7 +230,7 @@ mod peer_exit {
     #[test]
     fn notices_a_client_exit_with_an_open_connection() {
         if support::role().is_some() {
-            // This is the client. Its forked child inherits the connection and keeps it open.
+            // This process is the client. A forked child inherits the connection, which stays open.
             let path = std::env::var_os("SOCKET").unwrap();
             let connection = UnixStream::connect(path).unwrap();
             let child = support::unix::fork(|| support::unix::forever());

@@ -1,4 +1,5 @@
-//! Promise: a `ProcessExit` resolves once its process has exited and not before, child or not.
+//! Promise: a `ProcessExit` resolves once its process has exited and not before, whether or not the
+//! process is our child.
 
 mod support;
 
@@ -101,7 +102,7 @@ async fn does_not_resolve_when_the_leader_thread_exits() {
 
     std::io::Write::write_all(&mut &write, &[6]).unwrap();
     let exit = deadline(process).await.unwrap();
-    // The status is the code of the last thread, not that of the leader.
+    // The status is the code of the last thread, not the code of the leader.
     assert_eq!(exit.status().unwrap().code(), Some(6));
 }
 
@@ -148,7 +149,7 @@ fn try_wait_during_exec_reports_no_false_exit() {
 }
 
 #[tokio::test]
-async fn waiting_for_own_process_times_out() {
+async fn wait_for_our_own_process_stays_pending() {
     still_pending(exit_of(std::process::id())).await;
 }
 

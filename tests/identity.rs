@@ -1,4 +1,4 @@
-//! Promise: a `ProcessIdentity` opens only the process that it was taken from.
+//! Promise: a `ProcessIdentity` opens only the process that returned it.
 
 mod support;
 

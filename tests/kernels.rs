@@ -1,7 +1,7 @@
-//! Promise: on each older kernel, waits work as well as that kernel permits.
+//! Promise: on each older kernel, waits work as well as the kernel permits.
 //!
-//! [`support::trap`] changes the results of system calls to those of the older kernel. It cannot
-//! change what this kernel does on its own: epoll still wakes at the reap, for instance.
+//! [`support::trap`] changes the results of system calls to the results of the older kernel.
+//! Other behaviour of this kernel stays: for example, epoll still wakes at the reap.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
@@ -18,7 +18,7 @@ use support::{deadline, still_pending};
 use tokio::runtime::Builder;
 use tokio_process_exit::{Exit, ExitSet, Mechanism, ProcessExit, exit_of};
 
-/// A kernel version, and what is expected of waits on it.
+/// A kernel version, and the expected behaviour of waits.
 struct Kernel {
     name: &'static str,
     /// Bits of [`trap::kernel`].
@@ -46,7 +46,7 @@ const KERNELS: [Kernel; 9] = [
     Kernel { name: "6.1 without pidfds", differences: NO_PIDFD_OPEN, events: false, reap_events: false, zombie_status: true, reaped_status: false },
 ];
 
-/// Runs the rest of the test once for each kernel, in a process of its own.
+/// Runs the rest of the test once for each kernel, each time in a new process.
 macro_rules! on_each_kernel {
     ($test:ident) => {
         match support::role() {

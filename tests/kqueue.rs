@@ -54,7 +54,7 @@ fn wait_and_set_each_need_one_fd() {
     });
 }
 
-/// A kqueue has one filter per pid, so an unread event must not replace the event of a later wait.
+/// An empty set takes over the kqueue of its first member, which already has the member's filter.
 #[tokio::test]
 async fn registered_process_moves_to_the_kqueue_of_a_set() {
     let (mut child, mut early) = (Child::spawn(3), Child::spawn(4));

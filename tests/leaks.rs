@@ -1,4 +1,4 @@
-//! Promise: a wait leaks no descriptor, no handle and no zombie, however it ends.
+//! Promise: however a wait ends, it leaks no descriptor, no handle and no zombie.
 //!
 //! The file has a single test, because the test counts the resources of the whole process.
 

@@ -1,4 +1,4 @@
-//! Promise: a `ProcessExit` works on every tokio runtime, and never delays its shutdown.
+//! Promise: a `ProcessExit` works on every tokio runtime, and never delays a runtime's shutdown.
 
 mod support;
 
@@ -40,7 +40,7 @@ fn works_on_a_runtime_without_time() {
 }
 
 #[test]
-fn continues_after_the_first_runtime_is_not_driven() {
+fn continues_while_the_first_runtime_is_not_driven() {
     let [first, second] = runtimes();
     let mut child = Child::spawn(7);
     let mut process = exit_of(child.id());

@@ -52,7 +52,7 @@ async fn status_includes_the_core_dump_flag() {
 }
 
 #[tokio::test]
-async fn leaves_the_status_for_tokio_to_reap() {
+async fn tokio_still_gets_the_status_of_its_child() {
     for code in 0..30 {
         let script = format!("exit {code}");
         let mut child = tokio::process::Command::from(shell(&script))
@@ -84,7 +84,7 @@ async fn returns_the_status_of_a_child_reaped_before_poll() {
 #[tokio::test]
 async fn auto_reaped_child_has_its_own_status_or_none() {
     if support::role().is_none() {
-        // The disposition of SIGCHLD applies to the whole process.
+        // Run in a new process: the disposition of SIGCHLD applies to all threads.
         let test = "auto_reaped_child_has_its_own_status_or_none";
         return support::assert_passed(&support::rerun(test, "ignore", |_| {}));
     }
@@ -248,8 +248,8 @@ fn exit_displays_its_pid_and_status() {
 /// In `/proc` of an outer pid namespace, the same pid belongs to a different process.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn is_not_misled_by_the_proc_of_another_pid_namespace() {
-    const TEST: &str = "is_not_misled_by_the_proc_of_another_pid_namespace";
+async fn ignores_the_proc_of_an_outer_pid_namespace() {
+    const TEST: &str = "ignores_the_proc_of_an_outer_pid_namespace";
     if support::role().is_some() {
         let mut grandchild = Grandchild::spawn();
         assert!(grandchild.id() < 100, "a pid of a new namespace");
@@ -307,7 +307,7 @@ fn returns_the_status_after_own_leader_thread_exits() {
         return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
     }
     if !linux::stat_shows_status() {
-        return skip("no status from /proc before Linux 6.1");
+        return skip("Linux before 6.1 does not show the status in /proc");
     }
     // The forked child starts a second thread and ends its leader thread. All other threads of this
     // process are idle, so the child inherits no held lock.
@@ -328,12 +328,12 @@ fn returns_the_status_after_own_leader_thread_exits() {
             });
             linux::exit_group(status.and_then(|status| status.code()).unwrap_or(99));
         });
-        // SAFETY: the call takes only an integer, and ends only the calling thread.
+        // SAFETY: the call takes an integer, and ends only the calling thread.
         unsafe { libc::syscall(libc::SYS_exit, 98) };
         97
     });
     let pid = child.id();
-    // `reap` waits for the exit; a drop would kill the child.
+    // Reap the child: dropping `child` would kill it before its exit.
     let status = child.reap();
     assert_eq!(status, 8 << 8, "wait status of {pid}");
 }

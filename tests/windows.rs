@@ -224,7 +224,7 @@ impl Wake for BlockingWaker {
     }
 }
 
-/// The few waits of this test share one thread, so a blocked callback holds up all of them.
+/// All waits of this test share one thread, so a blocked callback delays the other callbacks.
 #[test]
 fn blocked_callback_delays_neither_exits_nor_drops() {
     if support::poll_forced() {
