@@ -1,7 +1,7 @@
 //! Promise: if the kernel refuses events, waits fall back to polling and report the reason.
 //!
-//! The refusals are real: each test runs in a process of its own, with a seccomp filter, a resource
-//! limit or a mount namespace.
+//! The refusals are real: each test runs in a new process with its own seccomp filter, resource
+//! limit or mount namespace.
 
 #![cfg(target_os = "linux")]
 
@@ -22,7 +22,7 @@ use support::{Child, deadline, skip, still_pending};
 use tokio::runtime::{Builder, Runtime};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
-/// Runs the rest of the test in a process of its own, once for each role. Evaluates to the role.
+/// Runs the rest of the test once for each role, each time in a new process. Evaluates to the role.
 macro_rules! in_own_process {
     ($test:ident, $roles:expr) => {
         match support::role() {
@@ -38,9 +38,9 @@ macro_rules! in_own_process {
     };
 }
 
-/// A lock on the kernel's caches, which a test holds for writing if it drops them.
+/// A lock on the kernel's caches. A test that drops the caches holds the lock for writing.
 ///
-/// Once caches are dropped, polling cannot verify identities for a moment. Other tests would fail.
+/// Right after caches are dropped, polling cannot verify identities. A concurrent test would fail.
 enum Caches {
     Kept(#[expect(dead_code)] RwLockReadGuard<'static, ()>),
     Dropped(#[expect(dead_code)] RwLockWriteGuard<'static, ()>),
@@ -65,7 +65,7 @@ const DENIALS: [(&str, i32); 3] = [
 
 const NO_DENIALS: &str = "system calls cannot be denied";
 
-/// Makes a system call fail in this thread and in all that it starts from now on.
+/// Makes a system call fail in this thread and in all threads that it starts later.
 ///
 /// Skips the rest of the test if system calls cannot be denied.
 macro_rules! deny {
@@ -87,7 +87,7 @@ fn runtime() -> Runtime {
 
 /// Checks everything that a wait promises, with any mechanism.
 async fn check_every_promise() {
-    // A child of ours.
+    // Our own child.
     let mut child = Child::spawn(7);
     let mut process = exit_of(child.id());
     still_pending(&mut process).await;
@@ -112,7 +112,7 @@ async fn check_every_promise() {
         Some(7)
     );
 
-    // A child of another process, which reaps later.
+    // A grandchild, which its parent reaps later.
     let mut grandchild = Grandchild::spawn();
     let mut process = exit_of(grandchild.id());
     let mut until_reaped = exit_of(grandchild.id()).until_reaped();
@@ -130,7 +130,7 @@ async fn check_every_promise() {
     still_pending(exit_of(std::process::id())).await;
     still_pending(exit_of(1)).await;
 
-    // Invalid pids: of a reaped process, of a thread, and out of range.
+    // Invalid pids: the pid of a reaped process, the id of a thread, and numbers out of range.
     let error = ProcessExit::open(grandchild.id()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(
@@ -281,8 +281,8 @@ fn polls_while_descriptors_are_exhausted() {
         still_pending(&mut of_second).await;
         still_pending(&mut of_third).await;
 
-        // Without a descriptor, not even /proc can be read. Exits of our own children and reaps are
-        // still reported.
+        // Without a descriptor, /proc cannot be read. Polling still reports the exits of our own
+        // children, and all reaps.
         child.end();
         assert_eq!(
             deadline(of_child).await.unwrap().status().unwrap().code(),
@@ -317,8 +317,8 @@ fn polls_while_descriptors_are_exhausted() {
 }
 
 #[test]
-fn leaves_the_last_descriptor_for_reading_proc() {
-    let _ = in_own_process!(leaves_the_last_descriptor_for_reading_proc, ["1"]);
+fn keeps_the_last_fd_free_for_reading_proc() {
+    let _ = in_own_process!(keeps_the_last_fd_free_for_reading_proc, ["1"]);
     runtime().block_on(async {
         let mut grandchild = Grandchild::spawn();
         let limit = limit_descriptors(64);
@@ -338,8 +338,8 @@ fn leaves_the_last_descriptor_for_reading_proc() {
 }
 
 #[test]
-fn leaves_the_last_descriptor_if_low_numbered() {
-    let _ = in_own_process!(leaves_the_last_descriptor_if_low_numbered, ["1"]);
+fn keeps_the_last_fd_free_if_low_numbered() {
+    let _ = in_own_process!(keeps_the_last_fd_free_if_low_numbered, ["1"]);
     runtime().block_on(async {
         let (mut first, second) = (Grandchild::spawn(), Grandchild::spawn());
         limit_descriptors(64);
@@ -398,7 +398,7 @@ fn keeps_the_status_seen_by_the_poller_after_a_reap() {
     let (first, second) = (runtime(), runtime());
     let code = |exit: tokio_process_exit::Exit| exit.status().and_then(|status| status.code());
 
-    // The status is returned by a query, by a wait in another runtime, and by a set.
+    // A query, a wait in another runtime and a set all return the status.
     let reaped_after_poll = || {
         let mut grandchild = Grandchild::spawn();
         let mut task = tokio_test::task::spawn(exit_of(grandchild.id()));
@@ -430,7 +430,7 @@ fn keeps_the_status_seen_by_the_poller_after_a_reap() {
     assert!(set.insert_exit(reaped_after_poll()));
     assert_eq!(code(set.try_next_exit().unwrap().unwrap()), Some(8));
 
-    // The status is also kept by a wait for the reap, and by a set that waits for the reap.
+    // A wait for the reap also keeps the status, alone and in a set.
     let mut grandchild = Grandchild::spawn();
     let mut process = exit_of(grandchild.id()).until_reaped();
     let mut set = ExitSet::new();
@@ -505,7 +505,8 @@ fn dropped_caches_do_not_lose_status_or_events() {
     let mut processes = [child.id(), grandchild.id()].map(exit_of);
     let runtime = runtime_after_exhaustion(&mut exhausted);
     runtime.block_on(async {
-        // Poll each process in later clock ticks than the tick in which it was opened.
+        // Poll each process in a later clock tick than its start: otherwise the start time would
+        // not identify the process once the caches are dropped.
         for process in &mut processes {
             assert_eq!(process.mechanism(), Some(Mechanism::Polling));
             still_pending(&mut *process).await;
@@ -540,8 +541,9 @@ fn dropped_caches_do_not_lose_status_or_events() {
     });
 }
 
-/// Starts a runtime. A runtime needs descriptors, so this first restores the limit and closes half
-/// of the files if descriptors are exhausted.
+/// Starts a runtime, which needs descriptors.
+///
+/// If descriptors are exhausted, first restores the limit and closes half of the files.
 fn runtime_after_exhaustion(exhausted: &mut Option<(u64, Vec<std::fs::File>)>) -> Runtime {
     if let Some((limit, files)) = exhausted {
         limit_descriptors(*limit);
@@ -555,7 +557,7 @@ fn does_not_report_the_status_of_a_recycled_pid() {
     let _ = in_own_process!(does_not_report_the_status_of_a_recycled_pid, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     for _ in 0..50 {
-        // A fast machine starts both processes in one clock tick, so that their start times agree.
+        // A fast machine starts both processes in one clock tick, so their start times are equal.
         let first = linux::fork(|| 1);
         let pid = first.id();
         let mut process = exit_of(pid);
@@ -627,11 +629,11 @@ fn polls_within_the_interval_and_new_waits_sooner() {
 }
 
 #[test]
-fn does_not_mistake_the_next_owner_of_a_pid() {
-    let _ = in_own_process!(does_not_mistake_the_next_owner_of_a_pid, ["1"]);
+fn does_not_wait_for_the_next_owner_of_the_pid() {
+    let _ = in_own_process!(does_not_wait_for_the_next_owner_of_the_pid, ["1"]);
     let mut first = Child::spawn(1);
     let pid = first.id();
-    // Spawn the first child before descriptors are exhausted: spawning needs some as well.
+    // Spawn the first child before descriptors are exhausted: a spawn needs descriptors too.
     let limit = limit_descriptors(64);
     let files = exhaust_descriptors();
     let mut process = exit_of(pid);
@@ -646,9 +648,9 @@ fn does_not_mistake_the_next_owner_of_a_pid() {
     let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
         return skip("pids cannot be chosen (not root)");
     };
-    // The wait does not register the second child either, although descriptors are free again.
+    // Descriptors are free again, but the wait must not register the second child.
     let exit = runtime().block_on(deadline(&mut process)).unwrap();
-    assert_eq!(exit.status(), None, "the status of the first is lost");
+    assert_eq!(exit.status(), None, "no query saw the first child's status");
     assert_eq!(process.mechanism(), Some(Mechanism::Polling));
     assert_eq!(second.reap().code(), Some(2));
 }
@@ -674,10 +676,10 @@ fn polls_thousands_with_one_blocking_thread() {
             children.iter().map(|child| exit_of(child.id())).collect();
         runtime.block_on(async {
             still_pending(processes.next()).await;
-            // At most two threads: one for the poller, one for its next turn in the queue.
+            // At most two new threads run the poller: its next slice may start on another thread.
             assert!(threads() - before <= 2, "{} threads", threads() - before);
 
-            // Other blocking work proceeds meanwhile.
+            // Other blocking work still runs.
             for _ in 0..5 {
                 deadline(tokio::fs::metadata("/")).await.unwrap();
                 deadline(tokio::task::spawn_blocking(|| ())).await.unwrap();
@@ -740,7 +742,7 @@ fn runtime_shuts_down_within_100_ms_while_polling() {
         let start = Instant::now();
         drop(runtime);
         let elapsed = start.elapsed();
-        // A wait outlives the runtime, and continues in the next runtime.
+        // The wait outlives its runtime, and continues in another runtime.
         let next = Builder::new_current_thread().enable_all().build().unwrap();
         next.block_on(still_pending(&mut surviving));
         elapsed
@@ -776,14 +778,14 @@ fn polling_stops_after_the_last_wait() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         still_pending(exit_of(1)).await;
-        // Give the poller time to notice that no wait is left.
+        // Give the poller time to notice that there are no more waits.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let before = linux::voluntary_context_switches();
         tokio::time::sleep(Duration::from_secs(1)).await;
         let switches = linux::voluntary_context_switches() - before;
         assert!(
             switches < 10,
-            "{switches} context switches with nothing to wait for"
+            "{switches} context switches without any wait"
         );
     });
 }
@@ -814,7 +816,7 @@ fn set_polls_members_without_descriptors() {
     assert!(set.polled_len() > 300 - 128, "{} polled", set.polled_len());
     runtime.block_on(async {
         still_pending(set.next_exit()).await;
-        // Kill two children that are polled, because they were inserted last, and one with events.
+        // Kill one child with events, and two that are polled because they were inserted last.
         for child in [&children[299], &children[0], &children[298]] {
             linux::kill(child.id(), libc::SIGKILL);
             let exit = deadline(set.next_exit()).await.unwrap().unwrap();
@@ -863,8 +865,8 @@ fn open_waits_survive_a_descriptor_limit_of_zero() {
 }
 
 #[test]
-fn set_leaves_the_last_descriptor_and_recovers() {
-    let _ = in_own_process!(set_leaves_the_last_descriptor_and_recovers, ["1"]);
+fn set_keeps_the_last_fd_free_and_recovers() {
+    let _ = in_own_process!(set_keeps_the_last_fd_free_and_recovers, ["1"]);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     for free in 1..4 {
         let (first, mut second) = (Grandchild::spawn(), Grandchild::spawn());
@@ -952,7 +954,7 @@ fn polled_set_moves_between_runtimes() {
     second.block_on(assert_yields_all(&mut set, &children));
 }
 
-/// Runs one test again in a mount namespace of its own, which `mount` prepares. Needs root.
+/// Runs one test again in a new mount namespace, which `mount` prepares. Needs root.
 fn rerun_with_mounts(test: &str, role: &str, mount: fn() -> io::Result<()>) {
     let prepare = |command: &mut Command| {
         command.current_dir("/");
@@ -990,7 +992,7 @@ fn mount_call(
     check(unsafe { libc::mount(source, target, kind, flags, data.as_ptr().cast()) })
 }
 
-/// Asserts that a wait returns no status: at the exit if events work, at the reap if polled.
+/// Asserts that a wait resolves without a status: at the exit with events, at the reap by polling.
 async fn assert_exits_without_status(grandchild: &mut Grandchild) {
     let mut process = exit_of(grandchild.id());
     still_pending(&mut process).await;
@@ -1150,7 +1152,7 @@ fn set_rejects_a_polled_duplicate_after_its_reap() {
         let child = linux::fork(|| linux::forever());
         let pid = child.id();
         let [first, second, mut third] = [0; 3].map(|_| exit_of(pid));
-        // The third wait already has its process polled.
+        // The third wait is already polled.
         still_pending(&mut third).await;
         let mut set = ExitSet::new();
         assert!(set.insert_exit(first));

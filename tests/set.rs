@@ -31,9 +31,9 @@ fn set_of(sleepers: &[Sleeper]) -> ExitSet {
     set
 }
 
-/// Returns whether this process was started to run `test` alone.
+/// Returns whether this process was started to run only `test`.
 ///
-/// If not, runs `test` in such a process and asserts that the test passes there.
+/// If not, runs `test` in a new process and asserts that the test passes there.
 #[cfg(target_os = "linux")]
 fn has_own_process(test: &str) -> bool {
     let has_own_process = support::role().is_some();
@@ -58,7 +58,7 @@ fn open_null() -> std::io::Result<std::fs::File> {
 
 /// Opens files until no descriptor is free.
 #[cfg(target_os = "linux")]
-fn use_up_descriptors() -> Vec<std::fs::File> {
+fn exhaust_descriptors() -> Vec<std::fs::File> {
     std::iter::from_fn(|| open_null().ok()).collect()
 }
 
@@ -111,16 +111,16 @@ async fn yields_exits_in_order_with_their_status() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn yields_children_others_zombies_and_reaped() {
+async fn yields_children_grandchildren_zombies_and_reaped() {
     let (mut child, zombie) = (Child::spawn(1), Child::zombie(2));
-    let (mut grandchild, other_zombie) = (Grandchild::spawn(), Grandchild::zombie(4));
+    let (mut grandchild, zombie_grandchild) = (Grandchild::spawn(), Grandchild::zombie(4));
     let mut reaped = Grandchild::spawn();
     let mut set = ExitSet::new();
     for id in [
         child.id(),
         zombie.id(),
         grandchild.id(),
-        other_zombie.id(),
+        zombie_grandchild.id(),
         reaped.id(),
     ] {
         assert!(set.insert(id).unwrap());
@@ -150,7 +150,7 @@ async fn rejects_a_process_already_in_the_set() {
     assert!(!set.insert_exit(exit_of(child.id())));
     child.end();
     child.until_exited();
-    // A zombie is rejected too, whether or not the set already knows of the exit.
+    // A zombie is rejected too, whether or not the set has already read the exit event.
     assert!(!set.insert(child.id()).unwrap());
     assert!(!set.insert_exit(exit_of(child.id())));
     assert_eq!(set.len(), 1);
@@ -198,14 +198,14 @@ async fn does_not_yield_a_removed_process() {
     assert!(!set.remove(1));
     assert!(!set.contains(sleepers[0].id()));
     still_pending(set.next_exit()).await;
-    // A process can also be removed after its exit, as long as it has not been yielded.
+    // A process can also be removed after its exit, until the set yields the exit.
     kill(&mut sleepers);
     assert!(set.remove(sleepers[1].id()));
     assert_eq!(set.len(), 1);
     assert_eq!(next(&mut set).await.pid(), Some(sleepers[2].id()));
     assert!(deadline(set.next_exit()).await.is_none());
 
-    // A new process never receives the events of a removed process.
+    // A new member never receives the events of a removed member.
     for _ in 0..20 {
         let alive = &many(1)[0];
         set.insert(sleepers[0].id()).unwrap();
@@ -218,7 +218,7 @@ async fn does_not_yield_a_removed_process() {
 }
 
 #[tokio::test]
-async fn failed_insert_leaves_the_set_unchanged() {
+async fn failed_insert_does_not_change_the_set() {
     let mut child = Child::spawn(0);
     let gone = child.id();
     child.reap();
@@ -565,7 +565,10 @@ fn closes_fds_in_batches_and_when_idle_or_dropped() {
         let mut set = set_of(&dead[..500]);
         next(&mut set).await;
         drop(set);
-        assert!(open() < most, "after a drop with exits left to yield");
+        assert!(
+            open() < most,
+            "after dropping a set that has more exits to yield"
+        );
 
         // Insert and yield one process at a time, so that the set is never idle.
         let mut set = ExitSet::new();
@@ -624,7 +627,7 @@ fn closes_yielded_fds_at_once_when_scarce() {
     }
     let runtime = current_thread();
     let mut sleepers = many(240);
-    // Create the first set while descriptors are plentiful.
+    // The crate caches the limit of descriptors. Have it read the old limit first.
     drop(set_of(&sleepers[..1]));
     linux::limit_descriptors(256);
     let mut set = set_of(&sleepers);
@@ -641,8 +644,8 @@ fn closes_yielded_fds_at_once_when_scarce() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn set_of_one_keeps_no_yielded_fds_when_scarce() {
-    if !has_own_process("set_of_one_keeps_no_yielded_fds_when_scarce") {
+fn set_of_one_closes_yielded_fds_when_scarce() {
+    if !has_own_process("set_of_one_closes_yielded_fds_when_scarce") {
         return;
     }
     let mut sleepers = many(100);
@@ -654,7 +657,7 @@ fn set_of_one_keeps_no_yielded_fds_when_scarce() {
     for sleeper in &sleepers {
         set.insert(sleeper.id()).unwrap();
         while set.try_next_exit().is_none() {}
-        // The set may keep its epoll instance, but no pidfd.
+        // The set may hold its epoll instance, but no pidfd.
         assert!(linux::open_fds().len() <= before + 1);
     }
 }
@@ -673,8 +676,8 @@ fn closes_yielded_fds_once_they_become_scarce() {
     linux::limit_descriptors(256);
     let mut set = set_of(&sleepers);
     kill(&mut sleepers);
-    let mut files: Vec<_> = use_up_descriptors();
-    // Leave four descriptors for the reactor and for reading /proc.
+    let mut files: Vec<_> = exhaust_descriptors();
+    // Keep four descriptors free for the reactor and for reading /proc.
     files.truncate(files.len() - 4);
     runtime.block_on(async {
         for _ in 0..100 {
@@ -704,7 +707,7 @@ fn closes_yielded_fds_before_falling_back() {
             next(&mut set).await;
         }
     });
-    let _files: Vec<_> = use_up_descriptors();
+    let _files: Vec<_> = exhaust_descriptors();
     let polled = exit_of(alive[0].id());
     assert!(polled.fallback_reason().is_some());
     assert!(set.insert_exit(polled));
@@ -725,7 +728,7 @@ fn defers_closing_once_fds_are_plentiful() {
     let runtime = current_thread();
     let mut sleepers = many(100);
     let enough = linux::limit_descriptors(128);
-    // Create the first set while descriptors are scarce.
+    // The crate caches the limit of descriptors. Have it read the low limit first.
     drop(set_of(&sleepers));
     linux::limit_descriptors(enough);
     let mut set = set_of(&sleepers);
@@ -756,7 +759,7 @@ async fn rejects_a_process_with_a_queued_exit() {
         assert!(!set.insert_exit(exit_of(sleeper.id())));
     }
     assert_eq!(set.len(), 2);
-    // The same holds for waits that resolved before the insertion.
+    // A wait that resolved before its insertion is queued too.
     let mut set = ExitSet::new();
     let mut processes = [exit_of(first), exit_of(first)];
     for process in &mut processes {
@@ -783,7 +786,7 @@ async fn yields_to_other_tasks_while_exits_are_queued() {
         .run_until(async {
             let alive = &many(1)[0];
             set.insert(alive.id()).unwrap();
-            // Queue all exits: the cancelled wait keeps them.
+            // Queue all exits: the set keeps the exits that a cancelled call has collected.
             still_pending(set.exits_within(Duration::MAX)).await;
             tokio::task::spawn_local(async move {
                 loop {
@@ -850,7 +853,7 @@ async fn debug_shows_the_counts() {
 }
 
 #[tokio::test]
-async fn cancelled_exits_within_admits_no_duplicates() {
+async fn rejects_duplicates_after_cancelled_exits_within() {
     let mut sleepers = many(at_most(400));
     kill(&mut sleepers);
     for polls in 1.. {
@@ -886,8 +889,8 @@ async fn cancelled_exits_within_admits_no_duplicates() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn mass_exit_leaves_no_fds_open_when_scarce() {
-    if !has_own_process("mass_exit_leaves_no_fds_open_when_scarce") {
+fn mass_exit_closes_one_fd_per_yield_when_scarce() {
+    if !has_own_process("mass_exit_closes_one_fd_per_yield_when_scarce") {
         return;
     }
     if support::poll_forced() {
@@ -907,8 +910,8 @@ fn mass_exit_leaves_no_fds_open_when_scarce() {
 /// Runs in a process of its own because it uses up all descriptors.
 #[cfg(target_os = "linux")]
 #[test]
-fn rejects_unreturned_exits_without_descriptors() {
-    if !has_own_process("rejects_unreturned_exits_without_descriptors") {
+fn rejects_duplicates_without_free_descriptors() {
+    if !has_own_process("rejects_duplicates_without_free_descriptors") {
         return;
     }
     let runtime = current_thread();
@@ -928,7 +931,7 @@ fn rejects_unreturned_exits_without_descriptors() {
                 tokio::task::yield_now().await;
             }
             drop(waiting);
-            let files: Vec<_> = use_up_descriptors();
+            let files: Vec<_> = exhaust_descriptors();
             for sleeper in &sleepers[..returned.len().abs_diff(400).min(3)] {
                 assert!(!set.insert(sleeper.id()).unwrap(), "after {polls} polls");
             }
@@ -951,7 +954,7 @@ async fn exits_within_returns_exits_at_its_deadline() {
     still_pending(set.next_exit()).await;
     let timeout = Duration::from_millis(30);
     // `busy` blocks the runtime until the timers of `killer` and `exits_within` have both expired.
-    // The timeout therefore elapses right after the exits, before the reactor reports any of them.
+    // So the timeout elapses right after the exits, before the reactor reports any exit.
     let busy = async {
         tokio::time::sleep(timeout / 3).await;
         std::thread::sleep(timeout * 2);
@@ -967,7 +970,7 @@ async fn exits_within_returns_exits_at_its_deadline() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn earlier_owner_does_not_take_over_the_pid() {
+async fn recycled_pid_refers_to_its_current_owner() {
     let mut first = Child::spawn(1);
     let pid = first.id();
     let earlier = exit_of(pid);
