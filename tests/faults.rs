@@ -1,12 +1,12 @@
-//! Promise: if any system call fails with any error, the outcome is right, or it is a plain error.
+//! Promise: if any system call fails with any error, the outcome is right or a plain error.
 //!
 //! The test first runs each [scenario](SCENARIOS) without a fault, and counts the crate's system
 //! calls. The test then repeats the scenario for each of these calls, with each of the call's
 //! [errors](ERRORS). The tables [`ONCE`] and [`ALWAYS`] list all outcomes that are not right, with
 //! the few exceptions to the promise. A system call that is missing from [`CALLS`] fails the test.
 //!
-//! Only a `clock_gettime` that enters the kernel can fail here. The clock for processor time does;
-//! the clock for the time since boot is read in user space.
+//! Only a `clock_gettime` that enters the kernel can fail here. Reading the processor time enters
+//! the kernel; reading the time since boot does not.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
@@ -39,7 +39,7 @@ enum Outcome {
     AtReap,
     /// The crate returns an error that names the process. Once the fault is over, a retry succeeds.
     Error,
-    /// The error claims something false, such as that the process is gone. The crate believes this.
+    /// The crate believes an error that is false, for example that the process is gone.
     Misled,
     /// The reap is never reported, because the only call that can detect the reap always fails.
     Missed,
@@ -58,7 +58,7 @@ type Row = (&'static str, &'static [c_int], Outcome);
 const ONCE: &[Row] = &[
     // The error means that no process has this pid. The identity of a running process is not found.
     ("pidfd_open", &[ESRCH], Misled),
-    // The process is polled. Its status stays unknown if it is reaped before the first poll.
+    // The process is polled, so its status stays unknown if it is reaped before the first poll.
     ("pidfd_open", &[EACCES, EMFILE, ENFILE, ENODEV, ENOMEM, EPERM, ENOSYS], NoStatus),
     // A set fails to reregister a process for the reap. A first registration that fails only leads
     // to polling.
@@ -72,15 +72,15 @@ const ONCE: &[Row] = &[
     ("pidfd_send_signal", &[ESRCH], Misled),
     ("ioctl", ANY, NoStatus),
     ("open", &[EACCES, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, ENOSYS], NoStatus),
-    // Without a pidfd, one poll fails to see the zombie.
+    // Without a pidfd, one poll does not see the zombie.
     ("read", &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR, ESRCH, EPERM, ENOSYS], AtReap),
     // Without a pidfd, `open` checks only once whether /proc belongs to our pid namespace.
     ("readlink", ANY, AtReap),
     ("statx", &[EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM], NoStatus),
-    // The error means that there is no such process. The id of a thread yields the wrong error.
+    // The error means that there is no such process, so the id of a thread yields the wrong error.
     ("kill", &[ESRCH], Error),
     ("getpgid", &[ESRCH], Error),
-    // Without a pidfd, the id of a thread is taken for the pid of a process.
+    // Without a pidfd, the id of a thread is mistaken for the pid of a process.
     ("tgkill", &[EAGAIN, EINVAL, EPERM, ENOSYS], Misled),
     ("uname", ANY, NoStatus),
 ];
@@ -141,7 +141,7 @@ const ERRORS: [(&str, &[c_int]); CALLS.len()] = [
     ("close", &[EBADF, EINTR, EIO, ENOSPC, EDQUOT]),
 ];
 
-/// The errors that a call may keep returning. Without `ALL_FAULTS`, only the first three are tried.
+/// The errors of calls that always fail. Without `ALL_FAULTS`, only the first three are tried.
 const LASTING: [c_int; 13] = [
     EPERM, ENOSYS, ESRCH, EACCES, EBADF, ECHILD, EINVAL, EIO, EMFILE, ENOENT, ENOMEM, ENOSPC,
     ENOTTY,
@@ -315,7 +315,7 @@ impl Target {
 const TRIES: usize = 3;
 /// Stands for a process in errors that a set yields.
 const SET: u32 = 0;
-/// How long a wait may take. The slowest takes far less.
+/// How long a wait may take. Even the slowest wait takes far less.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Calls `operation` until it succeeds, at most [`TRIES`] times. Records its errors.
@@ -329,7 +329,9 @@ fn retry<T>(run: &mut Run, number: u32, mut operation: impl FnMut() -> io::Resul
     None
 }
 
-/// Awaits an exit, and reaps the target if no exit is reported. Returns whether the exit came.
+/// Awaits an exit, and reaps the target if no exit is reported.
+///
+/// Returns whether the exit was reported.
 async fn expect_exit(run: &mut Run, process: &mut ProcessExit, target: &mut Target) -> bool {
     let mut tries = 0;
     while tries < TRIES {
@@ -380,7 +382,7 @@ async fn expect_pending(run: &mut Run, process: &mut ProcessExit, remark: &str) 
     }
 }
 
-/// Waits for a process, from its opening to its reap.
+/// Waits for the exit and then for the reap of an opened process.
 async fn expect_exit_and_reap(run: &mut Run, mut process: ProcessExit, mut target: Target) {
     if !expect_pending(run, &mut process, "a false exit").await {
         return;
@@ -582,8 +584,9 @@ fn bad_pids(run: &mut Run) {
     thread.join().unwrap();
 }
 
-/// Calls `operation` on a running process. An error must name the process, and must not claim that
-/// the process is gone.
+/// Calls `operation`, which uses a running process.
+///
+/// An error must name the process, and must not be `NotFound`.
 fn try_once<T>(run: &mut Run, pid: u32, operation: impl FnOnce() -> io::Result<T>) -> Option<T> {
     match armed(operation) {
         Ok(value) => Some(value),
@@ -639,9 +642,9 @@ struct Report {
 /// The message of the last panic.
 static PANIC: Mutex<String> = Mutex::new(String::new());
 
-/// Runs a scenario in a process of its own, because the crate caches answers of the kernel.
+/// Runs a scenario in a new process, because the crate caches answers of the kernel.
 ///
-/// The process is a fork that executes no program: no other thread of this process holds a lock.
+/// A fork without `exec` is enough, because no other thread of this process holds a lock.
 fn run(scenario: &Scenario, fault: Option<Fault>) -> Report {
     let (mut ours, mut theirs) = UnixStream::pair().unwrap();
     let constant_fault = scenario.constant_fault.map(|(name, errno, count)| Fault {
@@ -720,7 +723,7 @@ fn run_with_each_fault(scenario: &Scenario) {
     std::panic::set_hook(Box::new(|info| {
         *PANIC.lock().unwrap() = info.to_string();
     }));
-    // Start a runtime once: Tokio opens some descriptors that stay open, and would count as leaks.
+    // Start a runtime once: tokio opens descriptors that stay open, and would count as leaks.
     drop(Builder::new_current_thread().enable_all().build());
 
     let max_steps = if all_faults() { 8 } else { 2 };
@@ -760,7 +763,7 @@ fn run_with_each_fault(scenario: &Scenario) {
     }
 }
 
-/// Returns whether to fail the first eight calls of each kind instead of two. This takes a minute.
+/// Returns whether to fail the first eight calls of each kind instead of two. Eight take a minute.
 ///
 /// A scenario makes more than eight calls of a kind only by polling, which repeats the same calls.
 fn all_faults() -> bool {
@@ -768,8 +771,8 @@ fn all_faults() -> bool {
 }
 
 #[test]
-fn failing_calls_leave_a_right_outcome_or_an_error() {
-    const TEST: &str = "failing_calls_leave_a_right_outcome_or_an_error";
+fn failing_calls_end_in_a_right_outcome_or_an_error() {
+    const TEST: &str = "failing_calls_end_in_a_right_outcome_or_an_error";
     if let Some(role) = support::role() {
         let scenario = SCENARIOS.iter().find(|scenario| scenario.name == role);
         return run_with_each_fault(scenario.expect("a scenario"));
@@ -804,7 +807,7 @@ fn failing_calls_leave_a_right_outcome_or_an_error() {
     let mut seen: BTreeMap<(&str, &str, c_int), Outcome> = BTreeMap::new();
     let (mut runs, mut hits) = (0, 0);
     for (scenario, line) in lines.lock().unwrap().iter() {
-        // The test harness prints the name of the test in front of the first line.
+        // The test harness prints the name of the test at the start of the first line.
         let line = line.split(" ... ").last().unwrap_or_default();
         let fields: Vec<&str> = line.split('\t').collect();
         let &[name, errno, how, outcome, remarks, ..] = &fields[..] else {
@@ -844,7 +847,7 @@ fn failing_calls_leave_a_right_outcome_or_an_error() {
             ));
         }
     }
-    // Each row must be needed: some fault has the outcome that the row allows.
+    // Each row must be needed: for each row, some fault has exactly the allowed outcome.
     for (how, table) in [("once", ONCE), ("always", ALWAYS)] {
         for row in table.iter().filter(|_| all_faults()) {
             let of_row = seen.iter().filter(|((name, of, errno), _)| {
