@@ -1,4 +1,4 @@
-//! Counters of a test run, some of which count violations and must stay zero.
+//! Counters of a test run. Some of them count violations, and make the test fail.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,10 +14,10 @@ pub struct Counters {
     pub checked: AtomicU64,
     /// Waits that were dropped before they resolved.
     pub cancelled: AtomicU64,
-    /// Processes closed right after opening: the pid may have been reused, and nothing identifies
-    /// the process.
+    /// Processes that were closed right after opening: the pid may have been reused, and nothing
+    /// identifies the process.
     pub unidentified: AtomicU64,
-    /// Opened processes that had reused the target's pid, according to the pidfd's inode.
+    /// Opened processes that turned out to have reused the target's pid: the pidfd's inode differs.
     pub reused_pid: AtomicU64,
     /// Exits without a status.
     pub no_status: AtomicU64,
@@ -95,8 +95,8 @@ impl Counters {
         );
         assert!(checked > 0, "no exit was checked");
         for (violation, counter) in violations {
-            // While a process is being reaped, its status is briefly unavailable. The reaper may be
-            // preempted at that moment, which was measured to happen in 3 of 300,000 exits.
+            // While a process is being reaped, its status is briefly unavailable. If the reaper is
+            // preempted at that moment, the status is missing: 3 of 300,000 measured exits.
             let tolerated = if violation == "missing a status" {
                 1 + checked / 10_000
             } else {
@@ -109,7 +109,8 @@ impl Counters {
 
 /// Returns a random number below `limit`.
 ///
-/// The same `TORTURE_SEED` produces the same sequence, which threads may draw in a different order.
+/// The same `TORTURE_SEED` produces the same sequence of numbers, but the order in which threads
+/// receive the numbers may differ.
 pub fn random(limit: u64) -> u64 {
     static STATE: LazyLock<Mutex<u64>> = LazyLock::new(|| {
         let seed = std::env::var("TORTURE_SEED")

@@ -101,7 +101,7 @@ pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
             .block_on(runtime.spawn(cancel_waits(count, pids, wakes)))
             .unwrap();
     };
-    // Create everything that is created once and kept, before the resources are counted.
+    // Run once before counting: the first waits create resources that are kept.
     run(500);
     std::thread::sleep(4 * KEEP_ALIVE);
     let (before, allocated) = (Resources::now(), ALLOCATED.load(SeqCst));
@@ -129,7 +129,7 @@ pub fn cancel(name: &'static str, count: usize, refuse_registration: bool) {
         "woken, although no process has exited"
     );
 
-    // Exits must not wake cancelled waits either. A new wait shows when the exits are reported.
+    // Exits must not wake cancelled waits either. A new wait resolves once exits are reported.
     let last_wait = runtime.spawn(exit_of(children[0].id()));
     children.iter_mut().for_each(Forked::kill);
     let exit = runtime.block_on(last_wait).unwrap().unwrap();
@@ -225,8 +225,9 @@ async fn cancel_waits(count: usize, pids: Vec<u32>, wakes: Arc<WakeCounter>) {
             tokio::task::yield_now().await;
         }
     }
-    // An empty set has no registrations in its own epoll instance. That instance is registered with
-    // the reactor's instance, which counts twice: two descriptors refer to the reactor's instance.
+    // An empty set has no registrations in its own epoll instance. The set's instance is registered
+    // with the reactor's instance. The registration counts twice, because two descriptors refer to
+    // the reactor's instance.
     assert!(set.is_empty());
     let with_set = Resources::now().registrations;
     drop(set);

@@ -1,4 +1,4 @@
-//! Thousands of processes in sets, half of which exit at once.
+//! Sets of thousands of processes, half of which exit at once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -124,7 +124,7 @@ fn group(n: usize) -> usize {
 
 /// Returns `wanted`, or the number of processes that the free descriptors and pids allow.
 ///
-/// Some of both are left for other programs.
+/// Reserves some descriptors and pids for other programs.
 fn affordable_size(wanted: usize) -> usize {
     let number = |file: &str| -> usize {
         let text = fs::read_to_string(file).expect("/proc");
@@ -182,7 +182,7 @@ pub fn exit_at_once(name: &'static str, wanted: usize, sets: usize) {
                 let _ = sender.send(n);
                 count += 1;
                 if count % 200 == 0 && one_in(4) {
-                    // The consumer is busy with something else.
+                    // Imitate a consumer that is busy with something else.
                     sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -241,7 +241,7 @@ pub fn exit_at_once(name: &'static str, wanted: usize, sets: usize) {
     members.counters.finish(&name, start);
 }
 
-/// Reaps the member at index `n`, unless it has been reaped, and checks the status that was left.
+/// Reaps the member at index `n` unless it has been reaped, and checks the collected status.
 fn reap(members: &Members, n: usize, child: Option<Forked>) {
     let Some(child) = child else { return };
     members.states[n].may_be_reaped.store(1, SeqCst);
@@ -260,7 +260,7 @@ async fn wait_repeatedly(members: Arc<Members>) {
     loop {
         let n = random(members.pids.len() as u64) as usize;
         let process = exit_of(members.pids[n]);
-        // Check this after `exit_of`: otherwise the pid could be reused in between.
+        // Check `may_be_reaped` after `exit_of`: otherwise the pid could be reused in between.
         if members.states[n].may_be_reaped.load(SeqCst) == 1 {
             sleep(Duration::from_millis(1)).await;
             continue;

@@ -1,6 +1,6 @@
 //! Stress tests: no exit is lost, none is invented, and no exit has the status of another process.
 //!
-//! Thousands of processes start and exit while they are waited for in every way. Each reported exit
+//! Thousands of processes start and exit while tasks wait for them in every way. Each reported exit
 //! is compared with the `oracle`, which observes the processes without using the crate.
 //!
 //! Each test has a short form and a long form. The long form runs each case for `TORTURE_SECONDS`,
@@ -54,7 +54,7 @@ enum Environment {
 impl Environment {
     /// Returns the options of `unshare` and a script that set up the environment.
     ///
-    /// `None`: there is nothing to set up.
+    /// Returns `None` if there is nothing to set up.
     fn setup(self) -> Option<(&'static [&'static str], &'static str)> {
         const PID: &[&str] = &["--pid", "--fork", "--mount-proc", "--kill-child"];
         const USER: &[&str] = &[
@@ -97,7 +97,7 @@ impl Environment {
     }
 }
 
-/// One case of a test: its name, environment and body.
+/// One case of a test: a name, an environment and a body.
 type Case = (&'static str, Environment, fn(Budget));
 
 /// The amount of work in one case.
@@ -110,7 +110,7 @@ struct Budget {
     processes: usize,
 }
 
-/// Runs the cases one after the other, each in a process of its own: a case may drop privileges.
+/// Runs the cases one after the other, each in a new process: a case may drop privileges.
 fn run(test: &str, cases: &[Case], is_long: bool) {
     if let Some(role) = support::role() {
         let case = cases.iter().find(|(name, _, _)| *name == role);
@@ -134,7 +134,7 @@ fn run(test: &str, cases: &[Case], is_long: bool) {
     if !oracle::clone_returns_pidfds() {
         return skip("clone returns no pidfd: Linux before 5.2, or an emulator");
     }
-    // Tests must not overlap: each uses all processors, and many pids and descriptors.
+    // Tests must not overlap: each test uses all processors, and many pids and descriptors.
     static RUNNING: Mutex<()> = Mutex::new(());
     let _guard = RUNNING.lock().unwrap_or_else(|error| error.into_inner());
     for (name, environment, _) in cases {
@@ -158,7 +158,7 @@ fn run(test: &str, cases: &[Case], is_long: bool) {
             .output()
             .expect("this binary starts again");
         for line in String::from_utf8_lossy(&output.stdout).lines() {
-            // libtest may have printed the test's name on the same line.
+            // The test harness may have printed the test's name on the same line.
             if let Some(start) = line.find("torture: ") {
                 println!("{}", &line[start..]);
             }
@@ -199,9 +199,9 @@ torture! {
             ..polled("no registration", budget)
         })),
     ];
-    /// The namespace has so few pids that each is reused after a few dozen processes, often within
-    /// one tick of 10 ms. Polling may confuse processes that have the same pid and start tick. The
-    /// number of such mistakes is printed.
+    /// The pid namespace has so few pids that each pid is reused after a few dozen processes, often
+    /// within one tick of 10 ms. Polling may confuse processes with the same pid and start tick. The
+    /// test prints the number of such mistakes.
     reports_exits_correctly_while_pids_are_reused, [
         ("recycled, events", Environment::PidNamespace, |budget| {
             recycled(scenario("recycled, events", budget));
@@ -214,8 +214,8 @@ torture! {
             pid_reuse::replace("same tick, no pidfd", budget.time);
         }),
     ];
-    /// While the kernel drops its caches, polling can identify processes only by their start tick.
-    /// Even then, no exit is invented and no status belongs to another process.
+    /// While caches are dropped, polling can identify processes only by their start tick. Polling
+    /// still invents no exit, and returns no status of another process.
     reports_no_wrong_status_while_caches_are_dropped, [
         ("no caches, no pidfd", Environment::PidNamespace, |budget| {
             std::thread::spawn(drop_caches);
@@ -286,13 +286,13 @@ torture! {
     ];
 }
 
-/// A scenario in which processes are waited for by events, unless polling is forced.
+/// Returns a scenario in which waits use events, unless polling is forced.
 fn scenario(name: &'static str, budget: Budget) -> Scenario {
     Scenario {
         name,
         time: budget.time,
         parents: [3, 4, 1],
-        // Limit the waits where all are polled: polling 2000 processes would be late by seconds.
+        // Limit the waits if polling is forced: with 2000 polled processes, all reports are late.
         max_waits: if support::poll_forced() { 150 } else { 2000 },
         as_another_user: false,
         every_status: linux::is_root()
@@ -305,7 +305,7 @@ fn scenario(name: &'static str, budget: Budget) -> Scenario {
     }
 }
 
-/// A scenario sized for polling: fewer waits, and no guaranteed status.
+/// Returns a scenario for polling, with fewer waits and without a guaranteed status.
 fn polled(name: &'static str, budget: Budget) -> Scenario {
     Scenario {
         max_waits: 150,
@@ -314,7 +314,7 @@ fn polled(name: &'static str, budget: Budget) -> Scenario {
     }
 }
 
-/// A scenario in which all processes are polled because `pidfd_open` fails.
+/// Returns a scenario in which `pidfd_open` fails, so all processes are polled by pid.
 fn no_pidfd(name: &'static str, budget: Budget) -> Scenario {
     Scenario {
         pidfds: false,
@@ -323,7 +323,7 @@ fn no_pidfd(name: &'static str, budget: Budget) -> Scenario {
     }
 }
 
-/// Runs the scenario with root's processes, waited for by another user.
+/// Runs the scenario as another user, who waits for processes of root.
 fn run_as_another_user(scenario: Scenario, prepare: fn()) {
     if !linux::is_root() {
         return skip("not root, so privileges cannot be dropped");
@@ -335,7 +335,7 @@ fn run_as_another_user(scenario: Scenario, prepare: fn()) {
     });
 }
 
-/// Changes the scenario to expect no information from `/proc`.
+/// Returns the scenario with no information expected from `/proc`.
 fn without_proc(scenario: Scenario) -> Scenario {
     Scenario {
         every_status: false,
@@ -357,20 +357,20 @@ fn recycled(scenario: Scenario) {
     stress::run(scenario);
 }
 
-/// Makes `pidfd_open` fail in this thread and the threads it starts.
+/// Makes `pidfd_open` fail in this thread and in all threads that it starts later.
 fn deny_pidfds() {
     linux::deny(libc::SYS_pidfd_open, libc::EPERM);
 }
 
 /// Changes this process to the user `nobody`.
 fn become_nobody() {
-    // SAFETY: only integers are passed.
+    // SAFETY: the call takes integers.
     assert_eq!(unsafe { libc::setgid(65534) }, 0);
-    // SAFETY: only integers are passed.
+    // SAFETY: the call takes integers.
     assert_eq!(unsafe { libc::setuid(65534) }, 0);
     // The change of user made this process non-dumpable. Make the process dumpable again, as most
-    // processes are: otherwise it may not read all `/proc` files of its own children.
-    // SAFETY: only integers are passed.
+    // processes are: otherwise the process may not read all `/proc` files of its own children.
+    // SAFETY: the call takes integers.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) }, 0);
 }
 

@@ -1,8 +1,8 @@
-//! The oracle: knows what really happened to each target process, without using the crate.
+//! The oracle, which observes what happens to each target process without using the crate.
 //!
 //! Each target has a [`Slot`] in memory that the target, its parent and the waiting tasks share.
-//! The slot holds the plan for the target's exit. The exit is recorded in the slot just before it is
-//! triggered, and the reap just before the parent reaps.
+//! The slot holds the plan for the target's exit. The target or its parent records the exit in the
+//! slot just before triggering the exit. The parent records the reap just before reaping.
 //!
 //! A second source is the pidfd that `clone` returned, which involves no lookup of a pid. The pidfd
 //! shows whether the target has exited and whether it has been reaped.
@@ -23,9 +23,9 @@ use crate::support::linux::{exec_sh, exit_group, leader_exits};
 pub enum ExitKind {
     /// The target exits or kills itself, as its planned status says.
     Plain,
-    /// The leading thread exits first, with an exit code that is not the process's.
+    /// The leader thread exits first, with an exit code that is not the process's.
     LeaderFirst,
-    /// The leading thread exits while another thread calls `execve`.
+    /// The leader thread exits while another thread calls `execve`.
     Exec,
     /// The target is stopped and continued before it exits.
     Stopped,
@@ -79,7 +79,7 @@ impl Slot {
         EXIT_KINDS[self.kind.load(SeqCst) as usize]
     }
 
-    /// Records the exit. Must be called right before the exit is triggered.
+    /// Records the exit. The caller must trigger the exit right afterwards.
     fn record_exit(&self) {
         if self.auto_reap.load(SeqCst) == 1 {
             self.reaping.store(1, SeqCst);
@@ -245,8 +245,8 @@ pub struct ParentProcess {
     pub kind: ParentKind,
     /// Socket that accepts the index of a slot, and replies [`STARTED`] and later [`REAPED`].
     pub requests: UnixStream,
-    /// Pid and socket of a parent that is another process. Both processes share their descriptors,
-    /// so the socket must stay open here.
+    /// Pid and socket of a parent that is another process. The parent shares our descriptors, so
+    /// the socket must stay open here.
     child: Option<(libc::pid_t, UnixStream)>,
 }
 
@@ -256,7 +256,7 @@ pub const STARTED: u8 = b'S';
 pub const REAPED: u8 = b'R';
 
 impl ParentProcess {
-    /// Starts a parent process that shares our descriptors, so the pidfds it creates are also ours.
+    /// Starts a parent process. The process shares our descriptors, so its pidfds are also ours.
     pub fn spawn_process(slots: &'static [Slot], kind: ParentKind) -> ParentProcess {
         let (requests, socket) = UnixStream::pair().expect("a pair of sockets");
         let pid = clone(libc::CLONE_FILES, &mut -1);
@@ -264,7 +264,7 @@ impl ParentProcess {
             die_with_parent();
             let auto_reap = kind == ParentKind::IgnoresSigchld;
             if auto_reap {
-                // SAFETY: installs no handler.
+                // SAFETY: SIG_IGN installs no handler, so no code runs on a signal.
                 unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
             }
             serve_requests(slots, socket.as_raw_fd());
@@ -278,7 +278,7 @@ impl ParentProcess {
         }
     }
 
-    /// Starts a thread that makes this process the parent.
+    /// Starts a thread that serves requests, so this process is the parent.
     pub fn spawn_thread(slots: &'static [Slot]) -> ParentProcess {
         let (requests, socket) = UnixStream::pair().expect("a pair of sockets");
         std::thread::spawn(move || serve_requests(slots, socket.as_raw_fd()));
@@ -299,7 +299,7 @@ impl ParentProcess {
 
 /// Has the kernel kill this process when its parent exits.
 fn die_with_parent() {
-    // SAFETY: only integers are passed.
+    // SAFETY: the call takes integers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
@@ -321,7 +321,7 @@ fn serve_requests(slots: &[Slot], socket: RawFd) {
     }
 }
 
-/// Starts a target, waits for its exit and reaps it, as its slot says.
+/// Starts a target, waits for its exit and reaps the target, according to the plan in its slot.
 fn run_target(slot: &Slot, reply: impl Fn(u8)) {
     let (kind, auto_reap) = (slot.exit_kind(), slot.auto_reap.load(SeqCst) == 1);
     // Carries the exit code to a target that calls `execve`, which loses the shared memory.
@@ -364,10 +364,10 @@ fn run_target(slot: &Slot, reply: impl Fn(u8)) {
     match kind {
         ExitKind::Stopped => {
             // The target has not been reaped, so the pid is still its own.
-            // SAFETY: only integers are passed.
+            // SAFETY: the call takes integers.
             unsafe { libc::kill(pid, libc::SIGSTOP) };
             sleep_micros(delay);
-            // SAFETY: only integers are passed.
+            // SAFETY: the call takes integers.
             unsafe { libc::kill(pid, libc::SIGCONT) };
         }
         ExitKind::Exec => {
@@ -404,9 +404,9 @@ fn target_main(slot: &Slot, pipe: RawFd) -> i32 {
         slot.record_exit();
         let status = slot.status.load(SeqCst);
         if status & 0x7f != 0 {
-            // SAFETY: nothing is passed.
+            // SAFETY: the call takes no arguments.
             let own_pid = unsafe { libc::getpid() };
-            // SAFETY: only integers are passed.
+            // SAFETY: the call takes integers.
             unsafe { libc::kill(own_pid, status & 0x7f) };
         }
         status >> 8
@@ -414,7 +414,7 @@ fn target_main(slot: &Slot, pipe: RawFd) -> i32 {
     match slot.exit_kind() {
         ExitKind::LeaderFirst => leader_exits(exit_code),
         ExitKind::Exec => {
-            // SAFETY: only integers are passed.
+            // SAFETY: the call takes integers.
             unsafe { libc::dup2(pipe, 0) };
             leader_exits(|| exec_sh(c"read code; exit $code"))
         }
@@ -422,7 +422,7 @@ fn target_main(slot: &Slot, pipe: RawFd) -> i32 {
     }
 }
 
-/// Traces a target until its exit, and collects its status.
+/// Traces a target until its exit, and collects the target's status.
 fn trace_until_exit(slot: &Slot, pid: libc::pid_t) -> ! {
     let (none, delay) = (0_usize, slot.reap_delay.load(SeqCst));
     // SAFETY: all arguments of this request are integers.
@@ -450,7 +450,7 @@ impl Slots {
         })
     }
 
-    /// Writes a plan to a free slot. `None`: all slots are in use.
+    /// Writes a plan to a free slot. Returns `None` if all slots are in use.
     pub fn allocate(self: &Arc<Self>, plan: Plan) -> Option<PlannedTarget> {
         let index = self.free.lock().unwrap().pop()?;
         let slot = &self.all[index as usize];

@@ -1,4 +1,4 @@
-//! A limit of polling: two processes with the same pid that start within one tick are not distinguished.
+//! A limit of polling: it cannot distinguish processes with the same pid and the same start tick.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering::SeqCst;
@@ -11,17 +11,17 @@ use crate::counters::{Counters, one_in};
 use crate::support::linux::{self, Forked};
 use crate::support::{deadline, skip};
 
-/// Replaces processes by others with the same pid, and checks what is reported for the first.
+/// Starts pairs of processes with the same pid, and checks the report on the first of each pair.
 ///
-/// The first process may be mistaken for its successor only if both started within one tick. Such a
-/// mistake is counted. The successor's status is never reported.
+/// The crate may mistake the second process for the first only if both started within one tick.
+/// Such mistakes are counted. The status of the second process is never reported.
 pub fn replace(name: &'static str, time: Duration) {
     const TICK: Duration = Duration::from_millis(10);
     let start = Instant::now();
     let counters = Counters::default();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     while start.elapsed() < time {
-        // A process that lives for two ticks certainly has another start tick than its successor.
+        // If the first process lives for two ticks, the start ticks of both processes differ.
         let is_old = one_in(16);
         let first = linux::fork(|| {
             if is_old {
@@ -46,7 +46,7 @@ pub fn replace(name: &'static str, time: Duration) {
                     counters.violation(&counters.lost, what);
                 }
                 counters.same_tick.fetch_add(1, SeqCst);
-                // Leaves a zombie, whose status differs from that of the first process.
+                // The second process becomes a zombie with another status than the first process.
                 second.kill();
                 runtime.block_on(deadline(process)).unwrap()
             }

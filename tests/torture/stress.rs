@@ -1,4 +1,4 @@
-//! The stress test: processes start and exit quickly, and are waited for in all possible ways.
+//! The stress test: processes start and exit quickly, while tasks wait for them in many ways.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -34,7 +34,7 @@ pub struct Scenario {
     pub parents: [usize; 3],
     /// Maximum number of concurrent waits.
     pub max_waits: u32,
-    /// Whether the targets of other parents than this process belong to another user.
+    /// Whether targets whose parent is another process belong to another user.
     pub as_another_user: bool,
     /// Whether every exit must have a status.
     pub every_status: bool,
@@ -44,7 +44,8 @@ pub struct Scenario {
     pub pidfds: bool,
     /// Whether a set can recognize a reaped process without a pidfd.
     pub identities: bool,
-    /// Drops privileges. Runs after the other parents are started and before any thread is.
+    /// Drops privileges or denies pidfds. Called after all parent processes and before any thread is
+    /// started.
     pub prepare: fn(),
 }
 
@@ -172,7 +173,7 @@ async fn drive_parent(
         for n in 0..count {
             let permit = permits.as_mut().and_then(|permits| permits.split(1));
             let (stress, target) = (stress.clone(), target.clone());
-            // Often open the target before its gate: a target behind a gate cannot be reaped.
+            // Often open the target before its gate opens: until then, the target cannot be reaped.
             let is_early = n == 0 && !one_in(3);
             let opened = if is_early { stress.open(&target) } else { None };
             if is_early && opened.is_none() {
@@ -240,7 +241,7 @@ fn random_plan(parent: ParentKind) -> Plan {
 }
 
 impl Stress {
-    /// Opens the target. `None`: the opened process is not certain to be the target.
+    /// Opens the target. Returns `None` unless the opened process is certain to be the target.
     fn open(&self, target: &Target) -> Option<ProcessExit> {
         let opened = match random(8) {
             0 => ProcessExit::try_from(target.pidfd.try_clone().unwrap()),
@@ -292,9 +293,9 @@ impl Stress {
             counters.violation(&counters.spurious, what);
         }
         match exit.status().map(ExitStatusExt::into_raw) {
-            // If the leading thread exits just when another thread ends the process, Linux 6.18 may
-            // store the wrong exit code. Once in some thousand cases, `PIDFD_GET_INFO` contradicts
-            // the status that the parent collected. After the reap, no other source is left.
+            // If the leader thread exits just when another thread ends the process, Linux 6.18 may
+            // store the wrong exit code. Once in some thousand exits, `PIDFD_GET_INFO` contradicts
+            // the status that the parent collected. After the reap, there is no other source.
             Some(status)
                 if status != planned
                     && kind == ExitKind::LeaderFirst
@@ -523,7 +524,7 @@ async fn drop_early(stress: &Stress, target: &Target, mut process: ProcessExit) 
     };
     drop(process);
     let before = wakes.0.load(SeqCst);
-    // Skip the check if the target was exiting: a wake-up may have been in progress at the drop.
+    // Skip the check if the target was exiting: the waker may have been woken during the drop.
     let is_alive = target.exit_triggered_at().is_none();
     stress.count_cancelled();
     drop(waker);
@@ -540,9 +541,11 @@ async fn drop_early(stress: &Stress, target: &Target, mut process: ProcessExit) 
     }
 }
 
-/// Starts the wait in a runtime that is shut down or no longer driven, and continues the wait here.
+/// Starts the wait in another runtime, and continues the wait here.
+///
+/// By then, the other runtime is shut down or no longer driven.
 async fn wait_across_shutdown(stress: &Stress, target: &Target, mut process: ProcessExit) {
-    // Limit the number of threads: each uses a pid, and pids may be scarce.
+    // Limit the number of threads: each thread uses a pid, and pids may be scarce.
     static RUNTIMES: Semaphore = Semaphore::const_new(2);
     let _permit = RUNTIMES.acquire().await.unwrap();
     let (sender, receiver) = oneshot::channel();
@@ -630,8 +633,8 @@ struct TestedSet {
     set: ExitSet,
     /// Members by pid, in the order of insertion.
     members: HashMap<u32, VecDeque<Member>>,
-    /// Targets, by pid, that an exit without a status was attributed to while other members had the
-    /// same pid. The attribution is a guess.
+    /// Targets by pid. An exit without a status was attributed to each of them while other members
+    /// had the same pid, so the attribution is a guess.
     guessed: HashMap<u32, Vec<Arc<Target>>>,
 }
 
@@ -646,7 +649,7 @@ async fn run_set(stress: Arc<Stress>, mut commands: mpsc::UnboundedReceiver<SetC
     let mut is_open = true;
     while is_open || !tested.members.is_empty() {
         if one_in(100) {
-            // The consumer is busy with something else.
+            // Imitate a consumer that is busy with something else.
             sleep(Duration::from_millis(random(60))).await;
         }
         let limit = Duration::from_micros(random(300));
@@ -680,13 +683,13 @@ async fn run_set(stress: Arc<Stress>, mut commands: mpsc::UnboundedReceiver<SetC
     }
     if !tested.set.is_empty() {
         let counters = &tested.stress.counters;
-        let what = format_args!("{:?} left in a set", tested.set.pids().collect::<Vec<_>>());
+        let what = format_args!("{:?} still in a set", tested.set.pids().collect::<Vec<_>>());
         counters.violation(&counters.spurious, what);
     }
 }
 
 impl TestedSet {
-    /// Inserts a target in the set, and checks whether the set was right to accept or refuse it.
+    /// Inserts a target in the set, and checks whether the set was right to accept or to reject it.
     fn insert(
         &mut self,
         target: Arc<Target>,
@@ -718,8 +721,8 @@ impl TestedSet {
         };
         // Whether the inserted process is certain to be the target.
         let is_certain = was_opened || !target.may_be_reaped();
-        // Whether the set must recognize a duplicate. A member with a pidfd and a member without
-        // have no common identity.
+        // Whether the set must recognize a duplicate. A wait with a pidfd and a wait without one have
+        // no identity in common.
         let is_alike = duplicate_has_pidfd == Some(has_pidfd);
         let is_comparable = is_alike && (has_pidfd || self.stress.scenario.identities);
         let is_recognizable = is_comparable || !target.may_be_reaped();
@@ -729,7 +732,7 @@ impl TestedSet {
             }
             Ok(true) if is_certain => {}
             Ok(true) => {
-                // The pid may have been reused. `remove` removes the last process inserted.
+                // The pid may have been reused. `remove` removes the last inserted process.
                 self.set.remove(pid);
                 counters.unidentified.fetch_add(1, SeqCst);
                 return;
@@ -740,7 +743,7 @@ impl TestedSet {
                 return;
             }
             Ok(false) => {
-                let what = format_args!("{pid}: insertion refused, but not a member");
+                let what = format_args!("{pid}: rejected, but not a member");
                 return counters.violation(&counters.lost, what);
             }
             Err(_) if !is_certain => return,
@@ -798,7 +801,7 @@ impl TestedSet {
             .position(|member| has_happened(member) && matches_status(&member.target));
         let member = members.remove(index.unwrap_or(0));
         let guessed = self.guessed.entry(pid).or_default();
-        // If no member matches, an earlier guess was wrong: the exit belongs to the guessed target,
+        // If no member matches, an earlier guess was wrong. The exit belongs to the guessed target,
         // and the earlier exit belonged to `member`.
         let earlier = guessed.iter().position(|target| matches_status(target));
         match (member, index, earlier) {
@@ -821,7 +824,7 @@ impl TestedSet {
         }
     }
 
-    /// Reports members whose exit should have been returned long ago, and forgets them.
+    /// Counts members whose exit should have been returned long ago as lost, and removes them.
     fn report_lost_members(&mut self) {
         let counters = &self.stress.counters;
         self.members.retain(|pid, members| {
