@@ -35,7 +35,7 @@ pub(crate) struct Distribution<'a> {
 
 const WIDTH: i32 = 640;
 const MARGIN: i32 = 14;
-/// Right end of the labels, and left end of what is plotted.
+/// Right end of the labels, and left end of the plot.
 const LABELS: i32 = 212;
 const LEFT: i32 = 222;
 const ROW: i32 = 36;
@@ -121,7 +121,7 @@ pub(crate) fn distributions(file: &Path, title: &str, note: &str, panels: &[Pane
     area.present().expect("the chart is written");
 }
 
-/// Right end of what is plotted, and right ends of the two columns of numbers beside it.
+/// Right end of the plot, and right ends of the two columns of numbers beside the plot.
 const RIGHT: i32 = 462;
 const MEDIANS: i32 = 552;
 const RATIOS: i32 = WIDTH - MARGIN;
@@ -132,7 +132,7 @@ fn distribution(area: &Area<'_>, axis: &Axis, row: &Distribution<'_>, floor: f64
     let middle = top + ROW / 2;
     let figure = median(&row.values);
     if figure > axis.end {
-        // An arrow: the median is to the right of the axis.
+        // Draw an arrow: the median is off the scale.
         let style = color(row.ours).filled();
         let head = vec![
             (RIGHT - 14, middle - 9),
@@ -150,7 +150,7 @@ fn distribution(area: &Area<'_>, axis: &Axis, row: &Distribution<'_>, floor: f64
             let height = (share / most * height).round() as i32;
             (LEFT + x as i32, base - height)
         });
-        // Leaves out the flat ends.
+        // Omit the flat ends.
         let shape: Vec<(i32, i32)> = top.filter(|&(_, y)| y < base).collect();
         if let (Some(&(first, _)), Some(&(last, _))) = (shape.first(), shape.last()) {
             let outline = [(first, base)]
@@ -195,10 +195,12 @@ struct Axis {
 }
 
 impl Axis {
-    /// Medians of more than this many times the floor are off the scale.
+    /// A median that is more than this many times the floor is off the scale.
     const OFF_SCALE: f64 = 3.0;
 
-    /// Ends where nearly all values on the scale fit, or at `OFF_SCALE` times the largest floor.
+    /// Returns an axis on which nearly all values fit that are not off the scale.
+    ///
+    /// The axis ends at most at `OFF_SCALE` times the largest floor.
     fn of(panels: &[Panel<'_>]) -> Axis {
         let (mut end, mut limit) = (0.0, 0.0);
         for panel in panels {

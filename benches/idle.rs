@@ -26,7 +26,7 @@ struct Program {
     command: Command,
 }
 
-/// Runs all programs at the same time, and reads the usage of each whole program, as
+/// Runs all programs at the same time, and prints the resource usage of each whole program, as
 /// `/usr/bin/time -v` does.
 pub(crate) fn measure(plan: &Plan) -> bool {
     let mut programs = programs();

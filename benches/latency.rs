@@ -1,4 +1,4 @@
-//! The time from a process's last instruction until the program that waits for it runs.
+//! The time from a process's exit until the waiting program runs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -29,11 +29,11 @@ struct Contender<'a> {
     turn: Box<dyn FnMut(&Subjects) -> u64 + 'a>,
 }
 
-/// The process that a contender waits for.
+/// What a contender waits for, and whether the contender reads the exit status.
 #[derive(Clone, Copy)]
 struct Case {
     target: Target,
-    /// Whether the contender also reads the exit status.
+    /// Whether the contender reads the exit status.
     status: bool,
 }
 
@@ -66,7 +66,7 @@ const OTHER_STATUS: Case = Case {
 enum Method {
     /// Sleeps until the kernel reports the exit.
     Event,
-    /// May check at growing intervals, so the subject must live long enough for these to grow.
+    /// Checks at growing intervals, so the subject must live long enough for the intervals to grow.
     Interval,
 }
 
@@ -82,7 +82,8 @@ pub(crate) fn measure(plan: &Plan) -> bool {
     let mut order: Vec<usize>;
     // The first two rounds only warm up.
     for round in 0..rounds + 2 {
-        // Contenders that check at intervals take long and are far off: one turn is enough.
+        // Contenders that check at intervals take long, and their figures are large: one turn is
+        // enough.
         let turns = |which: usize| match contenders[which].method {
             Method::Event => TURNS,
             Method::Interval => 1,
@@ -109,8 +110,8 @@ pub(crate) fn measure(plan: &Plan) -> bool {
     }
 
     let mut panels = Vec::new();
-    // A child of this program is a copy of this program, and takes longer to exit than a child of
-    // the smaller process. So each target has a floor of its own.
+    // A child of this program is a copy of this program. The parent of the grandchildren is smaller,
+    // so a grandchild exits sooner than a child. Therefore, each target has a floor of its own.
     for (target, heading) in [
         (Target::Child, "A child of the waiting program"),
         (Target::Other, "A child of another program"),
@@ -432,11 +433,11 @@ fn contenders<'a>(subjects: &Subjects, python: Option<&Python>) -> Vec<Contender
                     let other = subjects.fork_grandchild();
                     helper.send(&format!("{order} {}", other.pid));
                     subjects.release();
-                    // psutil takes another parent's zombie for a live process.
+                    // psutil mistakes another parent's zombie for a running process.
                     other.reap_at_exit();
                     helper.receive()
                 } else {
-                    // The child must be Python's, so Python starts the subject.
+                    // The subject must be a child of Python, so Python starts the subject.
                     helper.send(order);
                     helper.receive()
                 }
@@ -456,7 +457,7 @@ fn contenders<'a>(subjects: &Subjects, python: Option<&Python>) -> Vec<Contender
                 let pid = Pid::from_u32(other.pid);
                 system.refresh_processes(ProcessesToUpdate::Some(&[pid]), true);
                 subjects.release();
-                // sysinfo takes a zombie for a live process.
+                // sysinfo mistakes a zombie for a running process.
                 other.reap_at_exit();
                 system.process(pid).expect("the process is listed").wait();
                 now()
@@ -471,6 +472,7 @@ fn contenders<'a>(subjects: &Subjects, python: Option<&Python>) -> Vec<Contender
             Interval,
             {
                 Box::new(move |subjects| {
+                    // A child of this program is a child of another program for the helper.
                     let child = subjects.fork_child();
                     helper.send(&child.pid.to_string());
                     subjects.release();
@@ -517,7 +519,7 @@ fn in_block_on(runtime: &Runtime, subjects: &Subjects, pid: u32, code: Option<i3
         let mut process = exit_of(pid);
         assert!(futures::poll!(&mut process).is_pending());
         subjects.release();
-        // Await a reference: closing the pidfd then comes after the time is taken.
+        // Await a reference: the pidfd is then closed after the time is read.
         let exit = (&mut process).await.expect("an exit");
         let now = now();
         assert_eq!(code_of(exit), code);
@@ -557,7 +559,7 @@ fn code_of(exit: Exit) -> Option<i32> {
     exit.status().and_then(|status| status.code())
 }
 
-/// Another process that waits on order.
+/// Another process, which waits for a process on order.
 struct Helper {
     child: Child,
     orders: ChildStdin,
@@ -613,8 +615,8 @@ impl Drop for Helper {
     }
 }
 
-/// Waits for each process whose pid stands in a line of standard input, while a filter denies
-/// pidfds to this process.
+/// Waits for each process whose pid is in a line of standard input, while a filter denies pidfds to
+/// this process.
 pub(crate) fn serve_polled() {
     use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
     let denied = std::env::consts::ARCH

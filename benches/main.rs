@@ -6,7 +6,7 @@
 //! - `many`: thousands of processes at once.
 //!
 //! `cargo bench` runs all parts, draws the pictures in this directory and writes `results.md`.
-//! With `--quick` or the names of parts, it leaves these files alone. See `README.md`.
+//! With `--quick` or the names of parts, these files do not change. See `README.md`.
 
 #[cfg(target_os = "linux")]
 mod chart;

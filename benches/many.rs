@@ -1,10 +1,11 @@
 //! Many processes at once: `ExitSet`, epoll by hand and the usual collections of futures.
 //!
-//! The processes are children of this program. They are registered while they sleep; then all are
-//! killed, and either stay zombies or are reaped; then the contender collects all exits. In every
-//! round each contender has new processes and a new descriptor table. Ratios are relative to the
-//! first row, which makes the system calls that every design needs: open, register, wait, read the
-//! exit status, close.
+//! The processes are children of this program. A contender registers all processes while they
+//! sleep. Then all processes are killed, and either stay zombies or are reaped. Then the contender
+//! collects all exits. In every round each contender has new processes and a new descriptor table.
+//!
+//! Ratios are relative to the first row, epoll by hand. That contender makes the system calls that
+//! every design needs: open, register, wait, read the exit status, close.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -27,7 +28,7 @@ use crate::python::{Python, run};
 use crate::run::{Plan, Role, self_command};
 use crate::subject::die_with_parent;
 
-/// The most processes that psutil is measured with: it checks all of them in a loop.
+/// The largest number of processes for psutil, which checks all processes in a loop.
 const PSUTIL_SIZE: usize = 1000;
 
 pub(crate) fn measure(plan: &Plan) -> bool {
@@ -51,7 +52,7 @@ pub(crate) fn measure(plan: &Plan) -> bool {
         }
         results.print(seconds);
     }
-    // Draw the smallest size: psutil and the threads are not measured at the largest.
+    // Draw the smallest size: psutil and the threads are not measured at the largest size.
     if let Some(smallest) = results.iter().min_by_key(|results| results.size) {
         smallest.draw(plan, seconds);
     }
@@ -118,7 +119,7 @@ impl Results {
     fn finish(&mut self, seconds: u64) -> Result<(), String> {
         let size = self.size;
         // Threads come last: after thousands of threads, every later `fork` takes ten times as
-        // long. They count against the same limit as the processes.
+        // long. Threads and processes count against the same limit.
         if 2 * size + 1000 < max_tasks() {
             let threads = rows_of(size, State::Zombie, self.rounds, &[THREADS]);
             self.zombies
@@ -132,7 +133,7 @@ impl Results {
         println!("\n### {size} processes, all killed and reaped; rounds: {rounds}\n");
         print_table(*size, &self.reaped);
         println!(
-            "\n### {size} processes, all killed and left as zombies; rounds: {rounds}; idle for \
+            "\n### {size} processes, all killed, all zombies; rounds: {rounds}; idle for \
              {seconds} s\n"
         );
         print_table(*size, &self.zombies);
@@ -489,7 +490,7 @@ async fn futures_of(pids: &[u32]) -> FuturesUnordered<ProcessExit> {
 
 async fn tasks_of(pids: &[u32]) -> JoinSet<io::Result<Exit>> {
     let tasks = pids.iter().map(|&pid| exit_of(pid)).collect();
-    // The tasks run, and register their processes, in these turns.
+    // In these turns, the tasks run and register their processes.
     for _ in 0..pids.len() / 32 + 2 {
         tokio::task::yield_now().await;
     }
@@ -506,8 +507,8 @@ fn threads(pids: &[u32], sleepers: &Sleepers) -> Round {
         let waits = spawn_threads(pids);
         round.register = meter.lap();
         round.bytes = os::resident() - bytes;
-        // The threads run while other processes are still being killed. So `cpu` counts the other
-        // threads from the start, but this thread only after the kill, and `last_exit` is unknown.
+        // The threads run while processes are still being killed, so `last_exit` is unknown. `cpu`
+        // counts the other threads from the start, but this thread only after the kill.
         let cpu = cpu_time() - os::clock(libc::CLOCK_THREAD_CPUTIME_ID);
         sleepers.kill();
         let own = os::clock(libc::CLOCK_THREAD_CPUTIME_ID);
@@ -558,7 +559,7 @@ const IDLE_CONTENDERS: [&str; 5] = [
     THREADS.name,
 ];
 
-/// Has all contenders wait for the same processes at the same time.
+/// Has all contenders wait at the same time, and all but psutil for the same processes.
 fn idle_of(size: usize, seconds: u64, rounds: usize, rows: &mut Vec<Row>) -> Result<(), String> {
     let sleepers = Sleepers::new(size, State::Zombie).map_err(|error| error.to_string())?;
     let mut order = format!("{seconds}\n");
@@ -584,7 +585,7 @@ fn idle_of(size: usize, seconds: u64, rounds: usize, rows: &mut Vec<Row>) -> Res
         command.args([size as u64, seconds, rounds as u64].map(|number| number.to_string()));
         let figures = numbers(&run(&mut command)?);
         let &[bytes, register, last_exit, cpu, switches, idle_cpu] = &figures[..] else {
-            return Err("peers.py printed something else".into());
+            return Err("peers.py did not print six numbers".into());
         };
         let round = Round {
             created: 0.0,
@@ -683,9 +684,9 @@ pub(crate) fn idle(contender: usize) {
 /// The state of the killed processes while the contender collects their exits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nobody has waited for the processes, as is usual for children of the waiting program.
+    /// The parent has not reaped the processes, as is usual for children of the waiting program.
     Zombie,
-    /// Their parent has waited for them, as is usual for children of another program.
+    /// The parent has reaped the processes, as is usual for children of another program.
     Reaped,
 }
 
@@ -714,7 +715,7 @@ impl Sleepers {
         Ok(sleepers)
     }
 
-    /// Kills all processes and brings them to their state.
+    /// Kills all processes, and waits until all are zombies or reaped.
     fn kill(&self) {
         self.pids.iter().copied().for_each(os::kill);
         match self.state {
@@ -724,7 +725,7 @@ impl Sleepers {
                 self.reaped.set(true);
             }
         }
-        // Let the kernel free the memory of the processes, which it does later.
+        // Wait until the kernel has freed the memory of the processes, which it does later.
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -732,7 +733,7 @@ impl Sleepers {
 fn sleep_for_ever() -> ! {
     die_with_parent();
     loop {
-        // SAFETY: takes no arguments.
+        // SAFETY: the call takes no arguments.
         unsafe { libc::pause() };
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn multi_thread() -> Runtime {
         .expect("the runtime starts")
 }
 
-/// Returns the descriptor that a system call has returned, owned.
+/// Takes ownership of a descriptor that a system call has just returned. Panics if the call failed.
 pub(crate) fn owned(fd: RawFd) -> OwnedFd {
     assert!(fd >= 0, "{}", io::Error::last_os_error());
     // SAFETY: a system call has just returned `fd`.
@@ -37,7 +37,7 @@ pub(crate) fn owned(fd: RawFd) -> OwnedFd {
 }
 
 pub(crate) fn pidfd_open(pid: u32) -> OwnedFd {
-    // SAFETY: takes integers.
+    // SAFETY: the call takes integers.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd)
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Epoll(OwnedFd);
 
 impl Epoll {
     pub(crate) fn new() -> Epoll {
-        // SAFETY: takes an integer.
+        // SAFETY: the call takes an integer.
         Epoll(owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))
     }
 
@@ -102,7 +102,7 @@ pub(crate) fn reaped_status(pidfd: RawFd) -> i32 {
 }
 
 pub(crate) fn kill(pid: u32) {
-    // SAFETY: takes integers.
+    // SAFETY: the call takes integers.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn await_zombie(pid: u32) {
     };
 }
 
-/// Raises the soft limit of descriptors to the hard limit, and returns it.
+/// Raises the soft limit of descriptors to the hard limit, and returns the hard limit.
 pub(crate) fn raise_descriptors() -> u64 {
     let mut limit = descriptor_limit();
     limit.rlim_cur = limit.rlim_max;
@@ -160,16 +160,16 @@ fn set_descriptor_limit(limit: &libc::rlimit) {
 
 /// Gives this process the smallest possible descriptor table.
 ///
-/// A table only grows, so later contenders would otherwise benefit from growth that earlier
-/// contenders have paid for.
+/// A table never shrinks: otherwise a contender would benefit from the growth that an earlier
+/// contender has paid for.
 pub(crate) fn renew_descriptor_table() {
-    // The kernel copies only a table that is shared, so a second thread shares it meanwhile.
+    // The kernel copies only a shared table, so a second thread exists until the copy is made.
     let (end, ended) = mpsc::channel::<()>();
     let other = thread::spawn(move || ended.recv());
-    // No descriptor is in this range, so none is closed.
+    // No descriptor is in this range, so the call closes none.
     let (first, last) = (i32::MAX, i32::MAX);
     let flags = libc::CLOSE_RANGE_UNSHARE;
-    // SAFETY: takes integers.
+    // SAFETY: the call takes integers.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
     drop(end);

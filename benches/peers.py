@@ -1,4 +1,4 @@
-"""Waits for the same processes with psutil and with CPython's subprocess module."""
+"""Waits for processes with psutil and with CPython's subprocess module."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ import psutil
 
 
 def latency(program, file):
-    """Waits for a process per line of standard input, and prints when the wait returned."""
+    """Waits for one process for each line of standard input, and prints the time after the wait."""
     print("ready", flush=True)
     for order in sys.stdin:
         name, *pid = order.split()
@@ -23,7 +23,7 @@ def latency(program, file):
             command = [program, "--role", "subject", "--file", file]
             child = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
             process = psutil.Process(child.pid)
-            # Lets the subject sleep and then exit.
+            # The subject sleeps after this byte, and then exits.
             child.stdin.write(b"!")
             if name == "psutil":
                 code = process.wait()
@@ -58,8 +58,9 @@ def popen():
 def many(size, seconds, rounds):
     """Waits for many processes with psutil.wait_procs.
 
-    Prints the medians of: bytes per process, ns to register, ns until the last exit, ns of CPU.
-    Then prints the voluntary context switches and the ns of CPU while nothing happens.
+    Prints six numbers. The first four are medians: bytes per process, ns to register all, ns to
+    collect all exits, ns of CPU to collect all exits. The last two are the voluntary context switches
+    and the ns of CPU of a wait in which nothing happens.
     """
     figures = []
     for _ in range(rounds):
@@ -93,7 +94,7 @@ def many(size, seconds, rounds):
 def fork_sleeper():
     pid = os.fork()
     if pid == 0:
-        # Ends by itself if this program dies first.
+        # The sleeper exits by itself if this program exits first.
         time.sleep(300)
         os._exit(1)
     return pid

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The measured release: psutil's ways to wait differ between releases.
+/// The measured release of psutil, because releases differ in how they wait.
 const PSUTIL: &str = "psutil==7.2.2";
 
 pub(crate) struct Python {

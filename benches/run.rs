@@ -13,7 +13,7 @@ use crate::{idle, latency, many, subject, wait};
 struct Arguments {
     /// The parts to run, by default all.
     parts: Vec<Part>,
-    /// Runs few rounds and few processes, and leaves the pictures and results alone.
+    /// Runs few rounds and few processes, and does not change the pictures and results.
     #[arg(long)]
     quick: bool,
     /// Number of rounds of the latency part.
@@ -25,7 +25,7 @@ struct Arguments {
     /// Passed by `cargo bench`, but not by `cargo test --benches`.
     #[arg(long, hide = true)]
     bench: bool,
-    /// The job of an instance that another instance has started.
+    /// The job of this instance, if another instance has started it.
     #[arg(long, hide = true)]
     role: Option<Role>,
     #[arg(long, hide = true, default_value_t = 0)]
@@ -124,15 +124,16 @@ const HEAD: &str = "\
 row of its table.
 ";
 
-/// Runs each part in a process of its own, so that no part inherits threads, a grown descriptor
-/// table or a fragmented heap from an earlier part.
+/// Runs each part in a new process.
+///
+/// Otherwise a part would inherit threads, a grown descriptor table and a fragmented heap.
 fn run_all(arguments: &Arguments) -> ExitCode {
     if !arguments.bench {
         println!("run the benchmarks with `cargo bench`");
         return ExitCode::SUCCESS;
     }
     let mut failed = false;
-    // Keep only complete runs: the files then show the results of one run.
+    // Keep only a complete run: otherwise the files would show results of several runs.
     let keep = arguments.parts.is_empty() && !arguments.quick;
     let mut results = HEAD.to_owned();
     for part in Part::value_variants() {

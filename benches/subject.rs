@@ -162,7 +162,7 @@ impl Grandchild<'_> {
 
 impl Drop for Grandchild<'_> {
     fn drop(&mut self) {
-        // A second order to reap does no harm.
+        // A second order to reap has no effect.
         self.reap_at_exit();
         os::write_all(self.parent.as_fd(), b"?");
         let mut reply = [0; 4];
@@ -170,7 +170,7 @@ impl Drop for Grandchild<'_> {
     }
 }
 
-/// Forks and reaps grandchildren on order: `f` forks, `r` reaps, `?` is answered afterwards.
+/// Executes orders: `f` forks a grandchild, `r` reaps the last grandchild, `?` requests a reply.
 fn serve_orders(shared: &'static Shared, gate: &UnixStream, orders: &UnixStream) -> ! {
     die_with_parent();
     let gate = gate.as_raw_fd();
@@ -196,11 +196,11 @@ fn serve_orders(shared: &'static Shared, gate: &UnixStream, orders: &UnixStream)
 /// Runs a subject in a forked process, which may only make system calls.
 fn run_forked(shared: &'static Shared, gate: RawFd) -> ! {
     die_with_parent();
-    // Close all inherited descriptors before the wait: every subject then has the same few to
-    // close at its exit. A caller of `spawn` also waits until the pipe that reports a failed
-    // `exec` is closed.
+    // Close all inherited descriptors before the wait: every subject then has the same few
+    // descriptors to close at its exit. `spawn` also returns only once the pipe that reports a
+    // failed `exec` is closed.
     let close = |first: RawFd, last: libc::c_uint| {
-        // SAFETY: takes integers. This process no longer uses these descriptors.
+        // SAFETY: the call takes integers. This process no longer uses these descriptors.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     };
     if gate > 3 {
@@ -226,17 +226,17 @@ fn sleep_and_exit(shared: &'static Shared) -> ! {
 }
 
 fn exit(code: libc::c_int) -> ! {
-    // SAFETY: ends this process at once.
+    // SAFETY: the call takes an integer.
     unsafe { libc::_exit(code) }
 }
 
-/// Has the kernel kill this process when its parent dies.
+/// Has the kernel kill this process when its parent exits.
 pub(crate) fn die_with_parent() {
-    // SAFETY: takes integers.
+    // SAFETY: the call takes integers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
-/// Runs a subject that was started by `exec`. It waits for a byte from standard input.
+/// Runs a subject that was started by `exec`, and that waits for a byte from standard input.
 pub(crate) fn run_started(file: &Path) -> ! {
     let shared = map(file);
     os::read_all(std::io::stdin().as_fd(), &mut [0]);

@@ -17,8 +17,8 @@ use crate::os::{self, Epoll, median};
 use crate::python::run;
 use crate::run::{Plan, Role, self_command};
 
-/// The most system calls and instructions that a wait may take. Other load on the machine does not
-/// change these counts, so CI can check them.
+/// The required number of system calls of a wait, and the limit of its instructions. Other load on
+/// the machine changes neither count, so CI can check both.
 const SYSTEM_CALLS: f64 = 4.0;
 const INSTRUCTIONS: f64 = 2500.0;
 
@@ -94,10 +94,10 @@ pub(crate) fn waits(count: usize) {
     }
 }
 
-/// Makes `count` waits from duplicates of the pidfd on standard input, whose instructions valgrind
-/// counts.
+/// Makes `count` waits, whose instructions valgrind counts.
 ///
-/// Opens no process: valgrind before 3.21 does not support `pidfd_open`.
+/// Each wait adopts a duplicate of the pidfd on standard input, because valgrind before 3.21 does
+/// not support `pidfd_open`.
 pub(crate) fn adopted_waits(count: usize) {
     let runtime = os::current_thread();
     let _guard = runtime.enter();
@@ -112,7 +112,7 @@ pub(crate) fn adopted_waits(count: usize) {
 const FEW: usize = 100;
 const MANY: usize = 1100;
 
-/// Runs `waits` waits under `wrapper`, and returns its output.
+/// Runs `waits` waits under `wrapper`, and returns the output of `wrapper`.
 fn count(role: Role, waits: usize, wrapper: &mut Command) -> Result<String, String> {
     let program = self_command(role);
     wrapper
@@ -127,7 +127,7 @@ fn per_wait(few: f64, many: f64) -> f64 {
     (many - few) / (MANY - FEW) as f64
 }
 
-/// Prints the system calls of a wait, and returns whether their number is right.
+/// Prints the number of system calls of a wait, and returns whether the number is right.
 fn system_calls() -> bool {
     let trace = |waits| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("strace");
@@ -159,11 +159,11 @@ fn system_calls() -> bool {
         print!(", {name} {:.2}", of(&format!("{name}(")));
     }
     println!(". The limit is {SYSTEM_CALLS}.");
-    // Tolerates a call that the runtime makes occasionally.
+    // Tolerate a call that the runtime makes occasionally.
     (all - SYSTEM_CALLS).abs() < 0.1
 }
 
-/// Prints the instructions of a wait, and returns whether they are within the limit.
+/// Prints the number of instructions of a wait, and returns whether the number is within the limit.
 fn instructions() -> bool {
     let collect = |waits| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("callgrind");
