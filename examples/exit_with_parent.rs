@@ -4,9 +4,9 @@
 //! rely on the end of its input: when the editor crashes, another process may still hold the pipe
 //! open. Therefore, an editor passes its pid to a language server (`InitializeParams.processId`).
 //!
-//! This server answers each line of its input in upper case. It exits at the end of its input or
-//! when its editor exits, whichever comes first. The editor is the process whose pid is the first
-//! argument. Without an argument, on Unix, it is the parent process.
+//! This server answers each line of its input in upper case. The server exits at the end of its
+//! input or when its editor exits, whichever comes first. The editor is the process whose pid is the
+//! first argument. Without an argument, on Unix, the editor is the parent process.
 //!
 //! You can try the server with:
 //!
@@ -80,16 +80,15 @@ fn open_editor() -> io::Result<Option<ProcessExit>> {
             None => return Ok(None),
         },
     };
-    // Process 1 is init, and the parent's pid is 0 if the parent lives in another pid namespace.
-    // Both mean that no editor has started this server.
-    //
-    // Some editors pass the server's own pid. A wait for the server itself would never end.
+    // Process 1 is init, and the parent's pid is 0 if the parent is in another pid namespace. In
+    // both cases, no editor has started this server. Some editors pass the server's own pid: a wait
+    // for the server itself would never resolve.
     if pid <= 1 || pid == std::process::id() {
         return Ok(None);
     }
     let editor = ProcessExit::open(pid)?;
-    // Check the parent after it has been opened: if it exited before, its pid may now belong to
-    // another process. The exit of a parent is visible, because the child then gets a new parent.
+    // Check the parent's pid after the open: if the parent has exited before, the opened process may
+    // be a later one with the same pid. `parent_pid` then differs: an orphan gets a new parent.
     if argument.is_none() && parent_pid() != Some(pid) {
         return Err(io::Error::other("the parent process has exited"));
     }

@@ -1,8 +1,8 @@
 //! A server on a Unix socket that notices the exit of its clients.
 //!
 //! Use this if a server must clean up after a client process, for example if it grants locks. The
-//! end of the connection is not enough. A child of the client may have inherited the connection
-//! and hold it open, and a client may also close its connection and continue to run.
+//! end of the connection is not enough. A child of the client may inherit the connection and hold
+//! it open. A client may also close its connection and continue to run.
 //!
 //! Therefore, the server gets a pidfd of the client from the socket (`SO_PEERPIDFD`, Linux 6.5) and
 //! waits for the exit of this process. Unlike a pid, a pidfd never refers to a later process.
@@ -65,7 +65,7 @@ mod server {
         let pid = connection.peer_cred()?.pid().unwrap_or_default();
         println!("process {pid} has connected");
         // Wait until the client has been reaped: from then on, Linux (6.15) returns its status to
-        // every user. Await `client` itself if the status is not needed: its parent may never reap.
+        // every user. A parent may never reap, so await `client` itself if no status is needed.
         match client.until_reaped().await?.status() {
             Some(status) => println!("process {pid} exited with {status}"),
             None => println!("process {pid} exited with unknown status"),

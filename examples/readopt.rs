@@ -120,11 +120,12 @@ fn write_identity(file: &Path, identity: ProcessIdentity) -> io::Result<()> {
 
 /// Locks a file against other supervisors.
 ///
-/// The lock is held until the returned file is closed, which the system does if this process dies.
+/// The lock is held until the returned file is closed. The system closes the file when this process
+/// exits.
 fn lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.create(true).truncate(false).write(true);
-    // On Windows, the lock is to open the file without sharing.
+    // On Windows, the lock consists in opening the file without sharing.
     #[cfg(windows)]
     std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0);
     let file = options

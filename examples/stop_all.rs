@@ -1,8 +1,8 @@
 //! A command that stops processes: it sends SIGTERM, waits three seconds, and kills the rest.
 //!
 //! Use this to shut down workers that may ignore SIGTERM. The command opens all processes first.
-//! Its signals go to these processes, never to a later process with the same pid. Windows has no
-//! SIGTERM, so there the command waits three seconds and then terminates the processes.
+//! Signals then reach only these processes, never a later process with the same pid. Windows has no
+//! SIGTERM, so the command only waits three seconds there, and then terminates the processes.
 //!
 //! You can try the command with:
 //!
@@ -123,7 +123,7 @@ impl Stopper {
         match self.set.exits_within(GRACE_PERIOD).await {
             Ok(exits) => {
                 for exit in exits {
-                    // `println!` would panic if stdout is closed, and leave processes running.
+                    // Do not use `println!`: a panic on a closed stdout would prevent the kill.
                     let _ = writeln!(io::stdout(), "{exit}{remark}");
                 }
             }
@@ -138,7 +138,7 @@ impl Stopper {
     }
 }
 
-/// Shells to stop when no pid is given. They are killed and reaped when dropped.
+/// Shells to stop if no pid is given. Dropping this value kills and reaps the shells.
 struct Shells(Vec<Child>);
 
 impl Shells {
