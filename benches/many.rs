@@ -4,8 +4,8 @@
 //! sleep. Then all processes are killed, and either stay zombies or are reaped. Then the contender
 //! collects all exits. In every round each contender has new processes and a new descriptor table.
 //!
-//! Ratios are relative to the first row, epoll by hand. That contender makes the system calls that
-//! every design needs: open, register, wait, read the exit status, close.
+//! Ratios are relative to the first row, epoll by hand, which makes the system calls that every
+//! design needs: open, register, wait, read the exit status, close.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,8 +1,8 @@
 //! The processes whose exit is timed.
 //!
-//! A subject waits for a byte. Then it sleeps for a while, so that the waiting program is asleep
-//! too. Finally it writes the time to memory shared with this program, and exits with code 7 in
-//! the next instruction.
+//! A subject waits for a byte, and then sleeps until the waiting program is asleep too. Finally the
+//! subject writes the time to memory shared with this program, and exits with code 7 in the next
+//! instruction.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};

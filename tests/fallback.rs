@@ -126,7 +126,7 @@ async fn check_every_promise() {
     grandchild.reap();
     assert_eq!(deadline(until_reaped).await.unwrap().status(), status);
 
-    // This process, and pid 1.
+    // Our own process, and pid 1.
     still_pending(exit_of(std::process::id())).await;
     still_pending(exit_of(1)).await;
 

@@ -529,7 +529,7 @@ mod linux {
 
     /// Opens a pseudoterminal. Returns the end for a terminal emulator and the end for programs.
     ///
-    /// Both are closed on exec: otherwise the processes of other tests would keep them open.
+    /// Both ends are closed on exec: otherwise the processes of other tests would keep them open.
     fn open_terminal() -> io::Result<(File, OwnedFd)> {
         let emulator = OpenOptions::new()
             .read(true)

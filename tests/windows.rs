@@ -1,6 +1,6 @@
 //! Promise: on Windows a wait loses no exit, leaks no handle and never deadlocks.
 //!
-//! This holds for every exit code, and for wakers that block or drop the wait.
+//! The promise holds for every exit code, and for wakers that block or drop the wait.
 
 #![cfg(windows)]
 
