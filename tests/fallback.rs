@@ -954,6 +954,32 @@ fn polled_set_moves_between_runtimes() {
     second.block_on(assert_yields_all(&mut set, &children));
 }
 
+#[test]
+fn dropping_a_waker_may_drop_another_wait() {
+    /// A waker whose last reference drops a wait.
+    struct HoldsWait(#[expect(dead_code)] ProcessExit);
+    impl std::task::Wake for HoldsWait {
+        fn wake(self: std::sync::Arc<Self>) {}
+    }
+    let _ = in_own_process!(dropping_a_waker_may_drop_another_wait, ["1"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let (first, second) = (runtime(), runtime());
+    let children = many(2);
+    let mut set = ExitSet::new();
+    assert!(set.insert_exit(exit_of(children[0].id())));
+    first.block_on(async {
+        let mut wait = exit_of(children[1].id());
+        still_pending(&mut wait).await;
+        let waker = std::sync::Arc::new(HoldsWait(wait)).into();
+        let mut context = std::task::Context::from_waker(&waker);
+        assert!(set.poll_next_exit(&mut context).is_pending());
+    });
+    // Both waits are polled in the first runtime. The set leaves it, and its waker is dropped.
+    second.block_on(still_pending(set.next_exit()));
+    linux::kill(children[0].id(), libc::SIGKILL);
+    second.block_on(assert_yields_all(&mut set, &children[..1]));
+}
+
 /// Runs one test again in a new mount namespace, which `mount` prepares. Needs root.
 fn rerun_with_mounts(test: &str, role: &str, mount: fn() -> io::Result<()>) {
     let prepare = |command: &mut Command| {

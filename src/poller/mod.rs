@@ -77,7 +77,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.poller.remove(self.key);
+        // Drop the process without the lock: it may hold the last waker of a task, which is the user's code.
+        drop(self.poller.remove(self.key));
     }
 }
 
@@ -132,8 +133,8 @@ impl Poller {
         Some(key)
     }
 
-    /// Removes a process. Returns `false` if an outcome has been sent for the process.
-    fn remove(&self, key: u64) -> bool {
+    /// Removes a process. Returns `None` if an outcome has been sent for the process.
+    fn remove(&self, key: u64) -> Option<Watched> {
         let mut schedule = lock(&self.schedule);
         let removed = schedule.remove(key);
         if schedule.is_empty() {

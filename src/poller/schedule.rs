@@ -92,9 +92,10 @@ impl Schedule {
         (key, wake_now)
     }
 
-    /// Removes a process. Returns `false` if an outcome has been sent for the process.
-    pub(super) fn remove(&mut self, key: u64) -> bool {
-        let removed = self.processes.remove(&key).is_some();
+    /// Removes a process. Returns `None` if an outcome has been sent for the process.
+    #[must_use = "drop the process once no lock is held: it may hold the last waker of a task"]
+    pub(super) fn remove(&mut self, key: u64) -> Option<Watched> {
+        let removed = self.processes.remove(&key);
         // Bound the number of keys of removed processes.
         if self.due.len() > 2 * self.processes.len() + BATCH_SIZE {
             let Schedule { processes, due, .. } = self;
