@@ -773,6 +773,38 @@ async fn rejects_a_process_with_a_queued_exit() {
     assert_eq!(set.len(), 1);
 }
 
+/// A call between two polls may find the exit that the task waits for.
+#[tokio::test]
+async fn calls_between_polls_keep_the_wakeup() {
+    for call in 0..3 {
+        let mut sleepers = many(2);
+        let mut set = set_of(&sleepers);
+        let (first, second) = (sleepers[0].id(), sleepers[1].id());
+        let mut has_called = false;
+        // A task of its own: a timeout would poll the set again.
+        let task = tokio::spawn(std::future::poll_fn(move |cx| {
+            let polled = set.poll_next_exit(cx);
+            if polled.is_pending() && !has_called {
+                has_called = true;
+                sleepers[0].kill();
+                // The exit happens while this thread, which drives the reactor, is busy.
+                std::thread::sleep(Duration::from_millis(50));
+                match call {
+                    0 => assert!(!set.insert(second).unwrap()),
+                    1 => assert!(!set.insert_exit(exit_of(second))),
+                    #[cfg(unix)]
+                    _ => set.signal(second, libc::SIGCONT).unwrap(),
+                    #[cfg(not(unix))]
+                    _ => {}
+                }
+            }
+            polled
+        }));
+        let exit = deadline(task).await.unwrap();
+        assert_eq!(exit.unwrap().unwrap().pid(), Some(first), "call {call}");
+    }
+}
+
 #[tokio::test]
 async fn yields_to_other_tasks_while_exits_are_queued() {
     let size = if cfg!(windows) { 300 } else { 2000 };

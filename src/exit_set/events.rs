@@ -172,7 +172,7 @@ impl ExitSet {
     pub(super) fn end(&mut self, key: Key, status: Option<Status>) {
         if let Some(slot) = self.members.get_mut(key) {
             slot.end(status);
-            self.ended.push_back(key);
+            self.push_ended(key);
         }
     }
 
@@ -181,7 +181,18 @@ impl ExitSet {
         let error = wait_error(self.members.pid(key), error);
         if let Some(slot) = self.members.get_mut(key) {
             *slot = Slot::Failed(Box::new(error));
-            self.ended.push_back(key);
+            self.push_ended(key);
+        }
+    }
+
+    /// Queues a member whose wait has ended, and wakes the task that waits.
+    ///
+    /// The task must be woken here: the reactor does not report an event again that another call has
+    /// read.
+    pub(super) fn push_ended(&mut self, key: Key) {
+        self.ended.push_back(key);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
     }
 

@@ -114,7 +114,7 @@ impl ExitSet {
             (false, Source::Polled(source)) => self.polled_slot(key, source.into_polled()),
         };
         if slot.has_ended() {
-            self.ended.push_back(key);
+            self.push_ended(key);
         }
         self.add(pid, slot);
         if let (Some(pid), Some(owner)) = (pid, owner) {

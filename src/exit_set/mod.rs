@@ -13,7 +13,7 @@ use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -102,6 +102,8 @@ pub struct ExitSet {
     close_queue: CloseQueue,
     /// An error of a wait that has also found exits. The next wait without exits returns it.
     deferred_error: Option<io::Error>,
+    /// The task that waits for the next exit, while no exit is queued.
+    waker: Option<Waker>,
 }
 
 impl ExitSet {
@@ -263,6 +265,7 @@ impl ExitSet {
     /// }
     /// ```
     pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Exit>>> {
+        self.waker = None;
         if !self.ended.is_empty() {
             // `poll_ended` has consumed budget for this exit, but perhaps in an earlier poll.
             ready!(coop::poll_proceed(cx)).made_progress();
@@ -273,6 +276,7 @@ impl ExitSet {
             Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
             Poll::Pending => {
                 self.close_if_idle(cx);
+                self.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
         }
