@@ -65,9 +65,9 @@
 //! | Windows | yes, if you may query the process |
 //! | other Unix | no |
 //!
-//! In one known case, Linux itself (6.18) reports a wrong status after the reap: the first thread exits by
+//! In one known case, Linux itself (6.18) reports a wrong status after the reap: the leader thread exits by
 //! itself at the moment at which another thread ends the process. In a few of some thousand such cases,
-//! the kernel keeps the code of the first thread.
+//! the kernel keeps the code of the leader thread.
 //!
 //! # Timeouts and many processes
 //!

@@ -154,7 +154,7 @@ impl ProcessExit {
     /// # Errors
     ///
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput): `pid` is 0 or above [`i32::MAX`], or it is the
-    ///   id of a thread that is not its process's first (the message names the process);
+    ///   id of a thread that does not lead its process (the message names the process);
     /// - [`NotFound`](io::ErrorKind::NotFound): no process has this pid;
     /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): Windows does not permit waiting for
     ///   the process;

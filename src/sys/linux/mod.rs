@@ -216,7 +216,7 @@ fn query_state_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
         .or_else(|| pidfd::child_status(pidfd));
     let is_being_reaped = status.is_none() && pid.is_some_and(procfs::is_being_reaped);
     Ok(match pidfd::liveness(pidfd)? {
-        // During `execve` by a thread that is not the first, a running process seems for an instant to
+        // During `execve` by a thread that is not the leader, a running process seems for an instant to
         // have exited.
         Liveness::Running => (State::Running, false),
         Liveness::Reaped => (reaped_state(pidfd), false),

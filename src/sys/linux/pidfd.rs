@@ -41,7 +41,7 @@ mod uapi {
 /// The state of a process as `poll(2)` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
-    /// At least one thread is alive. The first thread may have exited.
+    /// At least one thread is alive. The leader thread may have exited.
     Running,
     /// The process has exited and has not been reaped.
     Zombie,
@@ -233,7 +233,7 @@ pub(super) fn check_kind(fd: BorrowedFd<'_>) -> io::Result<()> {
     // F_GETFL returns PIDFD_THREAD (Linux 6.9) among the file's flags.
     let has_thread_flag = flags >= 0 && flags & uapi::PIDFD_THREAD as i32 != 0;
     // A descriptor that was reopened through `/proc` has lost the flag, so compare pid and tgid too. They
-    // also differ for an instant of `execve` by a thread that is not the first: check several times.
+    // also differ for an instant of `execve` by a thread that is not the leader: check several times.
     const ROUNDS: u32 = 16;
     let differ = |info: uapi::pidfd_info| info.pid != info.tgid;
     let is_thread = || get_info(fd, uapi::PIDFD_INFO_PID).is_some_and(differ);

@@ -114,7 +114,7 @@ impl PidProbe {
             start_time: UNKNOWN.into(),
             last_certain: 0.into(),
         };
-        // Retry: during `execve` by a thread that is not the first, the directory is missing for an
+        // Retry: during `execve` by a thread that is not the leader, the directory is missing for an
         // instant.
         probe.inode = (0..3).find_map(|_| probe.read_inode());
         if let Some(stat) = probe.read_stat() {

@@ -61,7 +61,7 @@ pub(super) fn is_pidfd(fd: BorrowedFd<'_>) -> bool {
 /// Returns the line `Pid:`, which only pidfds have.
 fn pid_in_fdinfo(fd: BorrowedFd<'_>) -> Option<i64> {
     let mut buffer: Buffer = [0; 4096];
-    // Do not use `self`: that is the first thread, which may have exited and closed its files.
+    // Do not use `self`: that is the leader thread, which may have exited and closed its files.
     let path = format_args!("thread-self/fdinfo/{}", fd.as_raw_fd());
     number_after(read_path(path, &mut buffer).ok()?, b"\nPid:\t")
 }
@@ -105,7 +105,7 @@ pub(super) fn ticks(since_boot: Duration) -> u64 {
 
 /// Whether the exit code in `stat` is that of the process.
 ///
-/// Older kernels show the code of the first thread, which differs if that thread has exited by itself
+/// Older kernels show the code of the leader thread, which differs if that thread has exited by itself
 /// before the others. Source: `do_task_stat` of Linux 6.1 reads `group_exit_code`. Run on 6.18.
 static STAT_HAS_GROUP_EXIT_CODE: LazyLock<bool> =
     LazyLock::new(|| release_is_at_least(&syscalls::kernel_release(), (6, 1)));
@@ -158,8 +158,8 @@ impl Stat {
 
     /// Whether all threads have exited and the process has not been reaped.
     ///
-    /// A first thread that has exited before the others is also shown as a zombie (`Z`), but with the
-    /// number of all threads. A first thread that another thread replaces by `execve` is shown as dead
+    /// A leader thread that has exited before the others is also shown as a zombie (`Z`), but with the
+    /// number of all threads. A leader thread that another thread replaces by `execve` is shown as dead
     /// (`X`), or with no threads.
     pub(super) fn exited(&self) -> bool {
         self.state == b'Z' && self.num_threads == 1

@@ -13,7 +13,7 @@ use super::syscalls::{clock, errno, exists};
 /// The kind of task that has an id.
 pub(super) enum TaskKind {
     Nothing,
-    /// A process: the first thread of a thread group.
+    /// A process: the leader thread of a thread group.
     Process,
     /// Another thread. `process` is its process, if `/proc` shows that.
     Thread {
@@ -37,7 +37,7 @@ pub(super) fn task_kind(pid: libc::pid_t) -> TaskKind {
     }
 }
 
-/// Whether the number is the id of the first thread of a thread group.
+/// Whether the number is the id of the leader thread of a thread group.
 fn leads_thread_group(pid: libc::pid_t) -> bool {
     // Signal the thread `pid` of the process `pid`.
     // SAFETY: takes integers. Signal 0 sends nothing.
