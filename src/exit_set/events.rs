@@ -185,12 +185,17 @@ impl ExitSet {
         }
     }
 
-    /// Queues a member whose wait has ended, and wakes the task that waits.
-    ///
-    /// The task must be woken here: the reactor does not report an event again that another call has
-    /// read.
+    /// Queues a member whose wait has ended.
     pub(super) fn push_ended(&mut self, key: Key) {
         self.ended.push_back(key);
+        self.wake();
+    }
+
+    /// Wakes the task that waits for the next exit.
+    ///
+    /// Call this whenever a call other than a poll has changed the set: the reactor does not report an
+    /// event again that such a call has read, and watches no new member.
+    pub(super) fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }

@@ -161,8 +161,9 @@ impl ExitSet {
             Slot::Registered(registration) => self.selector.deregister(registration),
             Slot::RegisteredUntilReap(waiting) => self.selector.deregister(waiting.0),
             Slot::Polled(_) => self.polled.remove_one(),
-            _ => self.ended.retain(|&exited| exited != key),
+            _ => self.ended.retain(|&ended| ended != key),
         }
+        self.wake();
         true
     }
 

@@ -23,7 +23,7 @@ pub(crate) use self::polled::Polled;
 use self::polled::Target;
 use self::schedule::{Queried, REOPEN_INTERVAL, Schedule, Watched};
 use crate::sync::{Condvar, Mutex};
-use crate::sys::{self, Reopened};
+use crate::sys::{self, Reopened, State};
 use crate::wake_queue::{WakeQueue, lock, wake};
 
 /// The longest time for which a poller occupies a thread of the blocking pool.
@@ -218,9 +218,9 @@ impl Poller {
 fn query_batch(batch: Vec<(u64, Arc<Target>)>, may_reopen: bool) -> (Vec<(u64, Queried)>, bool) {
     let mut exhausted = false;
     let results = batch.into_iter().map(|(key, target)| {
-        let queried = match target.query() {
-            Ok(true) => Queried::Resolved,
-            Ok(false) if may_reopen && !exhausted => match target.probe.reopen() {
+        let queried = match target.probe.state() {
+            Ok(state) if target.update(state) => Queried::Resolved,
+            Ok(State::Running) if may_reopen && !exhausted => match target.probe.reopen() {
                 Reopened::WithEvents(process) => Queried::EventsAvailable(process),
                 Reopened::Exhausted => {
                     exhausted = true;
@@ -228,7 +228,7 @@ fn query_batch(batch: Vec<(u64, Arc<Target>)>, may_reopen: bool) -> (Vec<(u64, Q
                 }
                 Reopened::Unavailable => Queried::Unresolved,
             },
-            Ok(false) => Queried::Unresolved,
+            Ok(_) => Queried::Unresolved,
             Err(error) => Queried::Error(error),
         };
         (key, queried)

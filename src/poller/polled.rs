@@ -57,7 +57,7 @@ impl Polled {
 
     /// Queries the process. Returns whether the wait is resolved.
     pub(crate) fn query(&self) -> io::Result<bool> {
-        self.target.query()
+        Ok(self.update(self.probe().state()?))
     }
 
     /// Records a state of the process. Returns whether the wait is resolved.
@@ -106,11 +106,7 @@ impl Target {
         }
     }
 
-    pub(super) fn query(&self) -> io::Result<bool> {
-        Ok(self.update(self.probe.state()?))
-    }
-
-    fn update(&self, state: State) -> bool {
+    pub(super) fn update(&self, state: State) -> bool {
         let State::Exited { status, reaped } = state else {
             return false;
         };
