@@ -959,7 +959,9 @@ fn dropping_a_waker_may_drop_another_wait() {
     /// A waker whose last reference drops a wait.
     struct HoldsWait(#[expect(dead_code)] ProcessExit);
     impl std::task::Wake for HoldsWait {
-        fn wake(self: std::sync::Arc<Self>) {}
+        fn wake(self: std::sync::Arc<Self>) {
+            drop(self);
+        }
     }
     let _ = in_own_process!(dropping_a_waker_may_drop_another_wait, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
