@@ -48,12 +48,6 @@ impl WaitState {
         self.resolved
     }
 
-    /// Resolves the wait.
-    pub(crate) fn resolve(&mut self, status: Option<Status>) {
-        self.record_status(status);
-        self.resolved = true;
-    }
-
     /// Starts a new wait, with another condition. Keeps a known status.
     pub(crate) fn restart(&mut self, until: Until) {
         self.until = until;

@@ -386,6 +386,12 @@ impl ExitSet {
             Poll::Ready(Ok(()))
         })
         .await;
+        if let Err(error) = waited {
+            if self.ended.is_empty() {
+                return Err(error);
+            }
+            self.deferred_error = Some(error);
+        }
         let mut exits = Vec::with_capacity(self.ended.len());
         while let Some(&key) = self.ended.front() {
             let is_error = matches!(self.members.get(key), Some(Slot::Failed(_)));
@@ -399,11 +405,6 @@ impl ExitSet {
         }
         // The set may never be polled again. One batch closes all of a small set, and takes little time.
         self.close_queue.close_batch();
-        match waited {
-            Err(error) if exits.is_empty() => return Err(error),
-            Err(error) => self.deferred_error = Some(error),
-            Ok(()) => {}
-        }
         Ok(exits)
     }
 

@@ -83,7 +83,7 @@ impl ProcessExit {
     pub(super) fn handle_outcome(&mut self, outcome: Outcome) -> io::Result<()> {
         self.stop_waiting();
         match outcome {
-            Outcome::Resolved => self.wait.resolve(None),
+            Outcome::Resolved => self.wait.resolved = true,
             Outcome::EventsAvailable(process) => {
                 mechanism::trace(self.pid, sys::Process::MECHANISM, None);
                 self.source = Source::WithEvents(process);

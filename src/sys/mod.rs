@@ -92,15 +92,6 @@ pub(crate) use backend::*;
 #[cfg(unix)]
 mod unix;
 
-// The decisions about what kqueue reports are tested on every system.
-#[cfg(test)]
-#[allow(
-    clippy::duplicate_mod,
-    reason = "on a system with kqueue, the backend contains it too"
-)]
-#[path = "kqueue/semantics.rs"]
-mod kqueue_semantics;
-
 // The end of a Windows wait is modelled on every system.
 #[cfg(all(test, tokio_process_exit_loom))]
 #[path = "windows/callback_context.rs"]
