@@ -169,7 +169,6 @@ impl ExitSet {
         if let Some(pid) = pid {
             self.by_pid.insert(pid, key);
         }
-        self.wake();
     }
 
     /// Whether the pid of a member may belong to another process.

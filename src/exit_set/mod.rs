@@ -163,7 +163,6 @@ impl ExitSet {
             Slot::Polled(_) => self.polled.remove_one(),
             _ => self.ended.retain(|&ended| ended != key),
         }
-        self.wake();
         true
     }
 
