@@ -177,10 +177,12 @@ impl Poller {
             let wakers = schedule.handle_results(results, now);
             let before = mem::replace(&mut cpu_time, sys::thread_cpu_time());
             // Use the elapsed time where the CPU clock is denied or coarse: on Windows the clock
-            // advances by 16 ms at a time.
+            // advances by 16 ms at a time. The CPU time also includes falling asleep and waking up,
+            // which the elapsed time of the batch does not, so allow for twice as much.
+            let elapsed = now - started;
             let work = match cpu_time.saturating_sub(before) {
-                Duration::ZERO => now - started,
-                work => work.min(now - started),
+                Duration::ZERO => elapsed,
+                work => work.min(2 * elapsed),
             };
             schedule.idle_until = Some(now + work * IDLE_FACTOR);
             if !wakers.is_empty() {
