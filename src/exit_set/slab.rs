@@ -225,8 +225,8 @@ mod tests {
     /// The documentation states the memory of a process in a set. Most of that memory is this entry.
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_entry_of_the_set_takes_24_bytes() {
-        assert_eq!(size_of::<Entry<crate::exit_set::slot::Slot>>(), 24);
+    fn an_entry_of_the_set_takes_at_most_24_bytes() {
+        assert!(size_of::<Entry<crate::exit_set::slot::Slot>>() <= 24);
     }
 
     #[test]
