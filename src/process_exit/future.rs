@@ -113,7 +113,7 @@ impl ProcessExit {
             Source::Failed(_) => {}
             Source::WithEvents(process) => process.deregister(),
             Source::Polled(source) => {
-                source.polled.unwatch();
+                source.unwatch();
                 self.wait.record_status(source.polled.status());
             }
         }

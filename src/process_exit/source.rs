@@ -95,6 +95,12 @@ impl PolledSource {
         }
     }
 
+    /// Removes the process from its poller, and drops the waker of the task that waited.
+    pub(super) fn unwatch(&mut self) {
+        self.polled.unwatch();
+        self.queue = Arc::default();
+    }
+
     /// Returns the outcome that the poller has sent, if any.
     pub(super) fn try_outcome(&mut self) -> Option<Outcome> {
         if !self.polled.is_watched() {
