@@ -11,8 +11,12 @@ pub(crate) use loom::sync::{
     Arc, Condvar, Mutex, MutexGuard,
     atomic::{AtomicU8, Ordering},
 };
+#[cfg(all(test, tokio_process_exit_loom))]
+pub(crate) use loom::thread;
 #[cfg(not(all(test, tokio_process_exit_loom)))]
 pub(crate) use std::sync::{
     Arc, Condvar, Mutex, MutexGuard,
     atomic::{AtomicU8, Ordering},
 };
+#[cfg(not(all(test, tokio_process_exit_loom)))]
+pub(crate) use std::thread;

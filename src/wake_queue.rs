@@ -96,7 +96,9 @@ mod loom_tests {
             both.sort();
             assert_eq!(both, [1, 2]);
             assert!(queue.try_recv().is_none());
-            threads.map(|thread| thread.join().unwrap());
+            for thread in threads {
+                thread.join().unwrap();
+            }
         });
     }
 }

@@ -13,9 +13,10 @@ use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::future::{FutureExt, join, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use support::linux::{self, Forked, Grandchild, limit_descriptors, many};
 use support::{Child, deadline, skip, still_pending};
@@ -358,34 +359,242 @@ fn keeps_the_last_fd_free_if_low_numbered() {
     });
 }
 
+/// Makes the system refuse new threads and processes to this thread.
+fn deny_threads() {
+    linux::deny(libc::SYS_clone, libc::EAGAIN);
+    linux::deny(libc::SYS_clone3, libc::EAGAIN);
+}
+
 #[test]
-fn fails_without_a_poller_thread_and_recovers() {
-    let _ = in_own_process!(fails_without_a_poller_thread_and_recovers, ["1"]);
+fn polls_in_the_task_without_a_thread() {
+    let _ = in_own_process!(polls_in_the_task_without_a_thread, ["1"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let mut children = [(); 40].map(|()| Child::spawn(7));
+    deny_threads();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // Half of the children are waited for one by one, and half by a set.
+        let (alone, together) = children.split_at_mut(20);
+        let mut processes: FuturesUnordered<ProcessExit> =
+            alone.iter().map(|child| exit_of(child.id())).collect();
+        let mut set: ExitSet = ExitSet::new();
+        for child in together.iter() {
+            set.insert(child.id()).unwrap();
+        }
+        still_pending(processes.next()).await;
+        still_pending(set.next_exit()).await;
+        for child in alone {
+            child.end();
+            let exit = deadline(processes.next()).await.unwrap().unwrap();
+            assert_eq!(exit.pid(), Some(child.id()));
+            assert_eq!(exit.status().unwrap().code(), Some(7));
+        }
+        for child in together {
+            child.end();
+            let exit = deadline(set.next_exit()).await.unwrap().unwrap();
+            assert_eq!(exit.pid(), Some(child.id()));
+        }
+    });
+}
+
+#[test]
+fn polling_in_the_task_uses_under_5_percent_of_a_core() {
+    let _ = in_own_process!(polling_in_the_task_uses_under_5_percent_of_a_core, ["1"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let children = many(1000);
+    deny_threads();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let (alone, together) = children.split_at(200);
+    let mut processes: FuturesUnordered<ProcessExit> =
+        alone.iter().map(|child| exit_of(child.id())).collect();
+    let mut set = ExitSet::new();
+    for child in together {
+        set.insert(child.id()).unwrap();
+    }
+    runtime.block_on(async {
+        still_pending(join(processes.next(), set.next_exit())).await;
+        let (before, start) = (linux::cpu_time(), Instant::now());
+        let waits = join(processes.next(), set.next_exit());
+        let _ = tokio::time::timeout(Duration::from_secs(2), waits).await;
+        let share = (linux::cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+        println!("{:.2} % of one core", share * 100.0);
+        assert!(share < 0.05, "{:.2} % of one core", share * 100.0);
+    });
+}
+
+#[test]
+fn yields_events_although_polling_has_no_thread() {
+    let _ = in_own_process!(
+        yields_events_although_polling_has_no_thread,
+        ["timers", "no timers"]
+    );
+    if !linux::seccomp_filters() {
+        return skip(NO_DENIALS);
+    }
+    let mut builder = Builder::new_current_thread();
+    match support::role().as_deref() {
+        Some("timers") => builder.enable_all(),
+        _ => builder.enable_io(),
+    };
+    let (polled, mut with_events) = (Child::spawn(0), Child::spawn(7));
+    linux::deny_for(libc::SYS_pidfd_open, polled.id(), libc::EPERM);
+    deny_threads();
+    let mut set = ExitSet::new();
+    set.insert(polled.id()).unwrap();
+    set.insert(with_events.id()).unwrap();
+    let runtime = builder.build().unwrap();
+    let mut errors = 0;
+    let start = Instant::now();
+    runtime.block_on(async {
+        assert!(
+            set.next_exit()
+                .now_or_never()
+                .is_none_or(|exit| exit.unwrap().is_err())
+        );
+        with_events.end();
+        loop {
+            match set.next_exit().await.unwrap() {
+                Ok(exit) => break assert_eq!(exit.pid(), Some(with_events.id())),
+                Err(_) => errors += 1,
+            }
+        }
+    });
+    assert!(errors <= 1 + start.elapsed().as_secs(), "{errors} errors");
+}
+
+#[test]
+fn exits_within_waits_without_a_thread() {
+    let _ = in_own_process!(exits_within_waits_without_a_thread, ["1"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let mut children = [(); 3].map(|()| Child::spawn(0));
+    deny_threads();
+    let mut set = ExitSet::new();
+    for child in &children {
+        set.insert(child.id()).unwrap();
+    }
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (start, timeout) = (Instant::now(), Duration::from_millis(300));
+        assert!(set.exits_within(timeout).await.unwrap().is_empty());
+        assert!(start.elapsed() >= timeout);
+        children[0].end();
+        children[1].end();
+        let exits = async {
+            let mut exits = set.exits_within(timeout).await.unwrap();
+            while exits.len() < 2 {
+                exits.extend(set.exits_within(timeout).await.unwrap());
+            }
+        };
+        deadline(exits).await;
+    });
+}
+
+#[test]
+fn reports_missing_timers_once_a_second() {
+    let _ = in_own_process!(reports_missing_timers_once_a_second, ["alone", "set"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let mut child = Child::spawn(7);
+    let mut set = ExitSet::new();
+    let in_set = support::role().as_deref() == Some("set");
+    if in_set {
+        set.insert(child.id()).unwrap();
+    }
+    let mut process = exit_of(child.id());
+    let pid = child.id();
+    let stop = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1500));
+        child.end();
+        child
+    });
+    deny_threads();
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    let start = Instant::now();
+    let mut errors = Vec::new();
+    let exit = runtime.block_on(async {
+        loop {
+            let result = match in_set {
+                true => set.next_exit().await.unwrap(),
+                false => (&mut process).await,
+            };
+            match result {
+                Ok(exit) => break exit,
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+    });
+    assert_eq!(exit.status().unwrap().code(), Some(7));
+    let most = 1 + start.elapsed().as_secs() as usize;
+    assert!(
+        (1..=most).contains(&errors.len()),
+        "{} errors",
+        errors.len()
+    );
+    assert!(errors[0].contains("enable_time"), "{}", errors[0]);
+    assert!(
+        in_set || errors[0].contains(&pid.to_string()),
+        "{}",
+        errors[0]
+    );
+    drop(stop.join().unwrap());
+}
+
+#[test]
+fn polling_gets_a_thread_again() {
+    let _ = in_own_process!(polling_gets_a_thread_again, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let mut child = Child::spawn(7);
     let mut process = exit_of(child.id());
     let (handle, pid) = (runtime.handle().clone(), child.id());
-    let failed = std::thread::spawn(move || {
-        linux::deny(libc::SYS_clone, libc::EAGAIN);
-        linux::deny(libc::SYS_clone3, libc::EAGAIN);
+    let polled = std::thread::spawn(move || {
+        deny_threads();
         let mut set = ExitSet::new();
         set.insert(pid).unwrap();
-        handle.block_on(set.next_exit()).unwrap().unwrap_err();
-        handle.block_on(&mut process).unwrap_err();
+        let context = &mut Context::from_waker(Waker::noop());
+        let _guard = handle.enter();
+        assert!(set.poll_next_exit(context).is_pending());
+        assert!(process.poll_unpin(context).is_pending());
         (process, set)
     });
-    let (mut process, mut set) = failed.join().unwrap();
+    let (mut process, mut set) = polled.join().unwrap();
+    assert_eq!(threads_named("process-exit"), 0);
     runtime.block_on(async {
-        still_pending(&mut process).await;
-        still_pending(set.next_exit()).await;
+        let is_polled = async {
+            while threads_named("process-exit") == 0 {
+                still_pending(&mut process).await;
+                still_pending(set.next_exit()).await;
+            }
+        };
+        deadline(is_polled).await;
         child.end();
-        assert_eq!(
-            deadline(process).await.unwrap().status().unwrap().code(),
-            Some(7)
-        );
+        let exit = deadline(process).await.unwrap();
+        assert_eq!(exit.status().unwrap().code(), Some(7));
         deadline(set.next_exit()).await.unwrap().unwrap();
     });
+}
+
+#[test]
+fn polls_while_the_blocking_pool_is_full() {
+    let _ = in_own_process!(polls_while_the_blocking_pool_is_full, ["1"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let runtime = builder
+            .enable_all()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        let mut child = Child::spawn(7);
+        let mut process = exit_of(child.id());
+        let (blocker, blocked) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || blocked.recv());
+        runtime.block_on(async {
+            still_pending(&mut process).await;
+            child.end();
+            deadline(process).await.unwrap();
+        });
+        drop(blocker);
+    }
 }
 
 #[test]
@@ -455,7 +664,7 @@ fn keeps_the_status_seen_by_the_poller_after_a_reap() {
 #[test]
 fn panicking_waker_does_not_block_other_wakeups() {
     struct PanickingWaker;
-    impl std::task::Wake for PanickingWaker {
+    impl Wake for PanickingWaker {
         fn wake(self: std::sync::Arc<Self>) {
             panic!("this waker always panics");
         }
@@ -470,8 +679,8 @@ fn panicking_waker_does_not_block_other_wakeups() {
         for (n, process) in processes.iter_mut().enumerate() {
             if n % 2 == 0 {
                 let waker = std::sync::Arc::new(PanickingWaker).into();
-                let mut context = std::task::Context::from_waker(&waker);
-                assert!(futures::FutureExt::poll_unpin(process, &mut context).is_pending());
+                let mut context = Context::from_waker(&waker);
+                assert!(process.poll_unpin(&mut context).is_pending());
             }
         }
         children.iter_mut().for_each(Child::end);
@@ -614,7 +823,7 @@ fn polls_within_the_interval_and_new_waits_sooner() {
             still_pending(&mut older).await;
             let child = linux::fork(|| linux::forever());
             let mut process = exit_of(child.id());
-            assert!(futures::FutureExt::now_or_never(&mut process).is_none());
+            assert!((&mut process).now_or_never().is_none());
             let start = Instant::now();
             linux::kill(child.id(), libc::SIGKILL);
             deadline(process).await.unwrap();
@@ -655,49 +864,41 @@ fn does_not_wait_for_the_next_owner_of_the_pid() {
     assert_eq!(second.reap().code(), Some(2));
 }
 
-/// Returns the number of threads of this process.
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").unwrap().count()
+/// Returns the number of threads of this process with this name.
+fn threads_named(name: &str) -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+        .filter(|comm| comm.trim_end() == name)
+        .count()
 }
 
 #[test]
-fn polls_thousands_with_one_blocking_thread() {
-    let _ = in_own_process!(polls_thousands_with_one_blocking_thread, ["1"]);
+fn polls_thousands_with_one_thread() {
+    let _ = in_own_process!(polls_thousands_with_one_thread, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
-    for blocking in [1, 512] {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(blocking)
-            .build()
-            .unwrap();
-        let before = threads();
-        let children = many(2000);
-        let mut processes: FuturesUnordered<ProcessExit> =
-            children.iter().map(|child| exit_of(child.id())).collect();
-        runtime.block_on(async {
-            still_pending(processes.next()).await;
-            // At most two new threads run the poller: its next slice may start on another thread.
-            assert!(threads() - before <= 2, "{} threads", threads() - before);
-
-            // Other blocking work still runs.
-            for _ in 0..5 {
-                deadline(tokio::fs::metadata("/")).await.unwrap();
-                deadline(tokio::task::spawn_blocking(|| ())).await.unwrap();
-            }
-            let killed = children.iter().map(Forked::id);
-            killed.for_each(|pid| linux::kill(pid, libc::SIGKILL));
-            let mut resolved = 0;
-            while let Some(exit) = deadline(processes.next()).await {
-                use std::os::unix::process::ExitStatusExt;
-                assert_eq!(
-                    exit.unwrap().status().unwrap().signal(),
-                    Some(libc::SIGKILL)
-                );
-                resolved += 1;
-            }
-            assert_eq!(resolved, 2000);
-        });
-    }
+    let children = many(2000);
+    let mut processes: FuturesUnordered<ProcessExit> =
+        children.iter().map(|child| exit_of(child.id())).collect();
+    runtime().block_on(async {
+        still_pending(processes.next()).await;
+        assert_eq!(threads_named("process-exit"), 1);
+        let killed = children.iter().map(Forked::id);
+        killed.for_each(|pid| linux::kill(pid, libc::SIGKILL));
+        let mut resolved = 0;
+        while let Some(exit) = deadline(processes.next()).await {
+            use std::os::unix::process::ExitStatusExt;
+            assert_eq!(
+                exit.unwrap().status().unwrap().signal(),
+                Some(libc::SIGKILL)
+            );
+            resolved += 1;
+        }
+        assert_eq!(resolved, 2000);
+    });
+    support::until("the thread has ended", || {
+        threads_named("process-exit") == 0
+    });
 }
 
 #[test]
@@ -753,12 +954,9 @@ fn runtime_shuts_down_within_100_ms_while_polling() {
 
 #[test]
 fn wait_after_runtime_shutdown_is_an_error() {
-    let _ = in_own_process!(
-        wait_after_runtime_shutdown_is_an_error,
-        ["events", "polling"]
-    );
-    if support::role().as_deref() == Some("polling") {
-        deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let _ = in_own_process!(wait_after_runtime_shutdown_is_an_error, ["1"]);
+    if support::poll_forced() {
+        return skip("polling needs no runtime");
     }
     let runtime = runtime();
     let handle = runtime.handle().clone();
@@ -941,12 +1139,10 @@ fn polled_set_moves_between_runtimes() {
         set.insert(child.id()).unwrap();
     }
     let (first, second) = (runtime(), runtime());
-    let handle = first.handle().clone();
     first.block_on(still_pending(set.next_exit()));
     second.block_on(still_pending(set.next_exit()));
     first.block_on(still_pending(set.next_exit()));
     drop(first);
-    handle.block_on(set.next_exit()).unwrap().unwrap_err();
     assert_eq!(set.len(), 50);
     children
         .iter()
@@ -958,7 +1154,7 @@ fn polled_set_moves_between_runtimes() {
 fn dropping_a_waker_may_drop_another_wait() {
     /// A waker whose last reference drops a wait.
     struct HoldsWait(#[expect(dead_code)] ProcessExit);
-    impl std::task::Wake for HoldsWait {
+    impl Wake for HoldsWait {
         fn wake(self: std::sync::Arc<Self>) {
             drop(self);
         }
@@ -973,10 +1169,10 @@ fn dropping_a_waker_may_drop_another_wait() {
         let mut wait = exit_of(children[1].id());
         still_pending(&mut wait).await;
         let waker = std::sync::Arc::new(HoldsWait(wait)).into();
-        let mut context = std::task::Context::from_waker(&waker);
+        let mut context = Context::from_waker(&waker);
         assert!(set.poll_next_exit(&mut context).is_pending());
     });
-    // Both waits are polled in the first runtime. The set leaves it, and its waker is dropped.
+    // The set replaces its waker by that of the second runtime.
     second.block_on(still_pending(set.next_exit()));
     linux::kill(children[0].id(), libc::SIGKILL);
     second.block_on(assert_yields_all(&mut set, &children[..1]));

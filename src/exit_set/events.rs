@@ -11,7 +11,7 @@ use super::slab::Key;
 use super::slot::Slot;
 use crate::error::wait_error;
 use crate::poller::Outcome;
-use crate::process_exit::{poller_closed, reap_events_unsupported};
+use crate::process_exit::reap_events_unsupported;
 use crate::sys::{Event, EventError, Selector, State, Status};
 use crate::wait_state::{Until, WaitState};
 
@@ -22,15 +22,8 @@ impl ExitSet {
         known: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut newly_watched = false;
         loop {
             if self.ended.len() > known {
-                return Poll::Ready(Ok(()));
-            }
-            if let Some(error) = self.deferred_error.take() {
-                return Poll::Ready(Err(error));
-            }
-            if self.ended.len() == self.len() {
                 return Poll::Ready(Ok(()));
             }
             if !self.events.is_empty() {
@@ -40,28 +33,30 @@ impl ExitSet {
                 }
                 continue;
             }
+            if let Some(error) = self.deferred_error.take() {
+                return Poll::Ready(Err(error));
+            }
+            if self.ended.len() == self.len() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut polled = Poll::Pending;
             if self.polled.len > 0 {
-                newly_watched |= !self.polled.unwatched.is_empty();
-                if let Some((key, outcome)) = ready!(self.poll_watch(cx)) {
-                    self.handle_outcome(key, outcome);
-                    continue;
-                }
-                let coop = ready!(coop::poll_proceed(cx));
-                if let Poll::Ready((key, outcome)) = self.polled.queue.poll_recv(cx) {
-                    coop.made_progress();
-                    let has_closed = matches!(outcome, Outcome::PollerClosed);
-                    self.handle_outcome(Key::from_u64(key), outcome);
-                    // Return an error: a new poller would close again, and the loop would not end.
-                    if has_closed && newly_watched {
-                        return Poll::Ready(Err(poller_closed()));
-                    }
+                polled = self.poll_polled(cx);
+                if let Poll::Ready(Ok(())) = polled {
                     continue;
                 }
             }
-            match ready!(self.selector.poll_events(cx, &mut self.events)) {
-                Ok(()) => {}
-                Err(EventError::Refused(reason)) => self.fall_back(&reason),
-                Err(EventError::Other(error)) => return Poll::Ready(Err(error)),
+            // Poll the selector also if polling has failed or waits: an exited member with events must not
+            // wait for the polled members.
+            match self.selector.poll_events(cx, &mut self.events) {
+                Poll::Ready(Ok(())) => {
+                    if let Poll::Ready(Err(error)) = polled {
+                        self.deferred_error = Some(error);
+                    }
+                }
+                Poll::Ready(Err(EventError::Refused(reason))) => self.fall_back(&reason),
+                Poll::Ready(Err(EventError::Other(error))) => return Poll::Ready(Err(error)),
+                Poll::Pending => return polled,
             }
         }
     }

@@ -52,8 +52,7 @@ use crate::sys::{Event, Probe, Registration, Selector};
 ///
 /// # Panics
 ///
-/// Polling panics outside a tokio runtime, and in a runtime without I/O enabled. On Windows it panics
-/// only outside a runtime, and only if a member is [polled](crate::Mechanism::Polling).
+/// On Unix, waiting for an exit panics outside a tokio runtime, and in a runtime without I/O enabled.
 ///
 /// # Examples
 ///
@@ -224,7 +223,8 @@ impl ExitSet {
     /// process was added by [`insert_exit`](ExitSet::insert_exit) and could not be opened, or the system
     /// no longer permits querying it.
     ///
-    /// An error is also returned when the runtime shuts down. All processes stay in the set.
+    /// Two errors leave all processes in the set: the runtime is shutting down, or the poller has no
+    /// thread and the runtime has no timers (see [`ProcessExit`](crate::ProcessExit#errors)).
     ///
     /// # Cancel safety
     ///

@@ -4,27 +4,30 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
-use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
 use super::ExitSet;
 use super::slab::Key;
 use super::slot::Slot;
 use crate::mechanism::{self, Mechanism};
-use crate::poller::{Outcome, OutcomeQueue, Polled};
+use crate::poller::{self, Outcome, OutcomeQueue, Polled, TaskPacer};
 use crate::wait_state::{Until, WaitState};
 
 /// The polled members of a set.
 #[derive(Default)]
 pub(super) struct PolledMembers {
     pub(super) len: usize,
-    /// Keys of members that no poller watches. Keys of removed members may remain for a while.
+    /// Keys of members that have not been queried and added to the poller. Keys of removed members may
+    /// remain for a while.
     pub(super) unwatched: VecDeque<Key>,
     /// Receives the outcomes of polling.
     pub(super) queue: Arc<OutcomeQueue>,
-    /// The runtime whose poller watches the members.
-    runtime: Option<runtime::Id>,
+    /// Keys of members that the waiting task queries, because the poller has no thread.
+    without_thread: VecDeque<Key>,
+    /// Paces the queries of the members in `without_thread`.
+    pacer: TaskPacer,
 }
 
 impl PolledMembers {
@@ -33,6 +36,7 @@ impl PolledMembers {
         self.len -= 1;
         if self.len == 0 {
             self.unwatched.clear();
+            self.without_thread.clear();
         }
     }
 }
@@ -71,46 +75,79 @@ impl ExitSet {
     /// Makes `poll_watch` query all polled members again.
     pub(super) fn unwatch_all(&mut self) {
         self.polled.unwatched = self.polled_keys().into();
+        self.polled.without_thread.clear();
     }
 
-    /// Adds all polled members to the current runtime's poller.
+    /// Waits until a polled member has exited, and handles its outcome.
+    pub(super) fn poll_polled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some((key, outcome)) = ready!(self.poll_watch(cx))? {
+            self.handle_outcome(key, outcome);
+            return Poll::Ready(Ok(()));
+        }
+        let coop = ready!(coop::poll_proceed(cx));
+        let (key, outcome) = ready!(self.polled.queue.poll_recv(cx));
+        coop.made_progress();
+        self.handle_outcome(Key::from_u64(key), outcome);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Queries the members that no poller watches, and adds them to the poller.
     ///
-    /// Queries each member first. Returns the outcome of a member whose wait has ended, or `None` once
-    /// the poller watches all members.
-    pub(super) fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Key, Outcome)>> {
-        let runtime = Handle::current().id();
-        if self.polled.runtime != Some(runtime) {
-            self.handle_outcomes();
-            // Use a new queue: the poller of another runtime may still send to the old one.
-            self.polled.runtime = Some(runtime);
-            self.polled.queue = Arc::default();
-            self.unwatch_all();
-        }
-        while let Some(&key) = self.polled.unwatched.front() {
-            if self.members.get(key).is_some() {
-                ready!(coop::poll_proceed(cx)).made_progress();
-            }
-            self.polled.unwatched.pop_front();
-            let Some(polled) = self.polled_mut(key) else {
-                continue;
-            };
-            polled.unwatch();
-            if let Some(outcome) = query_outcome(polled) {
-                return Poll::Ready(Some((key, outcome)));
-            }
-            let queue = self.polled.queue.clone();
-            if let Some(polled) = self.polled_mut(key) {
-                polled.watch(&queue, key.to_u64());
+    /// Returns the outcome of a member whose wait has ended, or `None` once the poller watches all
+    /// members. Without a thread for the poller, continues to query the members at intervals.
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<(Key, Outcome)>>> {
+        while !self.polled.unwatched.is_empty() {
+            ready!(coop::poll_proceed(cx)).made_progress();
+            let key = self.polled.unwatched.pop_front();
+            if let Some(outcome) = key.and_then(|key| self.query_and_watch(key, false)) {
+                return Poll::Ready(Ok(Some(outcome)));
             }
         }
-        Poll::Ready(None)
+        while !self.polled.without_thread.is_empty() {
+            ready!(self.polled.pacer.poll_due(cx))?;
+            ready!(coop::poll_proceed(cx)).made_progress();
+            let started = Instant::now();
+            let total = self.polled.without_thread.len();
+            let batch = total.min(poller::BATCH_SIZE);
+            for _ in 0..batch {
+                let key = self.polled.without_thread.pop_front();
+                if let Some(outcome) = key.and_then(|key| self.query_and_watch(key, true)) {
+                    return Poll::Ready(Ok(Some(outcome)));
+                }
+            }
+            self.polled.pacer.schedule(started, batch, total);
+        }
+        Poll::Ready(Ok(None))
+    }
+
+    /// Queries a member, and adds it to the poller. Returns the outcome if the wait has ended.
+    fn query_and_watch(&mut self, key: Key, may_reopen: bool) -> Option<(Key, Outcome)> {
+        let polled = self.members.get_mut(key).and_then(Slot::polled_mut)?;
+        let PolledMembers {
+            without_thread,
+            queue,
+            pacer,
+            ..
+        } = &mut self.polled;
+        polled.unwatch();
+        let outcome = match may_reopen {
+            true => pacer.query(polled),
+            false => polled.query_outcome(),
+        };
+        if outcome.is_none() && polled.watch(queue, key.to_u64()).is_err() {
+            without_thread.push_back(key);
+            if !may_reopen {
+                pacer.restart();
+            }
+        }
+        outcome.map(|outcome| (key, outcome))
     }
 
     /// Queries all polled members, without waiting.
     pub(super) fn query_polled(&mut self) {
         for key in self.polled_keys() {
             let polled = self.polled_mut(key);
-            if let Some(outcome) = polled.and_then(|polled| query_outcome(polled)) {
+            if let Some(outcome) = polled.and_then(|polled| polled.query_outcome()) {
                 self.handle_outcome(key, outcome);
             }
         }
@@ -146,7 +183,6 @@ impl ExitSet {
                 self.polled.remove_one();
                 self.fail(key, &error);
             }
-            Outcome::PollerClosed => self.polled.unwatched.push_back(key),
         }
     }
 
@@ -160,14 +196,5 @@ impl ExitSet {
             .iter()
             .filter(|(_, slot)| matches!(slot, Slot::Polled(_)));
         polled.map(|(key, _)| key).collect()
-    }
-}
-
-/// Queries a member. Returns the outcome if its wait has ended.
-fn query_outcome(polled: &Polled) -> Option<Outcome> {
-    match polled.query() {
-        Ok(false) => None,
-        Ok(true) => Some(Outcome::Resolved),
-        Err(error) => Some(Outcome::Failed(error)),
     }
 }

@@ -1,38 +1,37 @@
 //! Polling of processes for which the system refuses an event source.
 //!
-//! Each runtime has at most one [`Poller`], which queries all polled processes of the runtime on a thread
-//! of the blocking pool. The poller runs in time slices: after [`MAX_SLICE`] it returns the thread and
-//! queues the next slice. So it delays neither other blocking work nor the shutdown of the runtime for
-//! long. The poller ends with its last process.
+//! One [`Poller`] queries all polled processes of this program, on a thread of its own. The thread
+//! starts with the first process and ends with the last. It does not use tokio's blocking pool:
+//! blocking work of the program could occupy all threads of the pool for any time. `spawn_blocking`
+//! also panics if the system refuses a thread.
+//!
+//! If the system refuses a thread, each waiting task queries its own processes, see [`TaskPacer`].
 
 #[cfg(all(test, tokio_process_exit_loom, target_os = "linux"))]
 mod loom_tests;
 mod polled;
 mod schedule;
+mod task_pacer;
 
-use std::collections::HashMap;
 use std::io;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, LazyLock, Mutex as StaticMutex, MutexGuard, PoisonError};
+use std::process;
+use std::sync::{Arc, Mutex as StaticMutex, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio::runtime::{self, Handle};
 
 pub(crate) use self::polled::Polled;
 use self::polled::Target;
-use self::schedule::{Queried, REOPEN_INTERVAL, Schedule, Watched};
-use crate::sync::{Condvar, Mutex};
-use crate::sys::{self, Reopened, State};
+pub(crate) use self::schedule::BATCH_SIZE;
+use self::schedule::{Schedule, Watched, idle_time};
+pub(crate) use self::task_pacer::TaskPacer;
+use crate::sync::{Condvar, Mutex, thread};
+use crate::sys;
 use crate::wake_queue::{WakeQueue, lock, wake};
 
-/// The longest time for which a poller occupies a thread of the blocking pool.
-const MAX_SLICE: Duration = Duration::from_millis(40);
+/// The interval between two attempts to start the poller's thread.
+const THREAD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A poller is idle this many times as long as it has worked, so it uses at most 4 % of one core.
-const IDLE_FACTOR: u32 = 24;
-
-/// The last report of a poller about a process. The poller no longer queries the process.
+/// The result of polling a process. The poller no longer queries the process.
 pub(crate) enum Outcome {
     /// The condition of the wait has been met. [`Polled::status`] returns the exit status.
     Resolved,
@@ -40,8 +39,6 @@ pub(crate) enum Outcome {
     EventsAvailable(sys::Process),
     /// The process could not be queried.
     Failed(io::Error),
-    /// The poller has ended: the runtime is shutting down, or has no thread for the poller.
-    PollerClosed,
 }
 
 /// A queue of outcomes, each with the token that was passed to [`Polled::watch`].
@@ -54,24 +51,11 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(target: &Arc<Target>, queue: &Arc<OutcomeQueue>, token: u64) -> Watch {
-        let handle = Handle::current();
-        loop {
-            let (poller, is_new) = Poller::of(handle.id());
-            let key = poller.add(Watched::new(target, queue, token));
-            if is_new {
-                TimeSlice {
-                    poller: poller.clone(),
-                    handle: handle.clone(),
-                }
-                .spawn();
-            }
-            match key {
-                Some(key) => return Watch { poller, key },
-                // The poller has just closed. Unregister it, so that the next round creates a new poller.
-                None => poller.unregister(),
-            }
-        }
+    /// Adds a process to the poller. Returns an error if the poller has no thread and gets none.
+    fn new(target: &Arc<Target>, queue: &Arc<OutcomeQueue>, token: u64) -> io::Result<Watch> {
+        let poller = Poller::of_this_program();
+        let key = poller.add(Watched::new(target, queue, token))?;
+        Ok(Watch { poller, key })
     }
 }
 
@@ -82,55 +66,72 @@ impl Drop for Watch {
     }
 }
 
-/// Queries the polled processes of one runtime.
+/// Queries the polled processes of this program.
 struct Poller {
-    runtime: runtime::Id,
+    /// The pid of this program. A forked child has no poller thread, so it needs a poller of its own.
+    program: u32,
     schedule: Mutex<Schedule>,
-    /// Notified when a query is due before the sleeping poller wakes, or when no process is left.
+    /// Notified when a query is due before the sleeping thread wakes, or when no process is left.
     changed: Condvar,
 }
 
-type Pollers = HashMap<runtime::Id, Arc<Poller>>;
-
-/// Locks the map of the pollers that have not closed.
-///
-/// No other lock is taken while this lock is held, so loom need not model this lock.
-fn pollers() -> MutexGuard<'static, Pollers> {
-    static POLLERS: LazyLock<StaticMutex<Pollers>> = LazyLock::new(StaticMutex::default);
-    POLLERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Poller {
-    fn new(runtime: runtime::Id) -> Arc<Poller> {
+    fn new() -> Arc<Poller> {
         Arc::new(Poller {
-            runtime,
+            program: process::id(),
             schedule: Mutex::new(Schedule::default()),
             changed: Condvar::new(),
         })
     }
 
-    /// Returns the poller of a runtime, and whether it is new.
-    fn of(runtime: runtime::Id) -> (Arc<Poller>, bool) {
-        let mut pollers = pollers();
-        let mut is_new = false;
-        let poller = pollers.entry(runtime).or_insert_with(|| {
-            is_new = true;
-            Poller::new(runtime)
-        });
-        (poller.clone(), is_new)
+    fn of_this_program() -> Arc<Poller> {
+        // No other lock is taken while this lock is held, so loom need not model this lock.
+        static POLLER: StaticMutex<Option<Arc<Poller>>> = StaticMutex::new(None);
+        let mut current = POLLER.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some(poller) if poller.program == process::id() => poller.clone(),
+            _ => current.insert(Poller::new()).clone(),
+        }
     }
 
-    /// Adds a process. Returns `None` if the poller has closed.
-    fn add(&self, watched: Watched) -> Option<u64> {
+    /// Adds a process. Starts the thread if the poller has none.
+    fn add(self: &Arc<Self>, watched: Watched) -> io::Result<u64> {
         let mut schedule = lock(&self.schedule);
-        if schedule.closed {
-            return None;
+        if !schedule.has_thread {
+            self.start_thread(&mut schedule)?;
         }
         let (key, wake_now) = schedule.add(watched);
         if wake_now {
             self.changed.notify_one();
         }
-        Some(key)
+        Ok(key)
+    }
+
+    fn start_thread(self: &Arc<Self>, schedule: &mut Schedule) -> io::Result<()> {
+        let now = Instant::now();
+        if schedule
+            .retry_thread_at
+            .is_some_and(|retry_at| now < retry_at)
+        {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let poller = self.clone();
+        #[cfg(not(all(test, tokio_process_exit_loom, target_os = "linux")))]
+        let run = move || poller.run();
+        #[cfg(all(test, tokio_process_exit_loom, target_os = "linux"))]
+        let run = move || loom_tests::run(&poller);
+        // Linux shows at most 15 bytes of a thread's name.
+        match thread::Builder::new()
+            .name("process-exit".into())
+            .spawn(run)
+        {
+            Ok(_) => schedule.has_thread = true,
+            Err(error) => {
+                schedule.retry_thread_at = Some(now + THREAD_RETRY_INTERVAL);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Removes a process. Returns `None` if an outcome has been sent for the process.
@@ -143,48 +144,41 @@ impl Poller {
         removed
     }
 
-    /// Queries processes as they become due, for [`MAX_SLICE`]. Returns whether any process is left.
-    fn run_slice(&self) -> bool {
-        let end = Instant::now() + MAX_SLICE;
+    /// Queries processes as they become due, until no process is left.
+    #[cfg_attr(
+        tokio_process_exit_loom,
+        allow(dead_code, reason = "the models have another thread")
+    )]
+    fn run(&self) {
         let mut cpu_time = sys::thread_cpu_time();
         let mut schedule = lock(&self.schedule);
-        while !schedule.is_empty() {
+        // End the thread under the lock that found no process: otherwise `add` could rely on a thread
+        // that is about to end.
+        while !schedule.end_thread_if_empty() {
             let now = Instant::now();
-            if now >= end {
-                return true;
-            }
             let wake_at = schedule.next_due(now);
             if wake_at > now {
                 schedule.asleep_until = Some(wake_at);
-                let sleep = wake_at.min(end) - now;
-                let woken = self.changed.wait_timeout(schedule, sleep);
+                let woken = self.changed.wait_timeout(schedule, wake_at - now);
                 schedule = woken.unwrap_or_else(PoisonError::into_inner).0;
                 schedule.asleep_until = None;
                 continue;
             }
 
             let batch = schedule.take_due(now);
-            let may_reopen = schedule.reopen_at.is_none_or(|reopen_at| reopen_at <= now);
+            let mut reopening = mem::take(&mut schedule.reopening);
             // Release the lock: tasks must not wait for it during the system calls.
             drop(schedule);
-            let (results, exhausted) = query_batch(batch, may_reopen);
+            let query = |(key, target): (u64, Arc<Target>)| (key, target.query(&mut reopening));
+            let results = batch.into_iter().map(query).collect();
             schedule = lock(&self.schedule);
 
             let (started, now) = (now, Instant::now());
-            if exhausted {
-                schedule.reopen_at = Some(now + REOPEN_INTERVAL);
-            }
+            schedule.reopening = reopening;
             let wakers = schedule.handle_results(results, now);
             let before = mem::replace(&mut cpu_time, sys::thread_cpu_time());
-            // Use the elapsed time where the CPU clock is denied or coarse: on Windows the clock
-            // advances by 16 ms at a time. The CPU time also includes falling asleep and waking up,
-            // which the elapsed time of the batch does not, so allow for twice as much.
-            let elapsed = now - started;
-            let work = match cpu_time.saturating_sub(before) {
-                Duration::ZERO => elapsed,
-                work => work.min(2 * elapsed),
-            };
-            schedule.idle_until = Some(now + work * IDLE_FACTOR);
+            let idle = idle_time(now - started, cpu_time.saturating_sub(before));
+            schedule.idle_until = Some(now + idle);
             if !wakers.is_empty() {
                 drop(schedule);
                 wakers.into_iter().for_each(wake);
@@ -193,77 +187,5 @@ impl Poller {
                 schedule = lock(&self.schedule);
             }
         }
-        schedule.closed = true;
-        false
-    }
-
-    /// Ends the poller, and sends [`Outcome::PollerClosed`] to all waits.
-    fn close(self: &Arc<Self>) {
-        let wakers = lock(&self.schedule).close();
-        self.unregister();
-        wakers.into_iter().for_each(wake);
-    }
-
-    /// Removes a closed poller from the map, so that its runtime can get another poller.
-    fn unregister(self: &Arc<Self>) {
-        let mut pollers = pollers();
-        let current = pollers.get(&self.runtime);
-        if current.is_some_and(|poller| Arc::ptr_eq(poller, self)) {
-            pollers.remove(&self.runtime);
-        }
-    }
-}
-
-/// Queries a batch of processes, and tries to get event sources for them if `may_reopen`.
-///
-/// Also returns whether the system refused an event source because a resource is exhausted.
-fn query_batch(batch: Vec<(u64, Arc<Target>)>, may_reopen: bool) -> (Vec<(u64, Queried)>, bool) {
-    let mut exhausted = false;
-    let results = batch.into_iter().map(|(key, target)| {
-        let queried = match target.probe.state() {
-            Ok(state) if target.update(state) => Queried::Resolved,
-            Ok(State::Running) if may_reopen && !exhausted => match target.probe.reopen() {
-                Reopened::WithEvents(process) => Queried::EventsAvailable(process),
-                Reopened::Exhausted => {
-                    exhausted = true;
-                    Queried::Unresolved
-                }
-                Reopened::Unavailable => Queried::Unresolved,
-            },
-            Ok(_) => Queried::Unresolved,
-            Err(error) => Queried::Error(error),
-        };
-        (key, queried)
-    });
-    (results.collect(), exhausted)
-}
-
-/// One turn of a poller on a thread of the blocking pool.
-///
-/// Dropping the last slice closes the poller. The runtime's shutdown also drops a queued slice.
-struct TimeSlice {
-    poller: Arc<Poller>,
-    handle: Handle,
-}
-
-impl TimeSlice {
-    fn spawn(self) {
-        let (poller, handle) = (self.poller.clone(), self.handle.clone());
-        let run = move || {
-            if self.poller.run_slice() {
-                self.spawn();
-            }
-        };
-        // `spawn_blocking` panics if the pool's first thread cannot be started. The closure stays in
-        // the pool's queue, so close the poller here: the waits return an error and may be retried.
-        if catch_unwind(AssertUnwindSafe(|| handle.spawn_blocking(run))).is_err() {
-            poller.close();
-        }
-    }
-}
-
-impl Drop for TimeSlice {
-    fn drop(&mut self) {
-        self.poller.close();
     }
 }

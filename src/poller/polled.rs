@@ -4,15 +4,14 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::runtime;
-
-use super::{OutcomeQueue, Watch};
-use crate::sys::{Probe, State, Status};
+use super::schedule::Reopening;
+use super::{Outcome, OutcomeQueue, Watch};
+use crate::sys::{Probe, Reopened, State, Status};
 use crate::wait_state::{Until, WaitState};
 
 /// A wait for a process without an event source.
 pub(crate) struct Polled {
-    target: Arc<Target>,
+    pub(super) target: Arc<Target>,
     /// Present while a poller queries the process.
     watch: Option<Watch>,
 }
@@ -60,18 +59,26 @@ impl Polled {
         Ok(self.update(self.probe().state()?))
     }
 
+    /// Queries the process. Returns the outcome if the wait has ended.
+    pub(crate) fn query_outcome(&self) -> Option<Outcome> {
+        match self.query() {
+            Ok(false) => None,
+            Ok(true) => Some(Outcome::Resolved),
+            Err(error) => Some(Outcome::Failed(error)),
+        }
+    }
+
     /// Records a state of the process. Returns whether the wait is resolved.
     pub(crate) fn update(&self, state: State) -> bool {
         self.target.update(state)
     }
 
-    /// Adds the process to the current runtime's poller, which sends one outcome to the queue.
+    /// Adds the process to the poller, which sends one outcome to the queue.
     ///
-    /// # Panics
-    ///
-    /// Outside a runtime.
-    pub(crate) fn watch(&mut self, queue: &Arc<OutcomeQueue>, token: u64) {
-        self.watch = Some(Watch::new(&self.target, queue, token));
+    /// Returns an error if the system refuses a thread for the poller.
+    pub(crate) fn watch(&mut self, queue: &Arc<OutcomeQueue>, token: u64) -> io::Result<()> {
+        self.watch = Some(Watch::new(&self.target, queue, token)?);
+        Ok(())
     }
 
     /// Removes the process from its poller. An outcome that was sent before stays in the queue.
@@ -81,12 +88,6 @@ impl Polled {
 
     pub(crate) fn is_watched(&self) -> bool {
         self.watch.is_some()
-    }
-
-    pub(crate) fn is_watched_in(&self, runtime: runtime::Id) -> bool {
-        self.watch
-            .as_ref()
-            .is_some_and(|watch| watch.poller.runtime == runtime)
     }
 }
 
@@ -103,6 +104,25 @@ impl Target {
         match self.until_reaped.load(Ordering::Relaxed) {
             true => Until::Reap,
             false => Until::Exit,
+        }
+    }
+
+    /// Queries the process, and tries to get an event source if an attempt is due.
+    ///
+    /// Returns `None` if the wait goes on.
+    pub(super) fn query(&self, reopening: &mut Reopening) -> Option<Outcome> {
+        match self.probe.state() {
+            Ok(state) if self.update(state) => Some(Outcome::Resolved),
+            Ok(State::Running) if reopening.is_due() => match self.probe.reopen() {
+                Reopened::WithEvents(process) => Some(Outcome::EventsAvailable(process)),
+                Reopened::Exhausted => {
+                    reopening.record_exhaustion();
+                    None
+                }
+                Reopened::Unavailable => None,
+            },
+            Ok(_) => None,
+            Err(error) => Some(Outcome::Failed(error)),
         }
     }
 

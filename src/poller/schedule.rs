@@ -2,24 +2,26 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::io;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::polled::Target;
 use super::{Outcome, OutcomeQueue};
-use crate::sys;
 
 /// The first and the longest interval between two queries of a process. Each query doubles it.
-const MIN_INTERVAL: Duration = Duration::from_micros(100);
+pub(super) const MIN_INTERVAL: Duration = Duration::from_micros(100);
 const MAX_INTERVAL: Duration = Duration::from_millis(40);
 
 /// The largest number of processes that are queried before the poller measures its CPU time.
-const BATCH_SIZE: usize = 16;
+pub(crate) const BATCH_SIZE: usize = 16;
 
-/// The interval between two attempts to get event sources again.
-pub(super) const REOPEN_INTERVAL: Duration = Duration::from_millis(100);
+/// Polling is idle this many times as long as it has worked, so it uses at most 4 % of one core.
+const IDLE_FACTOR: u32 = 24;
+
+/// The longest time for which polling is idle after a batch. Bounds the delay if a clock jumps, for
+/// example because a virtual machine was paused.
+const MAX_IDLE: Duration = Duration::from_millis(200);
 
 /// The processes of a poller, and their next queries.
 #[derive(Default)]
@@ -32,10 +34,11 @@ pub(super) struct Schedule {
     pub(super) asleep_until: Option<Instant>,
     /// When the poller may work again. Keeps its share of CPU time small.
     pub(super) idle_until: Option<Instant>,
-    /// When the poller may try again to get event sources.
-    pub(super) reopen_at: Option<Instant>,
-    /// Whether the poller has ended. No process may be added then.
-    pub(super) closed: bool,
+    pub(super) reopening: Reopening,
+    /// Whether a thread queries the processes.
+    pub(super) has_thread: bool,
+    /// When the poller may try again to start a thread.
+    pub(super) retry_thread_at: Option<Instant>,
 }
 
 /// A process in a schedule, and the receiver of its outcome.
@@ -45,17 +48,6 @@ pub(super) struct Watched {
     /// Where the outcome is sent, together with `token`.
     queue: Arc<OutcomeQueue>,
     token: u64,
-}
-
-/// The result of a query.
-pub(super) enum Queried {
-    /// The wait goes on.
-    Unresolved,
-    /// The condition of the wait has been met.
-    Resolved,
-    /// The system grants an event source again.
-    EventsAvailable(sys::Process),
-    Error(io::Error),
 }
 
 impl Watched {
@@ -77,6 +69,12 @@ impl Watched {
 impl Schedule {
     pub(super) fn is_empty(&self) -> bool {
         self.processes.is_empty()
+    }
+
+    /// Records the end of the thread if no process is left. Returns whether the thread must end.
+    pub(super) fn end_thread_if_empty(&mut self) -> bool {
+        self.has_thread = !self.is_empty();
+        !self.has_thread
     }
 
     /// Adds a process. Returns its key, and whether the poller must be woken for its first query.
@@ -134,40 +132,99 @@ impl Schedule {
 
     /// Schedules the next queries, and sends the outcomes. Returns the wakers of the waiting tasks.
     ///
+    /// A result is `None` if the wait goes on.
+    ///
     /// The caller holds the lock while a process is removed and its outcome is sent. Otherwise a task
     /// that ends its watch in between would find neither the process nor the outcome.
     pub(super) fn handle_results(
         &mut self,
-        results: Vec<(u64, Queried)>,
+        results: Vec<(u64, Option<Outcome>)>,
         now: Instant,
     ) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        for (key, queried) in results {
+        for (key, outcome) in results {
             let Some(watched) = self.processes.get_mut(&key) else {
                 continue;
             };
-            let outcome = match queried {
-                Queried::Unresolved => {
-                    watched.interval = MAX_INTERVAL.min(watched.interval * 2);
+            match outcome {
+                None => {
+                    watched.interval = next_interval(watched.interval);
                     self.due.push(Reverse((now + watched.interval, key)));
-                    continue;
                 }
-                Queried::Resolved => Outcome::Resolved,
-                Queried::EventsAvailable(process) => Outcome::EventsAvailable(process),
-                Queried::Error(error) => Outcome::Failed(error),
-            };
-            wakers.extend(watched.send(outcome));
-            self.processes.remove(&key);
+                Some(outcome) => {
+                    wakers.extend(watched.send(outcome));
+                    self.processes.remove(&key);
+                }
+            }
         }
         wakers
     }
+}
 
-    /// Ends the schedule, and sends [`Outcome::PollerClosed`] to all waits. Returns the wakers.
-    pub(super) fn close(&mut self) -> Vec<Waker> {
-        self.closed = true;
-        let processes = self.processes.drain();
-        processes
-            .filter_map(|(_, watched)| watched.send(Outcome::PollerClosed))
-            .collect()
+/// Returns the interval that follows `interval`.
+pub(super) fn next_interval(interval: Duration) -> Duration {
+    MAX_INTERVAL.min(interval * 2)
+}
+
+/// Returns how long polling is idle after a batch of queries.
+pub(super) fn idle_time(elapsed: Duration, cpu_time: Duration) -> Duration {
+    // Use the elapsed time where the CPU clock is denied or coarse: on Windows the clock advances by
+    // 16 ms at a time. The CPU time also includes falling asleep and waking up, which the elapsed time of
+    // the batch does not, so allow for twice as much.
+    let work = match cpu_time {
+        Duration::ZERO => elapsed,
+        cpu_time => cpu_time.min(elapsed.saturating_mul(2)),
+    };
+    work.saturating_mul(IDLE_FACTOR).min(MAX_IDLE)
+}
+
+/// The attempts to get event sources again.
+#[derive(Default)]
+pub(super) struct Reopening {
+    /// When the next attempt is due, after the system has refused an event source.
+    retry_at: Option<Instant>,
+}
+
+impl Reopening {
+    const INTERVAL: Duration = Duration::from_millis(100);
+
+    pub(super) fn is_due(&self) -> bool {
+        self.retry_at
+            .is_none_or(|retry_at| retry_at <= Instant::now())
+    }
+
+    /// Records that a resource is exhausted. Another attempt at once would be refused too.
+    pub(super) fn record_exhaustion(&mut self) {
+        self.retry_at = Some(Instant::now() + Reopening::INTERVAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn idle_time_is_24_times_the_work() {
+        assert_eq!(idle_time(2 * MS, MS), 24 * MS);
+        assert_eq!(idle_time(2 * MS, 2 * MS), 48 * MS);
+    }
+
+    #[test]
+    fn idle_time_uses_elapsed_time_if_cpu_clock_stops() {
+        assert_eq!(idle_time(2 * MS, Duration::ZERO), 48 * MS);
+    }
+
+    #[test]
+    fn idle_time_ignores_a_cpu_clock_that_jumps() {
+        assert_eq!(idle_time(MS, 1000 * MS), 48 * MS);
+        assert_eq!(idle_time(MS, Duration::MAX), 48 * MS);
+    }
+
+    #[test]
+    fn idle_time_is_bounded_if_both_clocks_jump() {
+        assert_eq!(idle_time(1000 * MS, Duration::ZERO), MAX_IDLE);
+        assert_eq!(idle_time(Duration::MAX, Duration::MAX), MAX_IDLE);
     }
 }

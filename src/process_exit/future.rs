@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use futures_core::FusedFuture;
 use tokio::task::coop;
 
-use super::{ProcessExit, Source, poller_closed, reap_events_unsupported};
+use super::{ProcessExit, Source, reap_events_unsupported};
 use crate::error::{OpenError, wait_error};
 use crate::exit::Exit;
 use crate::mechanism;
@@ -89,7 +89,6 @@ impl ProcessExit {
                 self.source = Source::WithEvents(process);
             }
             Outcome::Failed(error) => return Err(error),
-            Outcome::PollerClosed => return Err(poller_closed()),
         }
         Ok(())
     }

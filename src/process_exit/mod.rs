@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
 
-pub(crate) use self::source::{Source, poller_closed, reap_events_unsupported};
+pub(crate) use self::source::{Source, reap_events_unsupported};
 use crate::error::{OpenError, action_error, wait_error};
 use crate::exit::Exit;
 use crate::identity::{IdentityKey, KeyKind, ProcessIdentity};
@@ -56,14 +56,19 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// # Errors
 ///
-/// Awaiting returns the error that [`open`](ProcessExit::open) would have returned. Awaiting also returns
-/// an error when the runtime shuts down. The future can then be awaited in another runtime.
+/// Awaiting returns the error that [`open`](ProcessExit::open) would have returned. Two errors do not
+/// end the wait, and the future can be awaited again:
+///
+/// - The runtime is shutting down. Await the future in another runtime.
+/// - The process is [polled](Mechanism::Polling), the system refuses a thread for the poller, and the
+///   runtime has no timers. This error is returned at most once a second (see
+///   [How it works](crate::how_it_works#without-a-thread)).
 ///
 /// # Panics
 ///
-/// Polling panics outside a tokio runtime, and in a runtime without I/O enabled (see
-/// [`Builder::enable_io`](tokio::runtime::Builder::enable_io)). On Windows it panics only outside a
-/// runtime, and only if the process is [polled](Mechanism::Polling).
+/// On Unix, awaiting panics outside a tokio runtime, and in a runtime without I/O enabled (see
+/// [`Builder::enable_io`](tokio::runtime::Builder::enable_io)), unless the process is
+/// [polled](Mechanism::Polling).
 ///
 /// # When it resolves
 ///
@@ -323,7 +328,7 @@ impl ProcessExit {
                 _ => None,
             };
             let result = match outcome {
-                None | Some(Outcome::PollerClosed) => self.refresh(),
+                None => self.refresh(),
                 Some(outcome) => self.handle_outcome(outcome).and_then(|()| self.refresh()),
             };
             result.map_err(|error| wait_error(self.pid, &error))?;

@@ -4,13 +4,13 @@ use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
-use tokio::runtime::Handle;
 use tokio::task::coop;
 
 use crate::error::OpenError;
 use crate::mechanism::{self, Mechanism};
-use crate::poller::{Outcome, OutcomeQueue, Polled};
+use crate::poller::{Outcome, OutcomeQueue, Polled, TaskPacer};
 use crate::sys::{self, Probe};
 use crate::wait_state::WaitState;
 
@@ -28,6 +28,8 @@ pub(crate) enum Source {
 pub(crate) struct PolledSource {
     pub(super) polled: Polled,
     queue: Arc<OutcomeQueue>,
+    /// Present while the waiting task queries the process, because the poller has no thread.
+    pacer: Option<TaskPacer>,
     /// The reason why the process is polled.
     pub(super) reason: io::Error,
 }
@@ -44,6 +46,7 @@ impl Source {
         Source::Polled(Box::new(PolledSource {
             polled: Polled::new(probe, wait),
             queue: Arc::default(),
+            pacer: None,
             reason,
         }))
     }
@@ -68,36 +71,38 @@ impl PolledSource {
     }
 
     pub(super) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Outcome>> {
-        let runtime = Handle::current().id();
-        loop {
-            let was_watched = self.polled.is_watched_in(runtime);
-            if !was_watched {
-                // Query first: a process that has already exited needs no poller.
-                let coop = ready!(coop::poll_proceed(cx));
-                self.polled.unwatch();
-                if self.polled.query()? {
-                    coop.made_progress();
-                    return Poll::Ready(Ok(Outcome::Resolved));
-                }
-                // Use a new queue: the poller of another runtime may still send to the old one.
-                self.queue = Arc::default();
-                self.polled.watch(&self.queue, 0);
+        while !self.polled.is_watched() {
+            if let Some(pacer) = &mut self.pacer {
+                ready!(pacer.poll_due(cx))?;
             }
-            let (_, outcome) = ready!(self.queue.poll_recv(cx));
-            self.polled.unwatch();
-            match outcome {
-                Outcome::Failed(error) => return Poll::Ready(Err(error)),
-                // The watched runtime has shut down. The current runtime may have the same id.
-                Outcome::PollerClosed if was_watched => {}
-                Outcome::PollerClosed => return Poll::Ready(Err(poller_closed())),
-                outcome => return Poll::Ready(Ok(outcome)),
+            // Query first: a process that has already exited needs no poller.
+            let coop = ready!(coop::poll_proceed(cx));
+            let started = Instant::now();
+            let outcome = match &mut self.pacer {
+                Some(pacer) => pacer.query(&self.polled),
+                None => self.polled.query_outcome(),
+            };
+            if let Some(outcome) = outcome {
+                coop.made_progress();
+                return Poll::Ready(Ok(outcome));
+            }
+            match self.polled.watch(&self.queue, 0) {
+                Ok(()) => self.pacer = None,
+                Err(_) => {
+                    let pacer = self.pacer.get_or_insert_default();
+                    pacer.schedule(started, 1, 1);
+                }
             }
         }
+        let (_, outcome) = ready!(self.queue.poll_recv(cx));
+        self.polled.unwatch();
+        Poll::Ready(Ok(outcome))
     }
 
     /// Removes the process from its poller, and drops the waker of the task that waited.
     pub(super) fn unwatch(&mut self) {
         self.polled.unwatch();
+        self.pacer = None;
         self.queue = Arc::default();
     }
 
@@ -116,9 +121,4 @@ impl PolledSource {
 pub(crate) fn reap_events_unsupported() -> io::Error {
     let reason = "this system reports the exit of a process, but not when it is reaped";
     io::Error::new(io::ErrorKind::Unsupported, reason)
-}
-
-/// The error of a polled wait whose runtime cannot run a poller.
-pub(crate) fn poller_closed() -> io::Error {
-    io::Error::other("the runtime is shutting down, or has no thread to poll on")
 }

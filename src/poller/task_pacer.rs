@@ -1,0 +1,162 @@
+//! Polling by the waiting tasks, where the system refuses a thread for the poller.
+
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Mutex as StaticMutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{self, Handle};
+use tokio::time::Sleep;
+
+use super::schedule::{MIN_INTERVAL, Reopening, idle_time, next_interval};
+use super::{Outcome, Polled};
+
+/// The least time between two errors about missing timers.
+const ERROR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Limits how often a task queries its own processes.
+///
+/// The task sleeps by the timer of its runtime. If the runtime has no timers, the task yields until its
+/// next query is due, which keeps one core busy. So an error then reports the cause once a second.
+pub(crate) struct TaskPacer {
+    /// When the next queries are due. `None`: one interval after the next poll.
+    due: Option<Instant>,
+    interval: Duration,
+    timer: Option<Timer>,
+    reopening: Reopening,
+}
+
+impl Default for TaskPacer {
+    fn default() -> TaskPacer {
+        TaskPacer {
+            due: None,
+            interval: MIN_INTERVAL,
+            timer: None,
+            reopening: Reopening::default(),
+        }
+    }
+}
+
+/// A timer, and its runtime.
+struct Timer {
+    runtime: runtime::Id,
+    sleep: Pin<Box<Sleep>>,
+}
+
+/// What the tasks of this program have in common.
+#[derive(Default)]
+struct Shared {
+    /// When the next task may work. Keeps the share of CPU time of all tasks small.
+    idle_until: Option<Instant>,
+    /// When the next error may be reported.
+    next_error: Option<Instant>,
+    /// The latest runtime that was found to have no timers.
+    without_timers: Option<runtime::Id>,
+}
+
+fn shared() -> MutexGuard<'static, Shared> {
+    static SHARED: StaticMutex<Shared> = StaticMutex::new(Shared {
+        idle_until: None,
+        next_error: None,
+        without_timers: None,
+    });
+    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl TaskPacer {
+    /// Waits until the next queries are due.
+    ///
+    /// Returns an error if the runtime has no timers, unless a task has returned this error within the
+    /// last second. The wait goes on after the error.
+    pub(crate) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let now = Instant::now();
+        let due = *self.due.get_or_insert(now + self.interval);
+        if due <= now {
+            return Poll::Ready(Ok(()));
+        }
+        match self.timer(due) {
+            Some(timer) => {
+                ready!(timer.poll(cx));
+                self.due = Some(now);
+                Poll::Ready(Ok(()))
+            }
+            None if error_is_due(now) => Poll::Ready(Err(no_thread_and_no_timers())),
+            None => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Queries a process. Returns `None` if the wait goes on.
+    pub(crate) fn query(&mut self, polled: &Polled) -> Option<Outcome> {
+        polled.target.query(&mut self.reopening)
+    }
+
+    /// Schedules the next queries, after `queried` of `total` processes have been queried since `started`.
+    pub(crate) fn schedule(&mut self, started: Instant, queried: usize, total: usize) {
+        let now = Instant::now();
+        let mut shared = shared();
+        let idle_until = shared.idle_until.map_or(now, |until| until.max(now));
+        // Spread the queries of all processes over the interval.
+        let interval = self.interval.mul_f64(queried as f64 / total as f64);
+        self.due = Some(idle_until.max(now + interval));
+        // Use the elapsed time: the CPU clock of this thread also counts the work of other tasks. Count
+        // the time twice, because the timer and the wake-up take about as much as the queries.
+        shared.idle_until = Some(idle_until + idle_time(2 * (now - started), Duration::ZERO));
+        self.interval = next_interval(self.interval);
+        self.timer = None;
+    }
+
+    /// Returns to the shortest interval, for a new process.
+    pub(crate) fn restart(&mut self) {
+        self.interval = MIN_INTERVAL;
+        let soon = Instant::now() + MIN_INTERVAL;
+        self.due = self.due.map(|due| due.min(soon));
+        self.timer = None;
+    }
+
+    /// Returns the timer for the next queries. `None` if the current runtime has no timers.
+    fn timer(&mut self, due: Instant) -> Option<Pin<&mut Sleep>> {
+        let runtime = Handle::try_current().ok()?.id();
+        let current = self.timer.take().filter(|timer| timer.runtime == runtime);
+        let timer = current.or_else(|| {
+            let sleep = sleep_until(runtime, due.into())?;
+            Some(Timer { runtime, sleep })
+        })?;
+        Some(self.timer.insert(timer).sleep.as_mut())
+    }
+}
+
+/// Returns a timer of the current runtime. `None` if the runtime has no timers.
+fn sleep_until(runtime: runtime::Id, due: tokio::time::Instant) -> Option<Pin<Box<Sleep>>> {
+    if shared().without_timers == Some(runtime) {
+        return None;
+    }
+    // tokio has no other way to find out than a panic.
+    let sleep = catch_unwind(AssertUnwindSafe(|| Box::pin(tokio::time::sleep_until(due))));
+    if sleep.is_err() {
+        // Remember this, because the program's panic hook prints each panic.
+        shared().without_timers = Some(runtime);
+    }
+    sleep.ok()
+}
+
+/// Whether the last error was returned at least [`ERROR_INTERVAL`] ago. Counts the next error.
+fn error_is_due(now: Instant) -> bool {
+    let mut shared = shared();
+    let is_due = shared.next_error.is_none_or(|next_error| next_error <= now);
+    if is_due {
+        shared.next_error = Some(now + ERROR_INTERVAL);
+    }
+    is_due
+}
+
+fn no_thread_and_no_timers() -> io::Error {
+    let reason = "polling needs a thread, which the system refuses, or timers, which the runtime lacks: \
+                  enable them by `enable_time`";
+    io::Error::new(io::ErrorKind::WouldBlock, reason)
+}
