@@ -789,6 +789,88 @@ fn does_not_report_the_status_of_a_recycled_pid() {
     }
 }
 
+#[test]
+fn reports_each_owner_of_a_recycled_pid() {
+    let role = in_own_process!(
+        reports_each_owner_of_a_recycled_pid,
+        ["query", "wait", "set"]
+    );
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    const OWNERS: usize = 20;
+    let runtime = runtime();
+    let mut owner = linux::fork(|| 1);
+    let pid = owner.id();
+    let mut set = ExitSet::new();
+    // Successive owners start within some milliseconds, so most of them start in one clock tick.
+    for _ in 0..OWNERS {
+        let mut process = exit_of(pid);
+        if role == "set" {
+            assert!(set.insert(pid).unwrap(), "this process is no member");
+        }
+        owner.reap();
+        let Some(next) = linux::recycle(pid, || linux::fork(|| linux::forever()), Forked::id)
+        else {
+            return skip("pids cannot be chosen (not root)");
+        };
+        let exit = match &*role {
+            "query" => {
+                // The next owner gets neither the signal nor the identity of the first.
+                let error = process.signal(libc::SIGKILL).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+                let error = process.identity().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+                process.try_wait().unwrap().expect("the first has exited")
+            }
+            "wait" => runtime.block_on(deadline(process)).unwrap(),
+            _ => runtime
+                .block_on(deadline(set.next_exit()))
+                .unwrap()
+                .unwrap(),
+        };
+        assert_eq!(exit.pid(), Some(pid));
+        assert_eq!(exit.status(), None, "no query saw a zombie");
+        linux::kill(pid, libc::SIGKILL);
+        owner = next;
+    }
+    assert!(set.is_empty());
+}
+
+/// Returns the number of descriptors that hold the directory of a process open.
+fn open_directories(pid: u32) -> usize {
+    let directory = format!(" /proc/{pid}");
+    let fds = linux::open_fds();
+    fds.iter().filter(|fd| fd.ends_with(&directory)).count()
+}
+
+#[test]
+fn polled_wait_takes_one_fd_once_there_is_one() {
+    let role = in_own_process!(
+        polled_wait_takes_one_fd_once_there_is_one,
+        ["free", "exhausted"]
+    );
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let child = linux::fork(|| linux::forever());
+    let exhausted = (role == "exhausted").then(|| (limit_descriptors(64), exhaust_descriptors()));
+    let mut process = exit_of(child.id());
+    if let Some((limit, files)) = exhausted {
+        drop(files);
+        limit_descriptors(limit);
+        assert_eq!(open_directories(child.id()), 0);
+        runtime().block_on(still_pending(&mut process));
+    }
+    assert_eq!(open_directories(child.id()), 1);
+
+    // The directory identifies the process from now on.
+    let pid = child.id();
+    drop(child);
+    let Some(_next) = linux::recycle(pid, || linux::fork(|| linux::forever()), Forked::id) else {
+        return skip("pids cannot be chosen (not root)");
+    };
+    process.try_wait().unwrap().expect("the first has exited");
+    drop(process);
+    assert_eq!(open_directories(pid), 0);
+}
+
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
@@ -1342,8 +1424,13 @@ fn makes_up_no_status_under_hidepid() {
     if role == "polling" {
         deny!(libc::SYS_pidfd_open, libc::EPERM);
     }
-    // Start a process as root, before this process changes its user to `nobody`.
+    // Start the processes as root, before this process changes its user to `nobody`.
     let mut grandchild = Grandchild::spawn();
+    let mut hidden_later = Grandchild::spawn();
+    let mut of_hidden_later = exit_of(hidden_later.id());
+    of_hidden_later
+        .identity()
+        .expect("the process is not hidden yet");
     // SAFETY: the call takes an integer.
     check(unsafe { libc::setgid(65534) }).unwrap();
     // SAFETY: the call takes an integer.
@@ -1357,6 +1444,12 @@ fn makes_up_no_status_under_hidepid() {
     runtime.block_on(async {
         assert_exits_without_status(&mut grandchild).await;
         still_pending(exit_of(1)).await;
+
+        still_pending(&mut of_hidden_later).await;
+        hidden_later.end(8);
+        hidden_later.reap();
+        let status = deadline(of_hidden_later).await.unwrap().status();
+        assert!(status.is_none_or(|status| status.code() == Some(8)));
     });
 }
 

@@ -72,16 +72,12 @@ const ONCE: &[Row] = &[
     ("pidfd_send_signal", &[ESRCH], Misled),
     ("ioctl", ANY, NoStatus),
     ("open", &[EACCES, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, ENOSYS], NoStatus),
-    // Without a pidfd, one poll does not see the zombie.
-    ("read", &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR, ESRCH, EPERM, ENOSYS], AtReap),
+    ("read", &[EAGAIN, EBADF, EFAULT, EINVAL, EIO, EISDIR, ESRCH, EPERM, ENOSYS], NoStatus),
     // Without a pidfd, `open` checks only once whether /proc belongs to our pid namespace.
     ("readlink", ANY, AtReap),
-    ("statx", &[EACCES, EBADF, EFAULT, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM], NoStatus),
     // The error means that there is no such process, so the id of a thread yields the wrong error.
     ("kill", &[ESRCH], Error),
     ("getpgid", &[ESRCH], Error),
-    // Without a pidfd, the id of a thread is mistaken for the pid of a process.
-    ("tgkill", &[EAGAIN, EINVAL, EPERM, ENOSYS], Misled),
     ("uname", ANY, NoStatus),
 ];
 
@@ -105,7 +101,6 @@ const ALWAYS: &[Row] = &[
     ("statx", &[EACCES, EBADF, EINVAL, ENOENT, ENOMEM, EPERM], NoStatus),
     ("kill", &[ESRCH], Error),
     ("getpgid", &[ESRCH], Error),
-    ("tgkill", &[EINVAL, EPERM, ENOSYS], Misled),
     ("uname", ANY, NoStatus),
 ];
 
@@ -132,6 +127,7 @@ const ERRORS: [(&str, &[c_int]); CALLS.len()] = [
     ("open", &[EACCES, EINTR, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, ENOSYS]),
     ("read", &[EAGAIN, EBADF, EFAULT, EINTR, EINVAL, EIO, EISDIR, ESRCH, EPERM, ENOSYS]),
     ("readlink", &[EACCES, EINVAL, EIO, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EPERM, ENOSYS]),
+    ("getdents64", &[EBADF, EFAULT, EINVAL, ENOENT, ENOTDIR, EPERM, ENOSYS]),
     ("kill", &[EINVAL, EPERM, ESRCH, ENOSYS]),
     ("getpgid", &[EPERM, ESRCH, ENOSYS]),
     ("tgkill", &[EAGAIN, EINVAL, EPERM, ESRCH, ENOSYS]),

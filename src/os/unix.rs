@@ -10,10 +10,11 @@ impl ProcessExit {
     /// Sends a signal to the process, such as `SIGTERM` of the crate `libc`. Unix only.
     ///
     /// On Linux, [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
-    /// never signals another process that has got the pid. On other systems, and for a
-    /// [polled](crate::Mechanism::Polling) process, this checks that the process has not exited, and calls
-    /// `kill(2)` at once. A small race remains there: between these two system calls, the process would
-    /// have to exit and be reaped, and its pid be recycled.
+    /// never signals another process that has got the pid. Other systems check that the process has not
+    /// exited, and call `kill(2)` at once. A small race remains there: between these two system calls, the
+    /// process would have to exit and be reaped, and its pid be recycled. On Linux this only happens for a
+    /// [polled](crate::Mechanism::Polling) process, and only if descriptors have run out, `/proc` does not
+    /// show the process, or `pidfd_send_signal` is refused.
     ///
     /// Signal 0 sends nothing. It checks whether a signal could be sent.
     ///

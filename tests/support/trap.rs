@@ -22,7 +22,7 @@ use seccompiler::{
 };
 
 /// The calls that can be made to fail: a name, and the numbers of all variants of the call.
-pub const CALLS: [(&str, &[c_long]); 24] = [
+pub const CALLS: [(&str, &[c_long]); 25] = [
     ("pidfd_open", &[libc::SYS_pidfd_open]),
     ("epoll_create1", &[libc::SYS_epoll_create1]),
     ("epoll_ctl", &[libc::SYS_epoll_ctl]),
@@ -40,6 +40,7 @@ pub const CALLS: [(&str, &[c_long]); 24] = [
     ("open", &[libc::SYS_open, libc::SYS_openat]),
     ("read", &[libc::SYS_read]),
     ("readlink", &[libc::SYS_readlink, libc::SYS_readlinkat]),
+    ("getdents64", &[libc::SYS_getdents64]),
     ("kill", &[libc::SYS_kill]),
     ("getpgid", &[libc::SYS_getpgid]),
     ("tgkill", &[libc::SYS_tgkill]),
@@ -51,7 +52,7 @@ pub const CALLS: [(&str, &[c_long]); 24] = [
 
 /// The calls that are not trapped: the allocator, threads and the tests need them. The crate itself
 /// makes none of them.
-const NOT_TRAPPED: [c_long; 36] = [
+const NOT_TRAPPED: [c_long; 35] = [
     libc::SYS_brk,
     libc::SYS_clone,
     libc::SYS_clone3,
@@ -60,7 +61,6 @@ const NOT_TRAPPED: [c_long; 36] = [
     libc::SYS_exit_group,
     libc::SYS_futex,
     libc::SYS_getcwd,
-    libc::SYS_getdents64,
     libc::SYS_getpid,
     libc::SYS_getrandom,
     libc::SYS_gettid,

@@ -23,8 +23,8 @@ pub struct Counters {
     pub no_status: AtomicU64,
     /// Exits whose status the kernel itself has wrong, see `Stress::check_exit`.
     pub kernel_wrong: AtomicU64,
-    /// Processes mistaken for another process with the same pid and the same start tick, which
-    /// polling cannot distinguish.
+    /// Processes mistaken for another process with the same pid and the same start tick, which polling
+    /// cannot distinguish without `/proc`.
     pub same_tick: AtomicU64,
     /// Longest time from the trigger of an exit to its report, in ns.
     pub max_latency: AtomicU64,

@@ -200,8 +200,7 @@ torture! {
         })),
     ];
     /// The pid namespace has so few pids that each pid is reused after a few dozen processes, often
-    /// within one tick of 10 ms. Polling may confuse processes with the same pid and start tick. The
-    /// test prints the number of such mistakes.
+    /// within one tick of 10 ms.
     reports_exits_correctly_while_pids_are_reused, [
         ("recycled, events", Environment::PidNamespace, |budget| {
             recycled(scenario("recycled, events", budget));
@@ -214,15 +213,11 @@ torture! {
             pid_reuse::replace("same tick, no pidfd", budget.time);
         }),
     ];
-    /// While caches are dropped, polling can identify processes only by their start tick. Polling
-    /// still invents no exit, and returns no status of another process.
+    /// While caches are dropped, polling still identifies each process by its open directory.
     reports_no_wrong_status_while_caches_are_dropped, [
         ("no caches, no pidfd", Environment::PidNamespace, |budget| {
             std::thread::spawn(drop_caches);
-            recycled(Scenario {
-                identities: false,
-                ..no_pidfd("no caches, no pidfd", budget)
-            });
+            recycled(no_pidfd("no caches, no pidfd", budget));
         }),
     ];
     /// With restricted access, no report is false, and no status is reported that the kernel hides.

@@ -1,4 +1,4 @@
-//! A limit of polling: it cannot distinguish processes with the same pid and the same start tick.
+//! Processes with the same pid and the same start tick.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering::SeqCst;
@@ -13,8 +13,8 @@ use crate::support::{deadline, skip};
 
 /// Starts pairs of processes with the same pid, and checks the report on the first of each pair.
 ///
-/// The crate may mistake the second process for the first only if both started within one tick.
-/// Such mistakes are counted. The status of the second process is never reported.
+/// A polled wait holds the directory of its process open, so it never mistakes the second process for
+/// the first.
 pub fn replace(name: &'static str, time: Duration) {
     const TICK: Duration = Duration::from_millis(10);
     let start = Instant::now();
@@ -40,13 +40,8 @@ pub fn replace(name: &'static str, time: Duration) {
         let exit = match process.try_wait().unwrap() {
             Some(exit) => exit,
             None => {
-                if is_old {
-                    let what =
-                        format_args!("{pid}: mistaken for a process that started 20 ms later");
-                    counters.violation(&counters.lost, what);
-                }
-                counters.same_tick.fetch_add(1, SeqCst);
-                // The second process becomes a zombie with another status than the first process.
+                let what = format_args!("{pid}: mistaken for the next process with the pid");
+                counters.violation(&counters.lost, what);
                 second.kill();
                 runtime.block_on(deadline(process)).unwrap()
             }

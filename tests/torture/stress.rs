@@ -701,8 +701,8 @@ impl TestedSet {
         let pid = target.pid;
         // Whether polling may mistake the target for a member with the same pid.
         let mut others = self.members.get(&pid).into_iter().flatten();
-        let is_ambiguous =
-            others.any(|other| !other.has_pidfd && target.may_share_start_tick(&other.target));
+        let is_ambiguous = !self.stress.scenario.identities
+            && others.any(|other| !other.has_pidfd && target.may_share_start_tick(&other.target));
         let mut same = self.members.get(&pid).into_iter().flatten();
         let duplicate = same.find(|member| Arc::ptr_eq(&member.target, &target));
         let is_duplicate = duplicate.is_some();

@@ -1,5 +1,6 @@
 //! Linux and Android: a pidfd in tokio's reactor, or `/proc` where the system refuses pidfds.
 
+mod directory;
 mod fd_limit;
 mod pidfd;
 mod probe;
@@ -59,12 +60,16 @@ impl Process {
                 TaskKind::Thread { process } => return Err(OpenError::Thread { process }),
                 TaskKind::Process
                     if matches!(refusal, libc::EINVAL | libc::ENOENT | libc::EINTR) => {}
-                TaskKind::Process => break,
+                TaskKind::Process => {
+                    if let Some(probe) = PidProbe::new(pid, refusal)? {
+                        return Ok(refused(probe, refusal));
+                    }
+                }
             }
         }
-        let probe = PidProbe::new(pid, is_exhaustion(refusal));
-        let reason = io::Error::from_raw_os_error(refusal);
-        Ok(Opened::refused(Probe::Pid(probe), reason))
+        let probe = PidProbe::new(pid, refusal)?;
+        let probe = probe.unwrap_or_else(|| PidProbe::without_directory(pid, refusal));
+        Ok(refused(probe, refusal))
     }
 
     /// Adopts a pidfd. Also returns the pid, or `None` if the process has no pid here: it has been
@@ -129,6 +134,10 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+fn refused(probe: PidProbe, refusal: i32) -> Opened<Process> {
+    Opened::refused(Probe::Pid(probe), io::Error::from_raw_os_error(refusal))
 }
 
 /// Opens a pidfd, unless the system has already denied pidfds to this thread. The error is the errno.

@@ -143,6 +143,15 @@ pub(super) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), i32>
     if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
+/// Whether a sandbox denies [`send_signal`] for every descriptor.
+pub(super) fn signals_are_denied() -> bool {
+    let (no_fd, signal, flags) = (-1, 0, 0);
+    let info = ptr::null::<libc::siginfo_t>();
+    // SAFETY: takes integers, and a null pointer for the default siginfo.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, no_fd, signal, info, flags) };
+    result == 0 || errno() != libc::EBADF
+}
+
 /// Returns the exit status of our own child, as [`syscalls::child_status`] does.
 pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
     syscalls::child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)

@@ -2,14 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::directory::{Directory, NoDirectory};
 use super::procfs::{self, Stat};
 use super::selector::Event;
 use super::{
-    Process, State, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd, proc_unavailable,
-    query_state, send_signal, start_key, syscalls, task,
+    Process, State, Status, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd,
+    proc_unavailable, query_state, send_signal, start_key, syscalls, task,
 };
+use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::sys::Reopened;
 
@@ -68,17 +71,24 @@ impl Probe {
 
     pub(crate) fn reopen(&self) -> Reopened {
         match self {
-            Probe::Pid(probe) if probe.may_reopen => probe.reopen(),
-            _ => Reopened::Unavailable,
+            Probe::PidFd(_) => Reopened::Unavailable,
+            Probe::Pid(probe) => probe.reopen(),
         }
     }
 }
 
-/// A process without a pidfd: its pid, and what `/proc` showed when the process was opened.
+/// A process without a pidfd.
+///
+/// The directory `/proc/<pid>`, held open, identifies the process. If descriptors are exhausted, what
+/// `/proc` showed when the process was opened identifies it, though less precisely.
 pub(crate) struct PidProbe {
     pid: libc::pid_t,
     /// Whether the kernel may grant a pidfd later.
     may_reopen: bool,
+    /// Whether the directory may be opened later.
+    may_hold_directory: bool,
+    /// The directory of the process.
+    directory: OnceLock<Directory>,
     /// Whether `/proc` is mounted and belongs to our pid namespace.
     has_proc: bool,
     /// The inode of the process's directory in `/proc`.
@@ -98,26 +108,61 @@ enum PidOwner {
     Same,
     /// The opened process, or another process that started in the tick of the last certain query.
     LikelySame,
-    /// Another process.
+    /// Another process, or none.
     Another,
     /// `/proc` does not show the process.
     Unknown,
 }
 
 impl PidProbe {
-    pub(super) fn new(pid: libc::pid_t, may_reopen: bool) -> PidProbe {
+    /// Creates a probe for the process that has the pid now, and holds its directory open.
+    ///
+    /// `refusal` is the error with which the kernel refused a pidfd. Returns `None` if the process has just
+    /// been reaped.
+    pub(super) fn new(pid: libc::pid_t, refusal: i32) -> Result<Option<PidProbe>, OpenError> {
+        let mut probe = PidProbe::without_directory(pid, refusal);
+        if !probe.has_proc || matches!(refusal, libc::EMFILE | libc::ENFILE) {
+            return Ok(Some(probe));
+        }
+        match Directory::open(pid) {
+            Ok(directory) => {
+                // What was read by the path may have been the previous owner's.
+                probe.inode = directory.inode();
+                let stat = directory.read_stat();
+                probe.start_time = stat.map_or(UNKNOWN, |stat| stat.start_time).into();
+                probe.directory = directory.into();
+            }
+            // `hidepid` hides a process that exists.
+            Err(NoDirectory::Missing) if probe.is_hidden() => {}
+            Err(NoDirectory::Missing) => return Ok(None),
+            Err(NoDirectory::Thread(process)) => {
+                let process = Some(process);
+                return Err(OpenError::Thread { process });
+            }
+            Err(NoDirectory::Exhausted) => probe.may_hold_directory = true,
+            Err(NoDirectory::Denied) => {}
+        }
+        Ok(Some(probe))
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.read_inode().is_none() && syscalls::exists(self.pid)
+    }
+
+    /// Creates a probe without a descriptor for the process that has the pid now.
+    pub(super) fn without_directory(pid: libc::pid_t, refusal: i32) -> PidProbe {
         let mut probe = PidProbe {
             pid,
-            may_reopen,
+            may_reopen: is_exhaustion(refusal),
+            may_hold_directory: is_exhaustion(refusal),
+            directory: OnceLock::new(),
             has_proc: procfs::proc_matches_our_pid_ns(),
             inode: None,
             start_time: UNKNOWN.into(),
             last_certain: 0.into(),
         };
-        // Retry: during `execve` by a thread that is not the leader, the directory is missing for an
-        // instant.
-        probe.inode = (0..3).find_map(|_| probe.read_inode());
-        if let Some(stat) = probe.read_stat() {
+        probe.inode = probe.read_inode();
+        if let Some(stat) = probe.read_stat_by_path() {
             probe.start_time = stat.start_time.into();
         }
         probe.last_certain = procfs::ticks(task::time_since_boot()).into();
@@ -128,7 +173,7 @@ impl PidProbe {
         let exited = |status, reaped| State::Exited { status, reaped };
         // Read before checking the owner: the results are the opened process's if that process still has
         // the pid.
-        let child_status = syscalls::child_status(libc::P_PID, self.pid.unsigned_abs());
+        let child_status = self.child_status();
         let stat = self.read_stat();
         let owner = self.pid_owner(stat.as_ref());
         let has_exited = child_status.is_some() || stat.as_ref().is_some_and(Stat::exited);
@@ -136,27 +181,43 @@ impl PidProbe {
             PidOwner::Another => exited(None, true),
             PidOwner::Unknown if !has_exited && !syscalls::exists(self.pid) => exited(None, true),
             _ if !has_exited => State::Running,
-            PidOwner::Same => exited(child_status.or_else(|| self.zombie_status()), false),
+            PidOwner::Same => {
+                let status = child_status.or_else(|| self.zombie_status(stat.as_ref()));
+                exited(status, false)
+            }
             PidOwner::LikelySame | PidOwner::Unknown => exited(None, false),
         }
     }
 
-    fn zombie_status(&self) -> Option<super::Status> {
-        let pid = self.pid.unsigned_abs();
+    fn child_status(&self) -> Option<Status> {
+        syscalls::child_status(libc::P_PID, self.pid.unsigned_abs())
+    }
+
+    fn zombie_status(&self, stat: Option<&Stat>) -> Option<Status> {
+        let status = match self.directory.get() {
+            // `stat` was read through the directory, so it needs no check of the owner.
+            Some(directory) => match stat.and_then(|stat| directory.zombie_status(stat)) {
+                None => None,
+                status => return status,
+            },
+            None => procfs::zombie_status(self.pid.unsigned_abs()),
+        };
         // Ask for a child's status again: the child may have exited after the first question.
-        let status =
-            procfs::zombie_status(pid).or_else(|| syscalls::child_status(libc::P_PID, pid))?;
+        let status = status.or_else(|| self.child_status())?;
         let owner = self.pid_owner(self.read_stat().as_ref());
         (owner == PidOwner::Same).then_some(status)
     }
 
-    /// Sends a signal right after a check that the process has the pid.
+    /// Sends a signal through the directory, or right after a check that the process has the pid.
     ///
-    /// A small race remains: the process would have to exit and be reaped, and its pid be recycled,
-    /// before the next system call.
+    /// Without the directory, and where the kernel refuses directories, a small race remains: the
+    /// process would have to exit and be reaped, and its pid be recycled, before the next system call.
     fn signal(&self, signal: i32) -> io::Result<()> {
         if self.state() != State::Running {
             return Err(io::ErrorKind::NotFound.into());
+        }
+        if let Some(result) = self.directory.get().and_then(|held| held.signal(signal)) {
+            return result;
         }
         if self.pid_owner(self.read_stat().as_ref()) != PidOwner::Same {
             return Err(syscalls::pid_unverified());
@@ -178,7 +239,19 @@ impl PidProbe {
         }
     }
 
+    /// Returns the owner of the pid after `stat` was read.
     fn pid_owner(&self, stat: Option<&Stat>) -> PidOwner {
+        match self.directory.get() {
+            // The files of the directory are there until the process is reaped.
+            Some(_) if stat.is_some() => PidOwner::Same,
+            Some(directory) if directory.is_reaped() == Some(true) => PidOwner::Another,
+            // The file could not be read, for lack of a descriptor or of a right.
+            Some(_) => self.pid_owner_by_path(self.read_stat_by_path().as_ref()),
+            None => self.pid_owner_by_path(stat),
+        }
+    }
+
+    fn pid_owner_by_path(&self, stat: Option<&Stat>) -> PidOwner {
         // An equal inode proves that the owner is the opened process. A different inode proves nothing:
         // under memory pressure the kernel drops the inode and creates another.
         let now = procfs::ticks(task::time_since_boot());
@@ -208,26 +281,54 @@ impl PidProbe {
     }
 
     fn read_stat(&self) -> Option<Stat> {
+        match self.directory.get() {
+            Some(directory) => directory.read_stat(),
+            None => self.read_stat_by_path(),
+        }
+    }
+
+    fn read_stat_by_path(&self) -> Option<Stat> {
         let pid = self.pid.unsigned_abs();
         self.has_proc.then(|| Stat::read(pid)).flatten()
     }
 
     fn read_inode(&self) -> Option<u64> {
-        let pid = self.pid.unsigned_abs();
-        self.has_proc.then(|| procfs::inode(pid)).flatten()
+        if !self.has_proc {
+            return None;
+        }
+        // Retry: during `execve` by a thread that is not the leader, the directory is missing for an
+        // instant.
+        (0..3).find_map(|_| procfs::inode(self.pid.unsigned_abs()))
     }
 
     fn reopen(&self) -> Reopened {
+        let may_hold_directory = self.may_hold_directory && self.directory.get().is_none();
+        if !self.may_reopen && !may_hold_directory {
+            return Reopened::Unavailable;
+        }
         let is_same = || self.pid_owner(self.read_stat().as_ref()) == PidOwner::Same;
         // Check the owner before and after: the pidfd is this process's if both owners are this process.
         if !is_same() {
             return Reopened::Unavailable;
         }
-        match open_pidfd(self.pid) {
-            Ok(fd) if !is_reaped(fd.as_fd()) && is_same() => Reopened::WithEvents(Process::new(fd)),
-            Err(errno) if is_exhaustion(errno) => Reopened::Exhausted,
-            // If the process is being reaped, the next query reports that.
-            _ => Reopened::Unavailable,
+        if self.may_reopen {
+            match open_pidfd(self.pid) {
+                Ok(fd) if !is_reaped(fd.as_fd()) && is_same() => {
+                    return Reopened::WithEvents(Process::new(fd));
+                }
+                Err(errno) if is_exhaustion(errno) => return Reopened::Exhausted,
+                // If the process is being reaped, the next query reports that.
+                Ok(_) => return Reopened::Unavailable,
+                Err(_) => {}
+            }
         }
+        if may_hold_directory && self.has_proc {
+            match Directory::open(self.pid) {
+                Ok(directory) if is_same() => drop(self.directory.set(directory)),
+                Err(NoDirectory::Exhausted) => return Reopened::Exhausted,
+                _ => {}
+            }
+        }
+        Reopened::Unavailable
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::str;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::{Status, syscalls};
@@ -70,14 +70,7 @@ fn pid_in_fdinfo(fd: BorrowedFd<'_>) -> Option<i64> {
 ///
 /// The status is the opened process's only if that process has not been reaped after this call.
 pub(super) fn zombie_status(pid: u32) -> Option<Status> {
-    if !*STAT_HAS_GROUP_EXIT_CODE {
-        return None;
-    }
-    let stat = Stat::read(pid).filter(Stat::exited)?;
-    // A reader without ptrace rights gets 0, which is also the status of success. The link below needs
-    // the same rights (PTRACE_MODE_READ_FSCREDS): the 0 is real if the link can be read.
-    let is_real = stat.exit_code != 0 || fs::read_link(format!("/proc/{pid}/ns/user")).is_ok();
-    is_real.then_some(Status(stat.exit_code))
+    Stat::read(pid)?.zombie_status(|| fs::read_link(format!("/proc/{pid}/ns/user")).is_ok())
 }
 
 /// Whether the parent is reaping the process at this moment (`EXIT_DEAD`).
@@ -107,8 +100,16 @@ pub(super) fn ticks(since_boot: Duration) -> u64 {
 ///
 /// Older kernels show the code of the leader thread, which differs if that thread has exited by itself
 /// before the others. Source: `do_task_stat` of Linux 6.1 reads `group_exit_code`. Run on 6.18.
-static STAT_HAS_GROUP_EXIT_CODE: LazyLock<bool> =
-    LazyLock::new(|| release_is_at_least(&syscalls::kernel_release(), (6, 1)));
+fn stat_has_group_exit_code() -> bool {
+    // The answer is valid for the life of this process, as long as the process stays on its kernel. Do not
+    // remember a failed call, which a sandbox may deny to one thread only.
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    if let Some(&answer) = ANSWER.get() {
+        return answer;
+    }
+    let release = syscalls::kernel_release();
+    !release.is_empty() && *ANSWER.get_or_init(|| release_is_at_least(&release, (6, 1)))
+}
 
 fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
     let mut numbers = release
@@ -164,10 +165,23 @@ impl Stat {
     pub(super) fn exited(&self) -> bool {
         self.state == b'Z' && self.num_threads == 1
     }
+
+    /// Returns the exit status if the process is a zombie and the kernel shows the status to us.
+    ///
+    /// `can_read_link` reads the link `ns/user` of the same process.
+    pub(super) fn zombie_status(&self, can_read_link: impl FnOnce() -> bool) -> Option<Status> {
+        if !self.exited() || !stat_has_group_exit_code() {
+            return None;
+        }
+        // A reader without ptrace rights gets 0, which is also the status of success. The link needs the
+        // same rights (PTRACE_MODE_READ_FSCREDS): the 0 is real if the link can be read.
+        let is_real = self.exit_code != 0 || can_read_link();
+        is_real.then_some(Status(self.exit_code))
+    }
 }
 
 /// A buffer for one file. The longest line of `stat` is about 1,100 bytes.
-type Buffer = [u8; 4096];
+pub(super) type Buffer = [u8; 4096];
 
 fn read<'a>(pid: u32, file: &str, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
     read_path(format_args!("{pid}/{file}"), buffer)
@@ -175,7 +189,11 @@ fn read<'a>(pid: u32, file: &str, buffer: &'a mut Buffer) -> io::Result<&'a [u8]
 
 /// Reads a file below `/proc`, or as much of it as fits into the buffer.
 fn read_path(path: impl Display, buffer: &mut Buffer) -> io::Result<&[u8]> {
-    let mut file = File::open(format!("/proc/{path}"))?;
+    read_file(File::open(format!("/proc/{path}"))?, buffer)
+}
+
+/// Reads a file of `/proc`, or as much of it as fits into the buffer.
+pub(super) fn read_file(mut file: File, buffer: &mut Buffer) -> io::Result<&[u8]> {
     // Each file is one record, and one read returns it whole: fs/seq_file.c.
     let length = loop {
         match file.read(buffer) {
