@@ -365,6 +365,62 @@ fn deny_threads() {
     linux::deny(libc::SYS_clone3, libc::EAGAIN);
 }
 
+/// Whether a wait that is open takes a descriptor.
+fn takes_a_descriptor(process: &ProcessExit) -> bool {
+    process.mechanism() == Some(Mechanism::PidFd) || open_directories(process.pid().unwrap()) > 0
+}
+
+#[test]
+fn keeps_the_last_fd_free_after_the_limit_drops() {
+    let role = in_own_process!(
+        keeps_the_last_fd_free_after_the_limit_drops,
+        ["new number", "used number"]
+    );
+    let child = linux::fork(|| linux::forever());
+    let is_free = || std::fs::File::open("/dev/null").is_ok();
+    let first = exit_of(child.id());
+    if role == "used number" {
+        drop(exit_of(child.id()));
+    }
+    let lowest = {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        std::os::fd::AsRawFd::as_raw_fd(&file)
+    };
+    // One descriptor is left.
+    limit_descriptors(lowest as u64 + 1);
+    assert!(is_free());
+    if role == "new number" {
+        let second = exit_of(child.id());
+        assert_eq!(second.mechanism(), Some(Mechanism::Polling));
+        assert!(is_free());
+    }
+    support::until("a new wait leaves the last descriptor", || {
+        let _second = exit_of(child.id());
+        is_free()
+    });
+    drop(first);
+}
+
+#[test]
+fn forgets_a_shortage_of_descriptors() {
+    let _ = in_own_process!(forgets_a_shortage_of_descriptors, ["1"]);
+    if !linux::seccomp_filters() {
+        return skip(NO_DENIALS);
+    }
+    let children = many(3);
+    let mut processes = children.iter().map(|child| exit_of(child.id()));
+    let limit = limit_descriptors(64);
+    let files = exhaust_descriptors();
+    let first = processes.next().unwrap();
+    drop(files);
+    limit_descriptors(limit);
+    assert!(!takes_a_descriptor(&first));
+    assert!(takes_a_descriptor(&processes.next().unwrap()));
+    // While descriptors are scarce, an opened wait checks by `fcntl` whether another one is free.
+    linux::deny(libc::SYS_fcntl, libc::EMFILE);
+    assert!(takes_a_descriptor(&processes.next().unwrap()));
+}
+
 #[test]
 fn polls_in_the_task_without_a_thread() {
     let _ = in_own_process!(polls_in_the_task_without_a_thread, ["1"]);

@@ -160,6 +160,8 @@ fn check_pid(pid: u32) -> Result<i32, OpenError> {
 
 /// Returns the current boot of the system. `None` if identities do not record the boot.
 pub(crate) fn boot() -> io::Result<Option<Boot>> {
+    // Valid for the life of this process, which ends before the next boot. Remembered because the file
+    // could not be read again without a free descriptor. Do not remember an error.
     static BOOT: OnceLock<Option<Boot>> = OnceLock::new();
     if let Some(&boot) = BOOT.get() {
         return Ok(boot);

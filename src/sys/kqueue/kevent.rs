@@ -126,6 +126,7 @@ fn delivery() -> StatusDelivery {
         use crate::sys::unix::syscalls::kernel_release;
         use std::sync::LazyLock;
 
+        // Valid for the life of this process: the kernel stays the same.
         static DELIVERY: LazyLock<StatusDelivery> =
             LazyLock::new(|| delivery_on_netbsd(&kernel_release()));
         *DELIVERY

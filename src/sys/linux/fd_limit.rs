@@ -6,13 +6,42 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-/// The limit of descriptors when it was last read.
+use super::syscalls::{self, errno};
+
+/// The limit of descriptors when it was last read. Wrong after this program has changed its limit.
+///
+/// So read it again for each number above [`HIGHEST`], and at least every [`MAX_AGE`]. A limit that has
+/// just been lowered to a number that was checked before may be noticed that much later.
 static LIMIT: AtomicI32 = AtomicI32::new(0);
 
-/// Whether descriptors have ever run out.
+/// The highest descriptor that was compared with [`LIMIT`] since the limit was read.
+static HIGHEST: AtomicI32 = AtomicI32::new(-1);
+
+/// The time at which [`LIMIT`] was read, in milliseconds.
+static READ_AT: AtomicU64 = AtomicU64::new(0);
+
+/// How long [`LIMIT`] is trusted, in milliseconds.
+const MAX_AGE: u64 = 100;
+
+/// Whether descriptors have run out. Wrong once other descriptors have been closed, so
+/// [`another_is_free`] checks that and forgets the shortage.
 static RAN_OUT: AtomicBool = AtomicBool::new(false);
+
+/// Returns the limit of descriptors, to compare it with this descriptor.
+fn limit_for(fd: RawFd) -> i32 {
+    // The clock is not read by a system call.
+    let now = syscalls::clock(libc::CLOCK_MONOTONIC_COARSE).as_millis() as u64;
+    let age = now.saturating_sub(READ_AT.load(Ordering::Relaxed));
+    if fd <= HIGHEST.load(Ordering::Relaxed) && age < MAX_AGE {
+        return LIMIT.load(Ordering::Relaxed);
+    }
+    let limit = read_limit();
+    READ_AT.store(now, Ordering::Relaxed);
+    HIGHEST.store(fd, Ordering::Relaxed);
+    limit
+}
 
 /// Reads the limit of descriptors.
 pub(super) fn read_limit() -> i32 {
@@ -60,12 +89,41 @@ fn is_last_fd(fd: BorrowedFd<'_>) -> bool {
     // The kernel returns the lowest free number, so the highest possible number is the last. Read the
     // limit again only if this number seems to be the highest.
     let reaches = |limit| fd.as_raw_fd() + 1 >= limit;
-    if reaches(LIMIT.load(Ordering::Relaxed)) && reaches(read_limit()) {
+    if reaches(limit_for(fd.as_raw_fd())) && reaches(read_limit()) {
         return true;
     }
-    // A lower number may be the only hole in a full table. This check takes two system calls, so make it
-    // only if descriptors have ever run out.
-    RAN_OUT.load(Ordering::Relaxed) && fd.try_clone_to_owned().is_err()
+    // A lower number may be the only hole in a full table. This check takes system calls, so make it only
+    // after descriptors have run out.
+    RAN_OUT.load(Ordering::Relaxed) && !another_is_free(fd)
+}
+
+/// Whether another descriptor is free after this new one. If several are free, forgets that descriptors
+/// have run out.
+#[cold]
+fn another_is_free(fd: BorrowedFd<'_>) -> bool {
+    const WINDOW: usize = 16;
+    const PLENTY: usize = 8;
+    // All lower numbers are in use. Do not count by duplicating the descriptor: other threads may need
+    // the numbers.
+    let higher = fd.as_raw_fd() + 1..read_limit();
+    match higher.take(WINDOW).filter(|&fd| is_free(fd)).count() {
+        0 => match fd.try_clone_to_owned() {
+            Ok(_) => true,
+            Err(error) => error.raw_os_error() != Some(libc::EMFILE),
+        },
+        PLENTY.. => {
+            RAN_OUT.store(false, Ordering::Relaxed);
+            true
+        }
+        _ => true,
+    }
+}
+
+/// Whether no descriptor has this number.
+fn is_free(fd: RawFd) -> bool {
+    // SAFETY: takes integers. F_GETFD takes no third argument.
+    let result = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    result < 0 && errno() == libc::EBADF
 }
 
 /// Whether more than half of the descriptors are in use. `any` may be any open descriptor.

@@ -8,7 +8,6 @@ mod procfs;
 mod selector;
 mod task;
 
-use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::num::NonZeroU32;
@@ -140,40 +139,15 @@ fn refused(probe: PidProbe, refusal: i32) -> Opened<Process> {
     Opened::refused(Probe::Pid(probe), io::Error::from_raw_os_error(refusal))
 }
 
-/// Opens a pidfd, unless the system has already denied pidfds to this thread. The error is the errno.
+/// Opens a pidfd. The error is the errno.
+///
+/// Nothing is remembered of a denial: a filter may deny one pid or one thread only, and the rules of a
+/// security module may change. The call costs little compared with reading `/proc`.
 fn open_pidfd(pid: libc::pid_t) -> Result<OwnedFd, i32> {
-    // Remember a denial: the kernel stays the same, and a thread cannot remove its seccomp filter. Do not
-    // remember exhaustion, which passes.
-    thread_local! {
-        static DENIED: Cell<i32> = const { Cell::new(0) };
-    }
-
-    if cfg!(tokio_process_exit_force_poll) {
+    if cfg!(tokio_process_exit_force_poll) || task::pidfd_open_kills() {
         return Err(libc::ENOSYS);
     }
-    let denied = DENIED.get();
-    if denied != 0 {
-        return Err(denied);
-    }
-    let opened = if task::pidfd_open_kills() {
-        Err(libc::ENOSYS)
-    } else {
-        pidfd::open(pid)
-    };
-    match opened {
-        Err(errno @ libc::ENOSYS) => DENIED.set(errno),
-        // Linux itself never returns these. They come from a seccomp profile that is older than the
-        // system call (docker/for-linux#1142), or from a filter or a security module that protects
-        // this process only. So remember the denial only if our own pid is denied too.
-        Err(errno @ (libc::EPERM | libc::EACCES)) => {
-            let this = std::process::id() as libc::pid_t;
-            if let Err(libc::EPERM | libc::EACCES) = pidfd::open(this) {
-                DENIED.set(errno);
-            }
-        }
-        _ => {}
-    }
-    opened
+    pidfd::open(pid)
 }
 
 /// Whether a later call may succeed.

@@ -196,8 +196,9 @@ fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<uapi::pidfd_inf
 /// include/uapi/linux/magic.h.
 pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     const PID_FS_MAGIC: libc::c_long = 0x5049_4446;
-    // All pidfds of a kernel are alike, so cache the answer. Do not cache an error: the call may have
-    // been denied to this thread only.
+    // All pidfds of a kernel are alike, so the answer is valid for the life of this process, as long as
+    // the process stays on its kernel. Do not remember an error: the call may have been denied to this
+    // thread only.
     static ANSWER: OnceLock<bool> = OnceLock::new();
     if let Some(&answer) = ANSWER.get() {
         return answer;

@@ -159,8 +159,6 @@ impl Selector {
         let epoll = match &mut self.epoll {
             Some(epoll) => epoll,
             none => {
-                // The limit may have been lowered since it was last read.
-                read_limit();
                 // SAFETY: takes an integer.
                 let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
                 // SAFETY: the system call has just returned this descriptor.

@@ -57,6 +57,7 @@ pub(super) fn time_since_boot() -> Duration {
 #[cfg(target_os = "android")]
 pub(super) fn pidfd_open_kills() -> bool {
     use std::sync::LazyLock;
+    // Valid for the life of this process: the level changes only with the installed system.
     static KILLS: LazyLock<bool> = LazyLock::new(|| {
         let mut value = [0_u8; libc::PROP_VALUE_MAX as usize];
         let name = c"ro.build.version.sdk";
