@@ -171,18 +171,21 @@ impl PidProbe {
 
     fn state(&self) -> State {
         let exited = |status, reaped| State::Exited { status, reaped };
+        // Get the directory once: another thread may set it during the query. What was read by the path
+        // must then be checked by the path.
+        let directory = self.directory.get();
         // Read before checking the owner: the results are the opened process's if that process still has
         // the pid.
         let child_status = self.child_status();
-        let stat = self.read_stat();
-        let owner = self.pid_owner(stat.as_ref());
+        let stat = self.read_stat(directory);
+        let owner = self.pid_owner(directory, stat.as_ref());
         let has_exited = child_status.is_some() || stat.as_ref().is_some_and(Stat::exited);
         match owner {
             PidOwner::Another => exited(None, true),
             PidOwner::Unknown if !has_exited && !syscalls::exists(self.pid) => exited(None, true),
             _ if !has_exited => State::Running,
             PidOwner::Same => {
-                let status = child_status.or_else(|| self.zombie_status(stat.as_ref()));
+                let status = child_status.or_else(|| self.zombie_status(directory, stat.as_ref()));
                 exited(status, false)
             }
             PidOwner::LikelySame | PidOwner::Unknown => exited(None, false),
@@ -193,8 +196,8 @@ impl PidProbe {
         syscalls::child_status(libc::P_PID, self.pid.unsigned_abs())
     }
 
-    fn zombie_status(&self, stat: Option<&Stat>) -> Option<Status> {
-        let status = match self.directory.get() {
+    fn zombie_status(&self, directory: Option<&Directory>, stat: Option<&Stat>) -> Option<Status> {
+        let status = match directory {
             // `stat` was read through the directory, so it needs no check of the owner.
             Some(directory) => match stat.and_then(|stat| directory.zombie_status(stat)) {
                 None => None,
@@ -204,8 +207,7 @@ impl PidProbe {
         };
         // Ask for a child's status again: the child may have exited after the first question.
         let status = status.or_else(|| self.child_status())?;
-        let owner = self.pid_owner(self.read_stat().as_ref());
-        (owner == PidOwner::Same).then_some(status)
+        self.is_same(directory).then_some(status)
     }
 
     /// Sends a signal through the directory, or right after a check that the process has the pid.
@@ -216,10 +218,11 @@ impl PidProbe {
         if self.state() != State::Running {
             return Err(io::ErrorKind::NotFound.into());
         }
-        if let Some(result) = self.directory.get().and_then(|held| held.signal(signal)) {
+        let directory = self.directory.get();
+        if let Some(result) = directory.and_then(|directory| directory.signal(signal)) {
             return result;
         }
-        if self.pid_owner(self.read_stat().as_ref()) != PidOwner::Same {
+        if !self.is_same(directory) {
             return Err(syscalls::pid_unverified());
         }
         syscalls::send_signal(self.pid, signal)
@@ -229,8 +232,9 @@ impl PidProbe {
         if kind.is_some_and(|kind| kind != KeyKind::Start) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let stat = self.read_stat();
-        match self.pid_owner(stat.as_ref()) {
+        let directory = self.directory.get();
+        let stat = self.read_stat(directory);
+        match self.pid_owner(directory, stat.as_ref()) {
             PidOwner::Another => Err(io::ErrorKind::NotFound.into()),
             PidOwner::Unknown if !syscalls::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
             PidOwner::Same | PidOwner::LikelySame | PidOwner::Unknown => {
@@ -239,9 +243,15 @@ impl PidProbe {
         }
     }
 
+    /// Whether the opened process certainly has the pid now.
+    fn is_same(&self, directory: Option<&Directory>) -> bool {
+        let stat = self.read_stat(directory);
+        self.pid_owner(directory, stat.as_ref()) == PidOwner::Same
+    }
+
     /// Returns the owner of the pid after `stat` was read.
-    fn pid_owner(&self, stat: Option<&Stat>) -> PidOwner {
-        match self.directory.get() {
+    fn pid_owner(&self, directory: Option<&Directory>, stat: Option<&Stat>) -> PidOwner {
+        match directory {
             // The files of the directory are there until the process is reaped.
             Some(_) if stat.is_some() => PidOwner::Same,
             Some(directory) if directory.is_reaped() == Some(true) => PidOwner::Another,
@@ -280,8 +290,8 @@ impl PidProbe {
         }
     }
 
-    fn read_stat(&self) -> Option<Stat> {
-        match self.directory.get() {
+    fn read_stat(&self, directory: Option<&Directory>) -> Option<Stat> {
+        match directory {
             Some(directory) => directory.read_stat(),
             None => self.read_stat_by_path(),
         }
@@ -302,11 +312,12 @@ impl PidProbe {
     }
 
     fn reopen(&self) -> Reopened {
-        let may_hold_directory = self.may_hold_directory && self.directory.get().is_none();
+        let directory = self.directory.get();
+        let may_hold_directory = self.may_hold_directory && directory.is_none();
         if !self.may_reopen && !may_hold_directory {
             return Reopened::Unavailable;
         }
-        let is_same = || self.pid_owner(self.read_stat().as_ref()) == PidOwner::Same;
+        let is_same = || self.is_same(directory);
         // Check the owner before and after: the pidfd is this process's if both owners are this process.
         if !is_same() {
             return Reopened::Unavailable;
