@@ -145,8 +145,11 @@ impl PidProbe {
         Ok(Some(probe))
     }
 
+    /// Whether `/proc` shows no process with the pid, although there is a process.
     fn is_hidden(&self) -> bool {
-        self.read_inode().is_none() && syscalls::exists(self.pid)
+        // Check several times: the process may have been reaped, and its pid recycled, between two calls.
+        let is_missing = || self.read_inode().is_none() && syscalls::exists(self.pid);
+        self.inode.is_none() && (0..3).all(|_| is_missing())
     }
 
     /// Creates a probe without a descriptor for the process that has the pid now.
