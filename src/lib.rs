@@ -105,8 +105,8 @@
 //!
 //! # Cost
 //!
-//! A wait takes one descriptor (on Windows a handle) and no thread. On Linux it takes four system calls
-//! besides queries: open, register, deregister and close. There, a task is woken about 10 % later than a
+//! A wait takes one descriptor (on Windows a handle) and no thread. On Linux it takes five system calls
+//! besides the queries after an event: open, register, query, deregister and close. There, a task is woken about 10 % later than a
 //! thread in `epoll_wait` for your own child, and about 70 % later for another process, because `/proc` is
 //! read for the exit status. `benches/README.md` in the repository has all measurements.
 //!

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use support::linux;
 #[cfg(unix)]
 use support::unix::{self, Grandchild};
-use support::{Child, at_most, deadline, still_pending};
+use support::{Child, at_most, deadline, expired, poll_once, runtimes, still_pending};
 use tokio_process_exit::{Mechanism, ProcessExit, exit_of};
 
 #[tokio::test]
@@ -60,6 +60,65 @@ async fn resolves_for_a_process_reaped_before_first_poll() {
         grandchild.reap();
         deadline(process).await.unwrap();
     }
+}
+
+/// Regression test: <https://github.com/giampaolo/psutil/issues/198>
+#[test]
+fn first_poll_returns_an_exit_of_the_past() {
+    const ROUNDS: usize = 200;
+    let child = Child::zombie(7);
+    let pid = child.id();
+    async fn resolved(pid: u32) -> (usize, usize) {
+        let (mut polls, mut timeouts) = (0, 0);
+        for _ in 0..ROUNDS {
+            let exit = poll_once(exit_of(pid));
+            polls += usize::from(exit.is_some_and(|exit| exit.is_ok()));
+            timeouts += usize::from(expired(exit_of(pid)).await.is_ok());
+        }
+        (polls, timeouts)
+    }
+    for runtime in runtimes() {
+        assert_eq!(runtime.block_on(resolved(pid)), (ROUNDS, ROUNDS));
+        let task = runtime.spawn(resolved(pid));
+        assert_eq!(runtime.block_on(task).unwrap(), (ROUNDS, ROUNDS));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn first_poll_returns_a_reap_of_the_past() {
+    let mut grandchild = Grandchild::spawn();
+    let mut processes: Vec<ProcessExit> = (0..at_most(200))
+        .map(|_| exit_of(grandchild.id()).until_reaped())
+        .collect();
+    grandchild.end(7);
+    grandchild.reap();
+    for runtime in runtimes() {
+        let _runtime = runtime.enter();
+        for process in processes.split_off(processes.len() / 2) {
+            assert!(poll_once(process).is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn resolved_first_polls_use_the_coop_budget() {
+    let child = Child::zombie(0);
+    let other = tokio::spawn(async {
+        let mut turns = 0;
+        loop {
+            tokio::task::yield_now().await;
+            turns += 1;
+            if turns == 10 {
+                break;
+            }
+        }
+    });
+    // tokio lets a task make 128 operations before other tasks run.
+    for _ in 0..128 * 12 {
+        exit_of(child.id()).await.unwrap();
+    }
+    assert!(other.is_finished());
 }
 
 #[tokio::test]

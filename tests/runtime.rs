@@ -4,20 +4,9 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Child, deadline, still_pending};
-use tokio::runtime::{Builder, Runtime};
-use tokio_process_exit::exit_of;
-
-fn runtimes() -> [Runtime; 2] {
-    [
-        Builder::new_current_thread().enable_all().build().unwrap(),
-        Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap(),
-    ]
-}
+use support::{Child, at_most, deadline, many, poll_once, runtimes, still_pending};
+use tokio::runtime::Builder;
+use tokio_process_exit::{ExitSet, exit_of};
 
 #[test]
 fn works_on_both_runtime_flavors() {
@@ -50,6 +39,29 @@ fn continues_while_the_first_runtime_is_not_driven() {
     first.block_on(still_pending(&mut process));
     child.end();
     second.block_on(deadline(process)).unwrap();
+}
+
+#[test]
+fn first_poll_in_another_runtime_returns_the_exit() {
+    let [first, second] = runtimes();
+    for _ in 0..at_most(200) {
+        let mut sleeper = many(1);
+        let mut process = exit_of(sleeper[0].id());
+        let mut set = ExitSet::new();
+        set.insert(sleeper[0].id()).unwrap();
+        first.block_on(async {
+            assert!(poll_once(&mut process).is_none());
+            assert!(poll_once(Box::pin(set.next_exit())).is_none());
+        });
+        sleeper[0].kill();
+        second.block_on(async {
+            assert!(poll_once(&mut process).is_some());
+            // On Windows, a set does not depend on the runtime. The thread pool reports the exit.
+            if cfg!(unix) {
+                assert!(poll_once(Box::pin(set.next_exit())).is_some());
+            }
+        });
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use support::linux;
 #[cfg(unix)]
 use support::unix::Grandchild;
-use support::{Child, Sleeper, at_most, deadline, many, still_pending};
+use support::{Child, Sleeper, at_most, deadline, expired, many, poll_once, still_pending};
 #[cfg(unix)]
 use tokio_process_exit::ProcessExit;
 use tokio_process_exit::{Exit, ExitSet, exit_of};
@@ -1058,6 +1058,78 @@ fn error_after_exits_is_returned_by_the_next_call() {
         assert!(next(&mut set).await.pid().is_some());
         assert!(set.exits_within(Duration::ZERO).await.unwrap().is_empty());
     });
+}
+
+/// Regression test: <https://github.com/giampaolo/psutil/issues/198>
+#[test]
+fn first_poll_yields_an_exit_of_the_past() {
+    const ROUNDS: usize = 200;
+    let child = Child::zombie(7);
+    let pid = child.id();
+    let alive = many(1);
+    let alive = alive[0].id();
+    async fn yielded(pid: u32, alive: u32) -> [usize; 4] {
+        let mut counts = [0; 4];
+        // This set is registered before its member is inserted.
+        let mut registered = ExitSet::new();
+        registered.insert(alive).unwrap();
+        assert!(poll_once(registered.next()).is_none());
+        for _ in 0..ROUNDS {
+            let mut set = ExitSet::new();
+            set.insert(pid).unwrap();
+            counts[0] += usize::from(poll_once(set.next()).is_some());
+            let mut set = ExitSet::new();
+            set.insert(pid).unwrap();
+            counts[1] += usize::from(expired(set.next_exit()).await.is_ok());
+            registered.insert(pid).unwrap();
+            counts[2] += usize::from(poll_once(registered.next()).is_some());
+            registered.remove(pid);
+            registered.insert_exit(exit_of(pid));
+            counts[3] += usize::from(expired(registered.next_exit()).await.is_ok());
+            registered.remove(pid);
+        }
+        counts
+    }
+    for runtime in support::runtimes() {
+        assert_eq!(runtime.block_on(yielded(pid, alive)), [ROUNDS; 4]);
+        let task = runtime.spawn(yielded(pid, alive));
+        assert_eq!(runtime.block_on(task).unwrap(), [ROUNDS; 4]);
+    }
+}
+
+#[test]
+fn first_polls_yield_all_exits_of_the_past() {
+    let mut sleepers = many(at_most(400));
+    let alive = many(1);
+    for runtime in support::runtimes() {
+        let _runtime = runtime.enter();
+        // One set is registered before the insertions.
+        let mut sets = [set_of(&sleepers), set_of(&alive)];
+        assert!(poll_once(sets[1].next()).is_none());
+        for sleeper in &sleepers {
+            sets[1].insert(sleeper.id()).unwrap();
+        }
+        kill(&mut sleepers);
+        for mut set in sets {
+            let yielded = (0..sleepers.len()).filter(|_| poll_once(set.next()).is_some());
+            assert_eq!(yielded.count(), sleepers.len());
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn first_poll_yields_a_reap_of_the_past() {
+    for runtime in support::runtimes() {
+        let _runtime = runtime.enter();
+        for _ in 0..at_most(100) {
+            let mut child = Child::spawn(0);
+            let mut set = ExitSet::new();
+            set.insert_exit(exit_of(child.id()).until_reaped());
+            child.reap();
+            assert!(poll_once(set.next()).is_some());
+        }
+    }
 }
 
 #[tokio::test]

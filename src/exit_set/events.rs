@@ -2,6 +2,7 @@
 
 use std::io;
 use std::iter;
+use std::mem;
 use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
@@ -22,12 +23,17 @@ impl ExitSet {
         known: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let mut has_paid = false;
         loop {
             if self.ended.len() > known {
                 return Poll::Ready(Ok(()));
             }
             if !self.events.is_empty() {
-                ready!(coop::poll_proceed(cx)).made_progress();
+                // Reading has consumed budget for the first event. Otherwise a poll that read the event
+                // with the last unit would be pending, and an expired timeout would hide the exit.
+                if !mem::take(&mut has_paid) {
+                    ready!(coop::poll_proceed(cx)).made_progress();
+                }
                 if let Some(event) = self.events.pop_front() {
                     self.handle_event(&event);
                 }
@@ -50,6 +56,7 @@ impl ExitSet {
             // wait for the polled members.
             match self.selector.poll_events(cx, &mut self.events) {
                 Poll::Ready(Ok(())) => {
+                    has_paid = true;
                     if let Poll::Ready(Err(error)) = polled {
                         self.deferred_error = Some(error);
                     }

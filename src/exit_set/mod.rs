@@ -50,6 +50,14 @@ use crate::sys::{Event, Probe, Registration, Selector};
 /// use, the set closes each descriptor when it yields the process. The other yielded descriptors are
 /// closed while the set waits for an exit, before it reports that it is empty, or when it is dropped.
 ///
+/// This crate never raises the limit of descriptors (`RLIMIT_NOFILE`), because the limit belongs to the
+/// whole program. On Linux, a program with many processes can itself raise the soft limit to the hard
+/// limit by `setrlimit`, before it inserts them.
+///
+/// # Fork
+///
+/// A forked child must not drop its copy of a set, see [`ProcessExit`](crate::ProcessExit#fork).
+///
 /// # Panics
 ///
 /// On Unix, waiting for an exit panics outside a tokio runtime, and in a runtime without I/O enabled.

@@ -72,8 +72,11 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// # When it resolves
 ///
-/// Exits are reported through the reactor, even if the process has already exited. So the first poll
-/// rarely returns the exit. [`try_wait`](ProcessExit::try_wait) queries the process at once.
+/// The first poll, also the first poll in another runtime, registers the process and queries it once.
+/// So an expired `timeout`, a biased `select!` and `now_or_never` return an exit that has already
+/// happened, unless the task has exhausted [tokio's budget](tokio::task::coop). Later exits are reported
+/// through the reactor: a poll may be pending for some time after the exit.
+/// [`try_wait`](ProcessExit::try_wait) queries the process at once.
 ///
 /// # Cancel safety
 ///
@@ -84,8 +87,8 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// A forked child shares the reactor's descriptor with its parent, as with every tokio resource. If the
 /// child drops its copy of a registered future, the parent's wait is deregistered too and never
-/// resolves. So call `execve` right after `fork`, as [`std::process::Command`] does, or fork before the
-/// runtime is built.
+/// resolves. Only [`try_wait`](ProcessExit::try_wait) still returns the exit. So call `execve` right
+/// after `fork`, as [`std::process::Command`] does, or fork before the runtime is built.
 ///
 /// # Examples
 ///

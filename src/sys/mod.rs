@@ -11,7 +11,8 @@
 //!   - `open(pid)` opens a process. `adopt(fd)`, on Linux and Windows, adopts a descriptor or a handle.
 //!   - `state()` queries the process, without blocking and outside any runtime.
 //!   - `poll_event(cx)` waits for an event and returns the state. The first call registers with the
-//!     current runtime's reactor. An event is a hint: the state may be [`State::Running`].
+//!     current runtime's reactor, and then queries the process: the reactor reports an earlier exit some
+//!     time later. An event is a hint: the state may be [`State::Running`].
 //!   - `deregister()` undoes the registration. The next `poll_event` registers again.
 //!   - `has_reap_event()`: whether `poll_event` also reports the reap.
 //!   - `into_probe()` returns the process without its event source.
@@ -32,7 +33,8 @@
 //!     registered.
 //!   - `deregister(registration)` removes a process that may still have an event.
 //!   - `poll_events(cx, events)` waits for events and appends them. It consumes tokio's coop budget:
-//!     otherwise `exits_within` could not distinguish an exhausted budget from a lack of events.
+//!     otherwise `exits_within` could not distinguish an exhausted budget from a lack of events. The
+//!     first call after a registration, and the first call in a runtime, also find each earlier exit.
 //!   - `try_events(registered, events)` does not wait. Where events are delivered some time after the exit,
 //!     it queries `registered`.
 //!   - A registration has one event. `reregister(registration, key, state)` allows another event.

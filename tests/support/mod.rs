@@ -63,6 +63,25 @@ pub fn still_pending<F: Future>(future: F) -> impl Future<Output = ()> {
     }
 }
 
+/// Returns a runtime of each flavour.
+pub fn runtimes() -> [tokio::runtime::Runtime; 2] {
+    use tokio::runtime::Builder;
+    let mut multi_thread = Builder::new_multi_thread();
+    multi_thread.worker_threads(2);
+    [Builder::new_current_thread(), multi_thread]
+        .map(|mut builder| builder.enable_all().build().unwrap())
+}
+
+/// Polls a future once, with any number of operations in this poll. Returns its output if it is ready.
+pub fn poll_once<F: Future + Unpin>(future: F) -> Option<F::Output> {
+    futures::FutureExt::now_or_never(tokio::task::unconstrained(future))
+}
+
+/// Returns a future that resolves only if its first poll does: its deadline has passed long ago.
+pub fn expired<F: Future>(future: F) -> tokio::time::Timeout<F> {
+    tokio::time::timeout_at(tokio::time::Instant::now() - Duration::from_secs(1), future)
+}
+
 /// Blocks until a condition is true. Panics with its description after [`DEADLINE`].
 #[track_caller]
 pub fn until(description: &str, mut condition: impl FnMut() -> bool) {

@@ -70,8 +70,11 @@ impl Process {
         let registration = &self.registration;
         if registration.exit.get().is_none() {
             // A process has only one event, so one read has read everything.
-            let read = |kqueue: BorrowedFd<'_>| Ok((registration.read_exit(kqueue)?, true));
-            ready!(self.kqueue.poll_readable(cx, read))?;
+            let read = |kqueue: BorrowedFd<'_>| {
+                registration.read_exit(kqueue)?;
+                Ok((registration.exit.get().is_some(), true))
+            };
+            ready!(self.kqueue.poll_read_event(cx, read))?;
         }
         Poll::Ready(Ok(registration.exit_state()))
     }

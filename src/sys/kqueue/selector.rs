@@ -90,6 +90,10 @@ impl Selector {
 
     fn registration(&mut self, pid: libc::pid_t, key: u64) -> Registration {
         self.keys.insert(pid, key);
+        if let Some(kqueue) = &mut self.kqueue {
+            // The process may have exited.
+            kqueue.request_read();
+        }
         Registration::new(pid)
     }
 

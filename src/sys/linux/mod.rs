@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::thread;
 
 use self::pidfd::Liveness;
@@ -96,6 +96,18 @@ impl Process {
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
+        let first_read = |pidfd: BorrowedFd<'_>| {
+            let exited = match pidfd::liveness(pidfd) {
+                Ok(Liveness::Zombie | Liveness::Reaped) => Some(query_state(pidfd)?),
+                // A running process costs only one system call. Ignore an error, for example of a sandbox
+                // that denies `poll`: the reactor reports the exit.
+                Ok(Liveness::Running) | Err(_) => None,
+            };
+            Ok((exited.filter(|&state| state != State::Running), true))
+        };
+        if let Some(state) = ready!(self.pidfd.poll_first_read(cx, first_read))? {
+            return Poll::Ready(Ok(state));
+        }
         self.pidfd
             .poll_readable(cx, |pidfd| Ok((query_state(pidfd)?, true)))
     }

@@ -61,7 +61,10 @@ impl Selector {
             }
         });
         match result {
-            Ok(()) => Opened::WithEvents(Registration(process.pidfd.into_inner())),
+            Ok(()) => {
+                self.request_read();
+                Opened::WithEvents(Registration(process.pidfd.into_inner()))
+            }
             Err(reason) => Opened::refused(process.into_probe(), reason),
         }
     }
@@ -153,6 +156,13 @@ impl Selector {
         self.epoll
             .as_ref()
             .is_some_and(|epoll| fds_are_scarce(epoll.as_fd()))
+    }
+
+    /// Makes the next `poll_events` read: a new member may have exited.
+    fn request_read(&mut self) {
+        if let Some(epoll) = &mut self.epoll {
+            epoll.request_read();
+        }
     }
 
     fn epoll(&mut self) -> io::Result<BorrowedFd<'_>> {

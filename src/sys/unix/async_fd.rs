@@ -16,6 +16,8 @@ pub(crate) struct LazyAsyncFd {
     // Declared first, so dropped first: deregister before the descriptor closes. Otherwise a duplicate
     // of the descriptor would keep the registration in the reactor's epoll.
     registered: Option<ReactorRegistration>,
+    /// Whether an event may be ready that the reactor has not had the time to report.
+    read_is_due: bool,
     fd: OwnedFd,
 }
 
@@ -29,8 +31,53 @@ impl LazyAsyncFd {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         LazyAsyncFd {
             registered: None,
+            read_is_due: false,
             fd,
         }
+    }
+
+    /// Makes the next call of [`poll_first_read`](Self::poll_first_read) read.
+    ///
+    /// For a source of events that was added to the descriptor, and may have an event already.
+    pub(crate) fn request_read(&mut self) {
+        self.read_is_due = true;
+    }
+
+    /// Registers the descriptor with the current runtime's reactor. Reads once after a new registration,
+    /// and after [`request_read`](Self::request_read).
+    ///
+    /// So the first poll returns an event that is ready, which the reactor reports some time later. `read`
+    /// also returns whether it has read everything. If not, the next call reads again. Returns `None` if
+    /// no read was due, or if `read` has found no event.
+    ///
+    /// # Errors and panics
+    ///
+    /// As for [`poll_readable`](Self::poll_readable).
+    pub(crate) fn poll_first_read<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(Option<T>, bool)>,
+    ) -> Poll<Result<Option<T>, EventError>> {
+        self.leave_other_runtime();
+        if self.registered.is_some() && !self.read_is_due {
+            return Poll::Ready(Ok(None));
+        }
+        let coop = ready!(coop::poll_proceed(cx));
+        let result = match &self.registered {
+            Some(_) => Ok(()),
+            None => ReactorRegistration::new(self.fd.as_fd())
+                .map(|registered| self.registered = Some(registered)),
+        };
+        // Read after the registration: otherwise an event between the two would wait for the reactor. Read
+        // even if the registration has failed: an event that is ready needs no reactor.
+        let (event, is_all) = read(self.fd.as_fd()).map_err(EventError::Other)?;
+        self.read_is_due = !is_all;
+        if event.is_none() {
+            result?;
+        } else {
+            coop.made_progress();
+        }
+        Poll::Ready(Ok(event))
     }
 
     /// Waits until the reactor reports that the descriptor is readable, and reads from it.
@@ -51,11 +98,7 @@ impl LazyAsyncFd {
         cx: &mut Context<'_>,
         read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(T, bool)>,
     ) -> Poll<Result<T, EventError>> {
-        // Move the registration to the current runtime: the earlier runtime may not be running, and its
-        // reactor then reports nothing. Outside any runtime, keep the registration.
-        let current = Handle::try_current().ok().map(|handle| handle.id());
-        self.registered
-            .take_if(|registered| current.is_some_and(|id| id != registered.runtime));
+        self.leave_other_runtime();
         loop {
             let registered = match &mut self.registered {
                 Some(registered) => registered,
@@ -79,20 +122,17 @@ impl LazyAsyncFd {
     }
 
     /// Waits until `read` has read an event. `read` also returns whether it has read everything.
-    ///
-    /// Reads once before the descriptor is registered: an event that is ready need not wait for the
-    /// reactor.
     pub(crate) fn poll_read_event(
         &mut self,
         cx: &mut Context<'_>,
         mut read: impl FnMut(BorrowedFd<'_>) -> io::Result<(bool, bool)>,
     ) -> Poll<Result<(), EventError>> {
-        if self.registered.is_none() {
-            let coop = ready!(coop::poll_proceed(cx));
-            if read(self.fd.as_fd()).map_err(EventError::Other)?.0 {
-                coop.made_progress();
-                return Poll::Ready(Ok(()));
-            }
+        let first_read = |fd: BorrowedFd<'_>| {
+            let (has_event, is_all) = read(fd)?;
+            Ok((has_event.then_some(()), is_all))
+        };
+        if ready!(self.poll_first_read(cx, first_read))?.is_some() {
+            return Poll::Ready(Ok(()));
         }
         while !ready!(self.poll_readable(cx, &mut read))? {}
         Poll::Ready(Ok(()))
@@ -100,6 +140,14 @@ impl LazyAsyncFd {
 
     pub(crate) fn deregister(&mut self) {
         self.registered = None;
+    }
+
+    /// Deregisters the descriptor from another runtime than the current one: that runtime may not be
+    /// running, and its reactor then reports nothing. Outside any runtime, keeps the registration.
+    fn leave_other_runtime(&mut self) {
+        let current = Handle::try_current().ok().map(|handle| handle.id());
+        self.registered
+            .take_if(|registered| current.is_some_and(|id| id != registered.runtime));
     }
 
     pub(crate) fn into_inner(mut self) -> OwnedFd {

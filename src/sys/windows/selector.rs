@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::iter;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
@@ -16,7 +16,14 @@ use crate::wake_queue::{WakeQueue, wake};
 pub(crate) struct Selector {
     /// The keys of the processes that have exited.
     queue: Arc<WakeQueue<u64>>,
+    /// The processes that were registered after the last `poll_events`, which queries them.
+    ///
+    /// The handles are weak: a removed process is closed at once.
+    unqueried: VecDeque<(u64, Weak<ProcessHandle>)>,
 }
+
+/// The largest number of events, or of queries, for one unit of tokio's coop budget.
+const BATCH_SIZE: usize = 128;
 
 pub(crate) struct Event {
     pub(crate) key: u64,
@@ -32,10 +39,15 @@ impl Selector {
 
     pub(crate) fn register(&mut self, process: Process, key: u64) -> Opened<Registration> {
         match self.wait_for(&process.handle, key) {
-            Ok(wait) => Opened::WithEvents(Registration {
-                wait,
-                handle: process.handle,
-            }),
+            Ok(wait) => {
+                if wait.is_some() {
+                    self.query_later(key, &process.handle);
+                }
+                Opened::WithEvents(Registration {
+                    wait,
+                    handle: process.handle,
+                })
+            }
             Err(reason) => Opened::refused(process.into_probe(), reason),
         }
     }
@@ -53,6 +65,20 @@ impl Selector {
             wake(waker);
         }
         Ok(None)
+    }
+
+    /// Makes the next `poll_events` query a process: the thread pool may call back some time after the
+    /// exit.
+    fn query_later(&mut self, key: u64, handle: &Arc<ProcessHandle>) {
+        let len = self.unqueried.len();
+        if len == self.unqueried.capacity() {
+            // Bound the number of removed processes. Reserve as many entries as are left: otherwise the
+            // next insertions would search all entries again.
+            self.unqueried
+                .retain(|(_, handle)| handle.strong_count() > 0);
+            self.unqueried.reserve(self.unqueried.len());
+        }
+        self.unqueried.push_back((key, Arc::downgrade(handle)));
     }
 
     pub(crate) fn reregister(
@@ -74,14 +100,20 @@ impl Selector {
         cx: &mut Context<'_>,
         events: &mut VecDeque<Event>,
     ) -> Poll<Result<(), EventError>> {
-        let coop = ready!(coop::poll_proceed(cx));
-        self.read_events(events);
-        if events.is_empty() {
-            let key = ready!(self.queue.poll_recv(cx));
-            events.push_back(Event { key });
+        loop {
+            let coop = ready!(coop::poll_proceed(cx));
+            self.read_events(events);
+            if events.is_empty() && self.unqueried.is_empty() {
+                let key = ready!(self.queue.poll_recv(cx));
+                events.push_back(Event { key });
+            } else if events.is_empty() {
+                self.query_batch(events);
+            }
+            coop.made_progress();
+            if !events.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
         }
-        coop.made_progress();
-        Poll::Ready(Ok(()))
     }
 
     /// Queries the processes too, because the thread pool may call back some time after the exit.
@@ -107,9 +139,20 @@ impl Selector {
         false
     }
 
+    /// Queries a batch of new processes, and appends an event for each process that has exited.
+    fn query_batch(&mut self, events: &mut VecDeque<Event>) {
+        let size = self.unqueried.len().min(BATCH_SIZE);
+        let has_exited =
+            |process: Arc<ProcessHandle>| !matches!(process.state(), Ok(State::Running));
+        let exited = self
+            .unqueried
+            .drain(..size)
+            .filter(|(_, process)| process.upgrade().is_some_and(has_exited));
+        events.extend(exited.map(|(key, _)| Event { key }));
+    }
+
     /// Appends a batch of events.
     fn read_events(&self, events: &mut VecDeque<Event>) {
-        const BATCH_SIZE: usize = 128;
         let keys = iter::from_fn(|| self.queue.try_recv());
         events.extend(keys.take(BATCH_SIZE).map(|key| Event { key }));
     }
