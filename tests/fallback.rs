@@ -1289,6 +1289,27 @@ fn polled_set_moves_between_runtimes() {
 }
 
 #[test]
+fn polled_set_yields_in_another_runtime() {
+    let _ = in_own_process!(polled_set_yields_in_another_runtime, ["1"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let (first, second) = (runtime(), runtime());
+    let mut children = many(2);
+    let mut set = ExitSet::new();
+    for child in &children {
+        set.insert(child.id()).unwrap();
+    }
+    let mut task = tokio_test::task::spawn(set);
+    let entered = first.enter();
+    assert!(task.poll_next().is_pending());
+    children[0].kill();
+    // The poller of the first runtime has sent the exit.
+    support::until("the task is woken", || task.is_woken());
+    drop(entered);
+    let _second = second.enter();
+    assert!(task.poll_next().is_ready());
+}
+
+#[test]
 fn dropping_a_waker_may_drop_another_wait() {
     /// A waker whose last reference drops a wait.
     struct HoldsWait(#[expect(dead_code)] ProcessExit);

@@ -216,6 +216,33 @@ fn set_rejects_only_duplicates_on_each_kernel() {
 }
 
 #[test]
+fn call_that_reads_an_exit_wakes_on_each_kernel() {
+    let kernel = on_each_kernel!(call_that_reads_an_exit_wakes_on_each_kernel);
+    if kernel.reap_events || !kernel.events {
+        // The exit leaves nothing to do until the reap.
+        return;
+    }
+    let mut exiting = Grandchild::spawn();
+    let alive = Grandchild::spawn();
+    block_on(kernel, async {
+        let mut set = ExitSet::new();
+        set.insert_exit(exit_of(exiting.id()).until_reaped());
+        set.insert(alive.id()).unwrap();
+        let mut task = tokio_test::task::spawn(set);
+        assert!(task.poll_next().is_pending());
+        exiting.end(3);
+        support::until("the grandchild is a zombie", || {
+            linux::state_of(exiting.id()) == Some('Z')
+        });
+        // The thread that drives the reactor is busy, so this call reads the event. From now on, the
+        // process must be polled until its reap.
+        assert!(!task.insert(alive.id()).unwrap());
+        assert!(task.is_woken());
+        assert_eq!(task.polled_len(), 1);
+    });
+}
+
+#[test]
 fn reports_status_of_a_child_without_exit_signal() {
     use std::io::Write;
     const TEST: &str = "reports_status_of_a_child_without_exit_signal";

@@ -188,11 +188,16 @@ impl ExitSet {
     }
 
     /// Queues a member whose wait has ended, and wakes the task that waits for it.
-    ///
-    /// The wake-up is for an event that a call other than a poll has read: the reactor does not report
-    /// the event again.
     pub(super) fn push_ended(&mut self, key: Key) {
         self.ended.push_back(key);
+        self.wake();
+    }
+
+    /// Wakes the task that waits for the next exit.
+    ///
+    /// Call this after a call other than a poll has read an event: the reactor does not report the event
+    /// again.
+    pub(super) fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }

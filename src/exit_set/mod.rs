@@ -38,7 +38,8 @@ use crate::sys::{Event, Probe, Registration, Selector};
 /// reports the exits.
 ///
 /// The set is also a [`Stream`]. The stream ends whenever the set is empty, and continues after the next
-/// insertion.
+/// insertion. Neither an insertion nor a removal wakes a task whose last poll was pending: poll the set
+/// again afterwards, as with `FuturesUnordered`.
 ///
 /// # Descriptors
 ///

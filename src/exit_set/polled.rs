@@ -70,6 +70,8 @@ impl ExitSet {
         mechanism::trace(self.members.pid(key), Mechanism::Polling, Some(reason));
         let slot = self.polled_slot(key, Polled::new(registration.into_probe(), &wait));
         self.set_slot(key, slot);
+        // The next poll adds the member to the poller.
+        self.wake();
     }
 
     /// Makes `poll_watch` query all polled members again.
