@@ -51,7 +51,9 @@ impl Exit {
     /// Returns the exit status: the exit code, or the signal that killed the process.
     ///
     /// `None` if the system does not report the status. A status is never a guess. The crate's page
-    /// lists [when the status is known](crate#the-exit-status).
+    /// lists [when the status is known](crate#the-exit-status). Before Linux 6.15, the status of another
+    /// program's child is mostly unknown if its parent
+    /// [reaps it at once](crate::platforms#linux-before-615-processes-that-are-reaped-at-once).
     ///
     /// # Examples
     ///

@@ -65,6 +65,10 @@
 //! | Windows | yes, if you may query the process |
 //! | other Unix | no |
 //!
+//! A zombie's status is unknown if the parent reaps the process before the waiting thread has run.
+//! [Platforms](platforms#linux-before-615-processes-that-are-reaped-at-once) has figures for Linux before
+//! 6.15.
+//!
 //! In one known case, Linux itself (6.18) reports a wrong status after the reap: the leader thread exits by
 //! itself at the moment at which another thread ends the process. In a few of some thousand such cases,
 //! the kernel keeps the code of the leader thread.
