@@ -58,7 +58,7 @@ impl LazyAsyncFd {
         cx: &mut Context<'_>,
         read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(Option<T>, bool)>,
     ) -> Poll<Result<Option<T>, EventError>> {
-        self.leave_other_runtime();
+        self.deregister_from_other_runtime();
         if self.registered.is_some() && !self.read_is_due {
             return Poll::Ready(Ok(None));
         }
@@ -98,7 +98,7 @@ impl LazyAsyncFd {
         cx: &mut Context<'_>,
         read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(T, bool)>,
     ) -> Poll<Result<T, EventError>> {
-        self.leave_other_runtime();
+        self.deregister_from_other_runtime();
         loop {
             let registered = match &mut self.registered {
                 Some(registered) => registered,
@@ -144,7 +144,7 @@ impl LazyAsyncFd {
 
     /// Deregisters the descriptor from another runtime than the current one: that runtime may not be
     /// running, and its reactor then reports nothing. Outside any runtime, keeps the registration.
-    fn leave_other_runtime(&mut self) {
+    fn deregister_from_other_runtime(&mut self) {
         let current = Handle::try_current().ok().map(|handle| handle.id());
         self.registered
             .take_if(|registered| current.is_some_and(|id| id != registered.runtime));
