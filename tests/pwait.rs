@@ -3,7 +3,9 @@
 mod support;
 
 use std::env::consts::EXE_SUFFIX;
+use std::fs;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -95,6 +97,119 @@ fn times_out_with_124() {
     Pwait::run(&["-v", "-t", "0.05", &pid]).assert_is(124, "timeout\n", "");
     Pwait::run(&["-t", "0", &pid]).assert_is(124, "", "");
     assert!(target.is_running());
+}
+
+#[test]
+fn timeout_has_units() {
+    let target = Target::new(0);
+    for timeout in ["0.01", "0.01s", "0.0001m", "0.00001h", "0.000001d"] {
+        Pwait::run(&["-t", timeout, &target.pid()]).assert_is(124, "", "");
+    }
+}
+
+#[test]
+fn print_option_prints_the_pids_that_are_left() {
+    let (mut a, mut b, c) = (Target::new(0), Target::new(0), Target::new(0));
+    let remaining = format!("{}\n{}\n", a.pid(), c.pid());
+    b.exit();
+    let pids = [a.pid(), b.pid(), c.pid()];
+    let pids: Vec<&str> = pids.iter().map(String::as_str).collect();
+    // Wait until the process has exited.
+    Pwait::run(&[&["-o"], &pids[..]].concat()).assert_is(0, "", "");
+
+    Pwait::run(&[&["-p", "-t", "0.05"], &pids[..]].concat()).assert_is(124, &remaining, "");
+    Pwait::run(&[&["-p", "-o"], &pids[..]].concat()).assert_is(0, &remaining, "");
+    let verbose = b.exit_line(0) + "timeout\n" + &remaining;
+    Pwait::run(&[&["-pv", "-t", "0.05"], &pids[..]].concat()).assert_is(124, &verbose, "");
+    assert!(a.is_running());
+}
+
+#[test]
+fn ignores_white_space_around_a_pid() {
+    let target = Target::new(0);
+    let pid = target.pid();
+    for padded in [
+        format!("  {pid}"),
+        format!("{pid}\r\n"),
+        format!("\t{pid} "),
+    ] {
+        Pwait::run(&["-t", "0.05", &padded]).assert_is(124, "", "");
+    }
+    Pwait::run(&["-c2", &pid, &format!(" {pid}")]).assert_code(2, "-c 2 exceeds the number");
+}
+
+#[test]
+fn waits_for_an_identity() {
+    let gone = Target::new(0);
+    let (pid, identity) = (gone.pid(), gone.identity());
+    drop(gone);
+    Pwait::run(&["-e", "-v", &identity]).assert_is(0, &format!("{pid}: not running.\n"), "");
+    Pwait::run(&[&identity]).assert_code(1, &pid);
+
+    let mut target = Target::new(0);
+    let identity = target.identity();
+    let pwait = Pwait::start(&["-v", &format!("{identity}\n")]);
+    target.exit();
+    pwait.output().assert_is(0, &target.exit_line(0), "");
+}
+
+#[test]
+fn names_of_one_process_count_once() {
+    let mut target = Target::new(0);
+    let (pid, identity) = (target.pid(), target.identity());
+    let pwait = Pwait::start(&["-v", "-c2", &pid, &identity]);
+    target.exit();
+    pwait.output().assert_is(0, &target.exit_line(0), "");
+}
+
+#[test]
+fn waits_for_the_process_in_a_pid_file() {
+    let mut target = Target::new(0);
+    let (pid, identity) = (target.pid(), target.identity());
+    let file = TempFile::new("pid");
+    for content in [
+        pid.clone(),
+        format!("{pid}\n"),
+        format!("\r\n  {pid}\r\n/var/lib/daemon\n5432\n"),
+        format!("{identity}\n"),
+    ] {
+        file.write(&content);
+        Pwait::run(&["-t0", "-F", file.path()]).assert_is(124, "", "");
+    }
+    let mut other = Target::new(0);
+    let pwait = Pwait::start(&["-v", "--pidfile", file.path(), &other.pid()]);
+    other.exit();
+    target.exit();
+    let output = pwait.output();
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(output.stdout.contains(&target.exit_line(0)), "{output:?}");
+    assert!(output.stdout.contains(&other.exit_line(0)), "{output:?}");
+}
+
+#[test]
+fn reports_a_pid_file_without_a_pid() {
+    let mut target = Target::new(0);
+    let file = TempFile::new("invalid");
+    for content in ["", "\n\n", "daemon\n1234\n", "-5\n", "1234 5678\n"] {
+        file.write(content);
+        let mut pwait = Pwait::start(&["-e", "-F", file.path(), &target.pid(), "-t1000"]);
+        // The other process is still waited for.
+        pwait
+            .stderr
+            .read_until(&format!("pwait: {}: expected a pid", file.path()));
+        drop(pwait);
+    }
+    let no_file = format!("{}-missing", file.path());
+    // The daemon may be running without its file, so `-e` does not apply.
+    let pwait = Pwait::start(&["-e", "-v", "-F", &no_file, &target.pid()]);
+    target.exit();
+    let output = pwait.output();
+    assert_eq!(output.stdout, target.exit_line(0));
+    output.assert_code(1, &format!("pwait: {no_file}: "));
+
+    file.write(&format!("{NO_PID}\n"));
+    Pwait::run(&["-F", file.path()]).assert_is(1, "", &missing(NO_PID));
+    Pwait::run(&["-e", "-F", file.path()]).assert_is(0, "", "");
 }
 
 #[test]
@@ -248,12 +363,15 @@ fn help_explains_every_option() {
     assert_eq!(output.code, 0, "{output:?}");
     for word in [
         "Wait for processes to exit",
-        &format!("Usage: pwait{EXE_SUFFIX} [OPTIONS] <PID>..."),
-        "-t, --timeout <SECONDS>",
+        &format!("Usage: pwait{EXE_SUFFIX} [OPTIONS] [PID]..."),
+        "-t, --timeout <DURATION>",
         "-o, --any",
         "-c, --count <N>",
         "-v, --verbose",
+        "-p, --print",
         "-e, --exited",
+        "-F, --pidfile <FILE>",
+        "1234:5678",
         "124",
         "Examples:",
     ] {
@@ -274,6 +392,15 @@ fn refuses_invalid_arguments() {
         (&["12ab"], "12ab"),
         (&["-1"], "-1"),
         (&["99999999999"], "99999999999"),
+        (&[""], "expected a pid"),
+        (&["1234 5678"], "1234 5678"),
+        (&["1234:"], "1234:"),
+        (&["1234:-5"], "1234:-5"),
+        (&[":5678"], ":5678"),
+        (&["-F"], "a value is required"),
+        (&["-t", "5x", &pid], "0 or more"),
+        (&["-t", "m", &pid], "0 or more"),
+        (&["-t", "5ms", &pid], "0 or more"),
         (&["--no-such-option", &pid], "--no-such-option"),
         (&["-t", "-1", &pid], "0 or more"),
         (&["-t", "nan", &pid], "0 or more"),
@@ -314,6 +441,12 @@ impl Target {
 
     fn pid(&self) -> String {
         self.child.id().to_string()
+    }
+
+    /// Returns the line of the identity of this process.
+    fn identity(&self) -> String {
+        let process = tokio_process_exit::ProcessExit::open(self.child.id()).unwrap();
+        process.identity().unwrap().to_string()
     }
 
     /// Returns the line that `pwait -v` prints for the exit of this process.
@@ -413,6 +546,37 @@ impl Output {
         } = self;
         assert_eq!((*c, o.as_str(), e.as_str()), (code, stdout, stderr));
     }
+
+    /// Asserts the code, and that stderr contains a text.
+    #[track_caller]
+    fn assert_code(&self, code: i32, stderr: &str) {
+        assert_eq!(self.code, code, "{self:?}");
+        assert!(self.stderr.contains(stderr), "no {stderr:?} in {self:?}");
+    }
+}
+
+/// A file that is removed when this value is dropped.
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(name: &str) -> TempFile {
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        TempFile(directory.join(format!("pwait-{name}-{}", std::process::id())))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    fn write(&self, content: &str) {
+        fs::write(&self.0, content).unwrap();
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 fn pwait_command(arguments: &[&str]) -> Command {
@@ -485,8 +649,10 @@ mod linux {
     use std::fs::{File, OpenOptions};
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::process::CommandExt;
 
     use super::*;
+    use support::linux::{self, Unthreaded};
 
     #[test]
     fn shows_progress_on_a_terminal() {
@@ -494,20 +660,189 @@ mod linux {
         let (terminal, stderr) = open_terminal().unwrap();
         let mut pwait = {
             let mut command = pwait_command(&["-v", &a.pid(), &b.pid()]);
-            command.env("TERM", "xterm").stdout(Stdio::piped());
-            Pwait::new(command.stderr(stderr).spawn().unwrap())
+            command.stdout(Stdio::piped()).stderr(stderr);
+            Pwait::new(on_terminal(&mut command).spawn().unwrap())
         };
         pwait.stderr = OutputReader::new(terminal);
 
         pwait.stderr.read_until("waiting for 2 processes (00:00:0");
         a.exit();
         pwait.stderr.read_until("waiting for 1 process (00:00:0");
+        // The line is updated.
+        pwait.stderr.read_until("waiting for 1 process (00:00:02)");
         b.exit();
         let output = pwait.output();
         assert_eq!(output.code, 0, "{output:?}");
         assert_eq!(output.stdout, a.exit_line(0) + &b.exit_line(0));
         let clear_line = "\r\u{1b}[2K";
         assert!(output.stderr.ends_with(clear_line), "{output:?}");
+    }
+
+    #[test]
+    fn terminal_without_a_thread_is_no_error() {
+        let Some(user) = Unthreaded::new() else {
+            return;
+        };
+        let mut target = Target::new(0);
+        let (terminal, stderr) = open_terminal().unwrap();
+        let mut pwait = {
+            let mut command = user.command("pwait");
+            command.arg(target.pid()).stdin(Stdio::null());
+            command.stdout(Stdio::piped()).stderr(stderr);
+            Pwait::new(on_terminal(&mut command).spawn().unwrap())
+        };
+        pwait.stderr = OutputReader::new(terminal);
+        pwait.stderr.read_until("waiting for 1 process");
+        target.exit();
+        let output = pwait.output();
+        // Polling needs a thread, so the wait may have reported an error.
+        let codes = 0..=i32::from(support::poll_forced());
+        assert!(codes.contains(&output.code), "{output:?}");
+    }
+
+    #[test]
+    fn polling_without_a_thread_is_no_storm() {
+        let Some(user) = Unthreaded::new() else {
+            return;
+        };
+        if !linux::seccomp_filters() {
+            return support::skip("seccomp filters are not supported");
+        }
+        let target = support::Child::spawn_command(&mut support::shell("sleep 1; exit 7"));
+        let mut command = user.command("pwait");
+        command.args(["-v", &target.id().to_string()]);
+        command.stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
+        let spawn = || {
+            // Only processes that this thread starts inherit the filter.
+            linux::deny(libc::SYS_pidfd_open, libc::EPERM);
+            Pwait::spawn(&mut command)
+        };
+        let output = thread::scope(|scope| scope.spawn(spawn).join().unwrap()).output();
+        assert!(matches!(output.code, 0 | 1), "{output:?}");
+        assert!(output.stderr.lines().count() < 12, "{output:?}");
+        let line = format!("{}: exited with ", target.id());
+        assert!(output.stdout.starts_with(&line), "{output:?}");
+    }
+
+    #[test]
+    fn too_few_descriptors_are_one_clear_line() {
+        if support::runnable(support::example("pwait")).len() > 1 {
+            return support::skip("an emulator needs descriptors of its own");
+        }
+        let mut target = Target::new(0);
+        for descriptors in 4..16 {
+            let mut command = pwait_command(&["-t0", &target.pid()]);
+            linux::limit(
+                &mut command,
+                rlimit::Resource::NOFILE,
+                descriptors,
+                descriptors,
+            );
+            let output = Pwait::spawn(&mut command).output();
+            if output.code != 124 || descriptors < 7 {
+                let line =
+                    "pwait: cannot start the tokio runtime: Too many open files (os error 24)\n";
+                output.assert_is(1, "", line);
+                assert!(descriptors < 10, "{descriptors} descriptors suffice");
+            }
+        }
+        assert!(target.is_running());
+    }
+
+    #[test]
+    fn raises_the_soft_limit_of_descriptors() {
+        let target = Target::new(0);
+        let mut command = pwait_command(&[NO_PID, &target.pid()]);
+        linux::limit(&mut command, rlimit::Resource::NOFILE, 64, 512);
+        let mut pwait = Pwait::spawn(&mut command);
+        pwait.stderr.read_until(&missing(NO_PID));
+        let limits = fs::read_to_string(format!("/proc/{}/limits", pwait.child.id())).unwrap();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+        assert_eq!(words[3..5], ["512", "512"], "{line:?}");
+    }
+
+    #[test]
+    fn waits_for_a_pid_with_its_inode() {
+        use std::os::unix::fs::MetadataExt;
+        let mut target = Target::new(0);
+        let inode_of = |process: &tokio_process_exit::ProcessExit| {
+            let pidfd = process.as_pidfd()?.try_clone_to_owned().unwrap();
+            Some(File::from(pidfd).metadata().unwrap().ino())
+        };
+        let pid = target.pid();
+        let process = tokio_process_exit::ProcessExit::open(target.child.id()).unwrap();
+        let own = tokio_process_exit::ProcessExit::open(std::process::id()).unwrap();
+        let Some(inode) = inode_of(&process).filter(|&inode| Some(inode) != inode_of(&own)) else {
+            let refused = "this system has no inode for each process";
+            return Pwait::run(&["-e", &format!("{pid}:5678")]).assert_code(1, refused);
+        };
+        let wrong = format!("{pid}:{}", inode + 1);
+        let gone = format!("pwait: {wrong}: this process has exited");
+        Pwait::run(&[&wrong]).assert_code(1, &gone);
+        Pwait::run(&["-e", "-v", &wrong]).assert_is(0, &format!("{pid}: not running.\n"), "");
+
+        let pwait = Pwait::start(&["-v", &format!("{pid}:{inode}")]);
+        target.exit();
+        pwait.output().assert_is(0, &target.exit_line(0), "");
+    }
+
+    #[test]
+    fn background_job_does_not_draw_or_stop() {
+        let mut target = Target::new(0);
+        let done = TempFile::new("done");
+        let mut shell = InteractiveShell::start();
+        shell.run("stty tostop");
+        shell.run(&format!(
+            "$PWAIT -v {} && : >'{}' &",
+            target.pid(),
+            done.path()
+        ));
+        target.exit();
+        shell
+            .screen
+            .read_until(&target.exit_line(0).replace('\n', "\r\n"));
+        support::until("the list of commands has ended", || done.0.exists());
+        let screen = shell.screen.text();
+        assert!(!screen.contains("waiting for"), "{screen}");
+    }
+
+    #[test]
+    fn draws_only_while_in_the_foreground() {
+        let mut targets = [(); 4].map(|()| Target::new(0));
+        let pids = targets.each_ref().map(Target::pid).join(" ");
+        let mut shell = InteractiveShell::start();
+        let mut exit = |shell: &mut InteractiveShell, at: usize| {
+            targets[at].exit();
+            shell
+                .screen
+                .read_until(&targets[at].exit_line(0).replace('\n', "\r\n"));
+        };
+
+        shell.run(&format!("$PWAIT -v {pids}"));
+        shell.screen.read_until("waiting for 4 processes");
+        shell.write("\x1a"); // Ctrl-Z
+        shell.screen.read_until("Stopped");
+        shell.run("bg");
+        let start = shell.screen.text().len();
+        // In between, the line would be drawn for three and for two processes.
+        for at in 0..3 {
+            exit(&mut shell, at);
+        }
+        let screen = shell.screen.text().split_off(start);
+        assert!(!screen.contains("waiting for"), "{screen}");
+        assert!(
+            !screen.contains("\x1b"),
+            "the background clears nothing: {screen}"
+        );
+
+        shell.run("fg");
+        shell.screen.read_until("waiting for 1 process ");
+        exit(&mut shell, 3);
+        shell.run("echo code=$?");
+        shell.screen.read_until("code=0");
     }
 
     #[test]
@@ -525,6 +860,58 @@ mod linux {
         let output = pwait.output();
         assert_eq!(output.code, 1, "{output:?}");
         assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+    }
+
+    /// An interactive shell on a terminal of its own.
+    struct InteractiveShell {
+        _process: Pwait,
+        keyboard: File,
+        screen: OutputReader,
+    }
+
+    impl InteractiveShell {
+        fn start() -> InteractiveShell {
+            let (emulator, terminal) = open_terminal().unwrap();
+            let mut command = Command::new("sh");
+            let words = support::runnable(support::example("pwait"));
+            let words = words.join(std::ffi::OsStr::new(" "));
+            command.arg("-i").env("PWAIT", words).env_remove("ENV");
+            command.stdin(terminal.try_clone().unwrap());
+            command
+                .stdout(terminal.try_clone().unwrap())
+                .stderr(terminal);
+            let process = Pwait::new(on_terminal(&mut command).spawn().unwrap());
+            InteractiveShell {
+                _process: process,
+                keyboard: emulator.try_clone().unwrap(),
+                screen: OutputReader::new(emulator),
+            }
+        }
+
+        /// Types a command line.
+        fn run(&mut self, line: &str) {
+            self.write(&format!("{line}\n"));
+        }
+
+        fn write(&mut self, text: &str) {
+            io::Write::write_all(&mut self.keyboard, text.as_bytes()).unwrap();
+        }
+    }
+
+    /// Makes the terminal on stderr the controlling terminal of the command's process.
+    fn on_terminal(command: &mut Command) -> &mut Command {
+        let control = || {
+            // SAFETY: the call takes no arguments.
+            let session = unsafe { libc::setsid() };
+            // SAFETY: `TIOCSCTTY` takes an integer.
+            let controlled = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCSCTTY, 0) };
+            match session.min(controlled) {
+                ..0 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        };
+        // SAFETY: the closure makes only system calls.
+        unsafe { command.env("TERM", "xterm").pre_exec(control) }
     }
 
     /// Opens a pseudoterminal. Returns the end for a terminal emulator and the end for programs.

@@ -295,3 +295,64 @@ pub fn limit_descriptors(soft: u64) -> u64 {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
     before as _
 }
+
+/// Sets a resource limit of the command's process.
+pub fn limit(command: &mut Command, resource: rlimit::Resource, soft: u64, hard: u64) {
+    use std::os::unix::process::CommandExt;
+    let set = move || resource.set(soft, hard);
+    // SAFETY: the closure only makes system calls.
+    unsafe { command.pre_exec(set) };
+}
+
+/// A user who can start no thread. Dropping this value removes the copies of the programs.
+pub struct Unthreaded {
+    directory: std::path::PathBuf,
+}
+
+impl Unthreaded {
+    /// Returns `None`, and reports a skipped test, if threads can be started all the same.
+    pub fn new() -> Option<Unthreaded> {
+        if super::runnable("emulator".into()).len() > 1 {
+            super::skip("an emulator needs threads");
+            return None;
+        }
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("test").replace("::", "-");
+        let directory = std::env::temp_dir().join(format!("{test}-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory for temporary files");
+        Some(Unthreaded { directory })
+    }
+
+    /// Returns a command that runs an example as this user.
+    pub fn command(&self, example: &str) -> Command {
+        // Start a copy: the user may have no access to the directory of the example itself.
+        let copy = self.directory.join(example);
+        // Let another process write the copy: a fork of this process could hold it open for writing.
+        let mut cp = Command::new("cp");
+        let copied = cp.arg(super::example(example)).arg(&copy).status();
+        assert!(copied.expect("cp can be started").success());
+        let mut command = self.user(Command::new(&copy));
+        limit(&mut command, rlimit::Resource::NPROC, 1, 1);
+        command
+    }
+
+    /// Makes a command run as this user, but without the limit of threads.
+    pub fn user(&self, mut command: Command) -> Command {
+        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::process::CommandExt;
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&self.directory, open).expect("our own directory");
+        // The limit does not apply to root.
+        if is_root() {
+            command.uid(54321).gid(54321);
+        }
+        command.current_dir("/");
+        command
+    }
+}
+
+impl Drop for Unthreaded {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
