@@ -23,6 +23,14 @@ pub(crate) enum OpenError {
     AnotherProcess,
     /// The identity is of an earlier boot.
     EarlierBoot,
+    /// The pid namespace of the identity has ended, and all of its processes with it.
+    PidNamespaceEnded,
+    /// The process may run in another pid namespace.
+    AnotherPidNamespace,
+    /// The start time was recorded in a time namespace that may have another clock than ours.
+    AnotherTimeNamespace,
+    /// The process may be the same, or its system may have rebooted: the boot id is not the system's own.
+    UnclearBoot,
     /// The system does not report whether the process with this pid has this identity.
     Unverifiable,
     /// The process exists, but the system denies every means to wait for it.
@@ -77,6 +85,35 @@ impl OpenError {
             OpenError::EarlierBoot => (
                 NotFound,
                 format!("{name} ran in an earlier boot of the system"),
+            ),
+            OpenError::PidNamespaceEnded => (
+                NotFound,
+                format!("{name} has exited: its pid namespace (container) has ended"),
+            ),
+            OpenError::AnotherPidNamespace => (
+                Unsupported,
+                format!(
+                    "cannot verify the identity of {name}: it was recorded in another pid namespace \
+                     (container), where the process may be running; open it there, or discard it if \
+                     that container has ended"
+                ),
+            ),
+            OpenError::AnotherTimeNamespace => (
+                Unsupported,
+                format!(
+                    "cannot verify the identity of {name}: its start time was recorded in another time \
+                     namespace, whose clock may differ; open it in the system's own time namespace or \
+                     in that of its container, or discard it if that container has ended"
+                ),
+            ),
+            OpenError::UnclearBoot => (
+                Unsupported,
+                format!(
+                    "cannot verify the identity of {name}: its boot id differs, but a container manager \
+                     has replaced /proc/sys/kernel/random/boot_id here or where it was recorded, so the \
+                     process may be running; open it where it was recorded, or discard it if the \
+                     system or the container has restarted"
+                ),
             ),
             OpenError::Unverifiable => (
                 Unsupported,

@@ -26,7 +26,7 @@ use std::str::FromStr;
 /// // Later, perhaps in another process:
 /// let line = std::fs::read_to_string(&file)?;
 /// let identity: ProcessIdentity = line.parse().expect("a line that `to_string` returned");
-/// let daemon = identity.open()?; // `NotFound` if the daemon has exited
+/// let daemon = identity.open()?; // `NotFound` only if the daemon has exited
 /// # assert_eq!(daemon.pid(), Some(pid));
 /// # std::fs::remove_file(&file)?;
 /// # Ok(())
@@ -40,7 +40,7 @@ use std::str::FromStr;
 /// | system | identity |
 /// |---|---|
 /// | Linux 6.9 and later | the inode of the process's pidfds, which no other process has |
-/// | Linux before 6.9, or without pidfds | the start time, in ticks of 10 ms since boot, in one pid namespace and one time namespace |
+/// | Linux before 6.9, or without pidfds | the start time, in ticks of 10 ms since boot |
 /// | macOS | the unique id that the system gives to each process |
 /// | FreeBSD, OpenBSD | the start time, in microseconds since boot (on OpenBSD, with an error of at most one) |
 /// | NetBSD, DragonFly | the start time, in microseconds |
@@ -50,20 +50,32 @@ use std::str::FromStr;
 /// process has the identity. An identity by start time matches a later process only if that process has
 /// the same pid and starts in the same unit of time.
 ///
-/// Two identities are equal if their lines are equal. A process may have two unequal identities, one by
-/// `inode` and one by `start`.
+/// On Linux, an identity also says where it was recorded: in which pid namespace, and for a start time in
+/// which time namespace. [`open`](ProcessIdentity::open) can therefore distinguish a process that has
+/// exited from a process that may run in another container
+/// ([all cases](crate::how_it_works#opening-an-identity-on-linux)).
+///
+/// Two identities are equal if their lines are equal. Equal identities are of the same process. A process
+/// may have unequal identities: by `inode` and by `start`, or recorded in different namespaces.
 ///
 /// # Text format
 ///
 /// [`Display`](fmt::Display) and [`FromStr`] use one line. The format is stable:
 ///
 /// ```text
-/// 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
+/// 1234 inode=5678 pidns=4026531836 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
 /// ```
 ///
 /// The pid comes first, so other programs can read it. The second word is `inode`, `start` or `unique`
-/// with a decimal number. On Linux, `pidns` follows `start`: the inode of the pid namespace. `boot` is
-/// last, on Linux and macOS. White space around the line is ignored.
+/// with a decimal number. The following words are:
+///
+/// - on Linux, `pidns`: the inode of the pid namespace as in the link `/proc/self/ns/pid`. Since Linux
+///   6.18, a colon and the namespace's unique id follow;
+/// - on Linux after `start`, `timens`: the inode of the time namespace, if the kernel has time namespaces;
+/// - on Linux and macOS, `boot`: the id of the boot. On Linux, the word is `mounted-boot` if a container
+///   manager has mounted another file over `/proc/sys/kernel/random/boot_id`.
+///
+/// White space around the line is ignored.
 ///
 /// Write the line to a temporary file and rename that file: a truncated line may be another valid
 /// identity.
@@ -73,7 +85,7 @@ use std::str::FromStr;
 pub struct ProcessIdentity {
     pub(crate) pid: NonZeroU32,
     pub(crate) key: IdentityKey,
-    pub(crate) boot: Option<Boot>,
+    pub(crate) origin: Origin,
 }
 
 /// The part of an identity that later processes with the same pid do not have.
@@ -81,8 +93,6 @@ pub struct ProcessIdentity {
 pub(crate) struct IdentityKey {
     pub(crate) kind: KeyKind,
     pub(crate) value: u64,
-    /// The pid namespace that the pid and the value belong to, on Linux for a start time.
-    pub(crate) namespace: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,9 +106,38 @@ pub(crate) enum KeyKind {
     Unique,
 }
 
-/// The UUID of one boot of the system.
+/// Where an identity was recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Origin {
+    /// The pid namespace to which the pid belongs, on Linux.
+    pub(crate) pid_namespace: Option<PidNamespace>,
+    /// The inode of the time namespace to which the start time belongs. `None` on a Linux without time
+    /// namespaces, and for other kinds of identities.
+    pub(crate) time_namespace: Option<u64>,
+    /// The boot of the system, on Linux and macOS.
+    pub(crate) boot: Option<Boot>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Boot(u128);
+pub(crate) struct PidNamespace {
+    /// The inode, which no other namespace has at the same time. The kernel recycles inodes.
+    pub(crate) inode: u64,
+    /// The id, which no other namespace has in the same boot (Linux 6.18).
+    pub(crate) id: Option<u64>,
+}
+
+/// The id of one boot of the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Boot {
+    pub(crate) id: BootId,
+    /// Whether the id comes from a file that is mounted over the system's. A container that restarts has
+    /// then another id.
+    pub(crate) is_mounted: bool,
+}
+
+/// The UUID of one boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct BootId(u128);
 
 impl ProcessIdentity {
     /// Returns the pid, which may belong to another process by now.
@@ -118,13 +157,19 @@ impl ProcessIdentity {
 /// Formats the identity as one line, see [Text format](ProcessIdentity#text-format).
 impl fmt::Display for ProcessIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ProcessIdentity { pid, key, boot } = self;
+        let ProcessIdentity { pid, key, origin } = self;
         write!(f, "{pid} {}={}", key.kind.name(), key.value)?;
-        if let Some(namespace) = key.namespace {
-            write!(f, " pidns={namespace}")?;
+        if let Some(PidNamespace { inode, id }) = origin.pid_namespace {
+            write!(f, " pidns={inode}")?;
+            if let Some(id) = id {
+                write!(f, ":{id}")?;
+            }
         }
-        match boot {
-            Some(boot) => write!(f, " boot={boot}"),
+        if let Some(inode) = origin.time_namespace {
+            write!(f, " timens={inode}")?;
+        }
+        match origin.boot {
+            Some(Boot { id, is_mounted }) => write!(f, " {}={id}", Boot::key(is_mounted)),
             None => Ok(()),
         }
     }
@@ -145,7 +190,7 @@ impl fmt::Debug for ProcessIdentity {
 /// ```
 /// use tokio_process_exit::ProcessIdentity;
 ///
-/// let line = "1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5\n";
+/// let line = "1234 unique=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5\n";
 /// let identity: ProcessIdentity = line.parse().unwrap();
 /// assert_eq!(identity.pid(), 1234);
 /// assert_eq!(identity.to_string(), line.trim());
@@ -166,25 +211,28 @@ impl FromStr for ProcessIdentity {
         let kind = KeyKind::from_name(kind).ok_or(ParseProcessIdentityError(()))?;
         let value = number(Some(value))?;
         let mut words = words.peekable();
-        let mut next_if_key = |key| words.next_if(|word| word.starts_with(key));
-        let namespace = next_if_key("pidns=")
-            .map(|word| number(word.strip_prefix("pidns=")))
-            .transpose()?;
-        let boot = next_if_key("boot=")
-            .map(|word| word["boot=".len()..].parse())
-            .transpose()?;
+        let mut next_if_key = |key: &str| {
+            let word = words.next_if(|word| word.split('=').next() == Some(key))?;
+            word.get(key.len() + 1..)
+        };
+        let origin = Origin {
+            pid_namespace: next_if_key("pidns").map(str::parse).transpose()?,
+            time_namespace: next_if_key("timens")
+                .map(|inode| number(Some(inode)))
+                .transpose()?,
+            boot: match next_if_key(Boot::key(false)) {
+                Some(id) => Some((id, false)),
+                None => next_if_key(Boot::key(true)).map(|id| (id, true)),
+            }
+            .map(|(id, is_mounted)| id.parse().map(|id| Boot { id, is_mounted }))
+            .transpose()?,
+        };
         let is_pid = i32::try_from(pid.get()).is_ok();
-        // Only a start time may come without a boot, or with a namespace.
-        let is_complete = kind == KeyKind::Start || namespace.is_none() && boot.is_some();
-        if !is_pid || !is_complete || words.next().is_some() {
+        if !is_pid || !origin.is_complete(kind) || words.next().is_some() {
             return Err(ParseProcessIdentityError(()));
         }
-        let key = IdentityKey {
-            kind,
-            value,
-            namespace,
-        };
-        Ok(ProcessIdentity { pid, key, boot })
+        let key = IdentityKey { kind, value };
+        Ok(ProcessIdentity { pid, key, origin })
     }
 }
 
@@ -198,8 +246,34 @@ fn number<T: FromStr>(word: Option<&str>) -> Result<T, ParseProcessIdentityError
 impl IdentityKey {
     /// Whether two keys are of the same process. The values of one process may differ by `rounding`.
     pub(crate) fn is_same(self, other: IdentityKey, rounding: u64) -> bool {
-        (self.kind, self.namespace) == (other.kind, other.namespace)
-            && self.value.abs_diff(other.value) <= rounding
+        self.kind == other.kind && self.value.abs_diff(other.value) <= rounding
+    }
+}
+
+impl Origin {
+    /// Whether some system records all of this, and no more, with a key of this kind.
+    fn is_complete(&self, kind: KeyKind) -> bool {
+        let (in_pid_namespace, in_boot) = (self.pid_namespace.is_some(), self.boot.is_some());
+        let is_linux = in_pid_namespace && in_boot;
+        let is_plain = !in_pid_namespace && self.time_namespace.is_none();
+        match kind {
+            KeyKind::Inode => is_linux && self.time_namespace.is_none(),
+            KeyKind::Start => is_linux || is_plain && !in_boot,
+            KeyKind::Unique => is_plain && self.boot.is_some_and(|boot| !boot.is_mounted),
+        }
+    }
+}
+
+impl FromStr for PidNamespace {
+    type Err = ParseProcessIdentityError;
+
+    fn from_str(text: &str) -> Result<PidNamespace, ParseProcessIdentityError> {
+        let (inode, id) = match text.split_once(':') {
+            Some((inode, id)) => (inode, Some(number(Some(id))?)),
+            None => (text, None),
+        };
+        let inode = number(Some(inode))?;
+        Ok(PidNamespace { inode, id })
     }
 }
 
@@ -219,8 +293,14 @@ impl KeyKind {
     }
 }
 
+impl Boot {
+    fn key(is_mounted: bool) -> &'static str {
+        if is_mounted { "mounted-boot" } else { "boot" }
+    }
+}
+
 /// Formats the UUID in the usual groups of 8, 4, 4, 4 and 12 digits.
-impl fmt::Display for Boot {
+impl fmt::Display for BootId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = format!("{:032x}", self.0);
         let groups = [
@@ -234,10 +314,10 @@ impl fmt::Display for Boot {
     }
 }
 
-impl FromStr for Boot {
+impl FromStr for BootId {
     type Err = ParseProcessIdentityError;
 
-    fn from_str(text: &str) -> Result<Boot, ParseProcessIdentityError> {
+    fn from_str(text: &str) -> Result<BootId, ParseProcessIdentityError> {
         let is_uuid = text.len() == 36
             && text.bytes().enumerate().all(|(at, byte)| match at {
                 8 | 13 | 18 | 23 => byte == b'-',
@@ -246,7 +326,7 @@ impl FromStr for Boot {
         u128::from_str_radix(&text.replace('-', ""), 16)
             .ok()
             .filter(|_| is_uuid)
-            .map(Boot)
+            .map(BootId)
             .ok_or(ParseProcessIdentityError(()))
     }
 }
@@ -265,7 +345,7 @@ pub struct ParseProcessIdentityError(pub(crate) ());
 impl fmt::Display for ParseProcessIdentityError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "not the identity of a process: expected a line such as \"1234 inode=5678 boot=UUID\"",
+            "not the identity of a process: expected a whole line such as \"1234 inode=5678 pidns=9 boot=UUID\"",
         )
     }
 }
@@ -313,10 +393,13 @@ mod tests {
     #[test]
     fn parses_what_it_formats() {
         for line in [
-            format!("1 inode=0 boot={BOOT}"),
-            format!("2147483647 start=18446744073709551615 boot={BOOT}"),
+            format!("1 inode=0 pidns=0 boot={BOOT}"),
+            format!("1234 inode=5678 pidns=4026531836:4100 boot={BOOT}"),
+            format!("1234 inode=5678 pidns=4026531836:4100 mounted-boot={BOOT}"),
+            format!("2147483647 start=18446744073709551615 pidns=1 boot={BOOT}"),
             "1234 start=133742".into(),
-            format!("1234 start=133742 pidns=4026531836 boot={BOOT}"),
+            format!("1234 start=133742 pidns=4026531836 timens=4026531834 boot={BOOT}"),
+            format!("1234 start=133742 pidns=1:18446744073709551615 timens=2 mounted-boot={BOOT}"),
             format!("1234 unique=1 boot={BOOT}"),
         ] {
             assert_eq!(line.parse::<ProcessIdentity>().unwrap().to_string(), line);
@@ -338,11 +421,29 @@ mod tests {
             "4294967297 start=1",
             "1234 inode=1",
             "1234 unique=1",
-            "1234 inode=1 pidns=2 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
-            "1234 start=1 pidns=",
-            "1234 start=1 pidns=-1",
+            "1234 inode=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 inode=1 pidns=2",
+            "1234 inode=1 pidns=2 timens=3 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 unique=1 pidns=2 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 unique=1 timens=2 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 unique=1 mounted-boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=1",
+            "1234 start=1 timens=1",
+            "1234 start=1 timens=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns= boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=-1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=1: boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=:1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=1:2:3 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=1:+2 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=1 timens= boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 timens=1 pidns=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=1 pidns=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
             "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5 pidns=1",
-            "1234 start=1 boot=boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 start=1 pidns=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5 mounted-boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 unique=1 boot=boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
             "1234 start",
             "1234 start=",
             "1234 start=-1",
@@ -351,14 +452,14 @@ mod tests {
             "1234 start=18446744073709551616",
             "1234 Start=1",
             "1234 time=1",
-            "1234 start=1 boot=",
-            "1234 start=1 boot=2b8b8fd13c6e4bfea6cff0a1d3f8f9d5",
-            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d",
-            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-+0a1d3f8f9d5",
-            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf_f0a1d3f8f9d5",
-            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-é0a1d3f8f9d",
-            "1234 start=1 2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
-            "1234 start=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5 more",
+            "1234 unique=1 boot=",
+            "1234 unique=1 boot=2b8b8fd13c6e4bfea6cff0a1d3f8f9d5",
+            "1234 unique=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d",
+            "1234 unique=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-+0a1d3f8f9d5",
+            "1234 unique=1 boot=2b8b8fd1-3c6e-4bfe-a6cf_f0a1d3f8f9d5",
+            "1234 unique=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-é0a1d3f8f9d",
+            "1234 unique=1 2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5",
+            "1234 unique=1 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5 more",
             "1234\0 start=1",
         ] {
             assert_eq!(

@@ -1,6 +1,7 @@
 //! Waiting for one process.
 
 mod future;
+mod open_identity;
 mod source;
 
 use std::fmt;
@@ -217,7 +218,7 @@ impl ProcessExit {
     /// # // An emulator's /proc does not show this process as it is.
     /// # if cfg!(tokio_process_exit_force_poll) { return Ok(()); }
     /// let process = tokio_process_exit::exit_of(std::process::id());
-    /// println!("{}", process.identity()?); // 1234 inode=5678 boot=2b8b8fd1-3c6e-4bfe-a6cf-f0a1d3f8f9d5
+    /// println!("{}", process.identity()?); // 1234 inode=5678 pidns=4026531836 boot=2b8b8fd1-…
     /// # Ok(())
     /// # }
     /// # #[cfg(not(any(target_os = "linux", windows)))]
@@ -233,8 +234,8 @@ impl ProcessExit {
         };
         let key = self.identity_key(None);
         let identity = key.and_then(|key| {
-            let boot = sys::boot()?;
-            Ok(ProcessIdentity { pid, key, boot })
+            let origin = sys::origin(key.kind)?;
+            Ok(ProcessIdentity { pid, key, origin })
         });
         identity.map_err(|error| action_error("identify", self.pid, &error))
     }
@@ -430,75 +431,6 @@ impl ProcessExit {
     #[allow(dead_code, reason = "not every system has descriptors to lend")]
     pub(crate) fn source(&self) -> &Source {
         &self.source
-    }
-}
-
-impl ProcessIdentity {
-    /// Opens the process with this identity, to wait for its exit.
-    ///
-    /// # Errors
-    ///
-    /// - [`NotFound`](io::ErrorKind::NotFound): the process has exited and has been reaped. Its pid
-    ///   may belong to another process;
-    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not report whether the process
-    ///   with this pid has this identity, for example an identity from another system;
-    /// - for an identity by `inode`, the error with which the system refuses a pidfd;
-    /// - the errors of [`ProcessExit::open`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
-    /// # #[cfg(target_os = "linux")]
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> std::io::Result<()> {
-    /// use tokio_process_exit::ProcessExit;
-    ///
-    /// let mut child = tokio::process::Command::new("cat")
-    ///     .stdin(std::process::Stdio::piped())
-    ///     .spawn()?;
-    /// let pid = child.id().unwrap();
-    /// let identity = ProcessExit::open(pid)?.identity()?;
-    /// assert_eq!(identity.open()?.pid(), Some(pid));
-    ///
-    /// child.wait().await?;
-    /// let error = identity.open().unwrap_err();
-    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
-    /// # Ok(())
-    /// # }
-    /// # #[cfg(not(target_os = "linux"))]
-    /// # fn main() {}
-    /// ```
-    pub fn open(&self) -> io::Result<ProcessExit> {
-        self.open_verified()
-            .map_err(|error| error.to_io_error(Some(self.pid)))
-    }
-
-    fn open_verified(&self) -> Result<ProcessExit, OpenError> {
-        match sys::boot() {
-            Ok(boot) if boot == self.boot => {}
-            Ok(Some(_)) if self.boot.is_some() => return Err(OpenError::EarlierBoot),
-            Ok(_) => return Err(OpenError::Unverifiable),
-            Err(error) => {
-                let error = error.raw_os_error().map(OpenError::System);
-                return Err(error.unwrap_or(OpenError::Unverifiable));
-            }
-        }
-        // Open the process before reading its key: otherwise the pid could be recycled in between.
-        let process = exit_of(self.pid.get());
-        if let Source::Failed(error) = process.source {
-            return Err(error);
-        }
-        match process.identity_key(Some(self.key.kind)) {
-            Ok(key) if key.is_same(self.key, sys::KEY_ROUNDING) => Ok(process),
-            Ok(_) => Err(OpenError::AnotherProcess),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NoSuchProcess),
-            Err(error) => {
-                let refusal = process.fallback_reason().and_then(io::Error::raw_os_error);
-                let error = error.raw_os_error().or(refusal).map(OpenError::System);
-                Err(error.unwrap_or(OpenError::Unverifiable))
-            }
-        }
     }
 }
 

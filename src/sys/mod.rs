@@ -47,7 +47,9 @@
 //! - `Event` has the `key` of its registration.
 //! - `Status` is a raw exit status, with `exit_status()`.
 //! - `open_child(child)` opens a child of std, and returns `ChildReaped` if its pid may have been reused.
-//! - `boot_id()` returns a UUID that changes with each boot. `None` if identities do not record the boot.
+//! - `origin(kind)` returns the boot and the namespaces that identities of this kind record. The other
+//!   systems than Linux share it: their `boot_id()` returns a UUID that changes with each boot, or `None` if
+//!   identities do not record the boot. `has_ended(namespace)`: whether no process is left in a pid namespace.
 //!   `KEY_ROUNDING` is the largest difference between two identity keys of one process.
 //! - `thread_cpu_time()` returns the CPU time of the calling thread.
 //!
@@ -58,10 +60,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::sync::OnceLock;
 
 use crate::error::OpenError;
-use crate::identity::{Boot, ParseProcessIdentityError};
+use crate::identity::{BootId, ParseProcessIdentityError};
 
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux/mod.rs")]
 #[cfg_attr(
@@ -90,6 +91,11 @@ use crate::identity::{Boot, ParseProcessIdentityError};
 )]
 mod backend;
 pub(crate) use backend::*;
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod no_namespaces;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) use no_namespaces::{has_ended, origin};
 
 #[cfg(unix)]
 mod unix;
@@ -160,23 +166,11 @@ fn check_pid(pid: u32) -> Result<i32, OpenError> {
     }
 }
 
-/// Returns the current boot of the system. `None` if identities do not record the boot.
-pub(crate) fn boot() -> io::Result<Option<Boot>> {
-    // Valid for the life of this process, which ends before the next boot. Remembered because the file
-    // could not be read again without a free descriptor. Do not remember an error.
-    static BOOT: OnceLock<Option<Boot>> = OnceLock::new();
-    if let Some(&boot) = BOOT.get() {
-        return Ok(boot);
-    }
-    let boot = match boot_id()? {
-        Some(text) => {
-            let invalid = |ParseProcessIdentityError(())| {
-                let reason = format!("the system's boot id is not a UUID: {}", text.trim());
-                io::Error::new(io::ErrorKind::Unsupported, reason)
-            };
-            Some(text.trim().parse().map_err(invalid)?)
-        }
-        None => None,
-    };
-    Ok(*BOOT.get_or_init(|| boot))
+/// Parses the text that the system returns for its boot.
+fn parse_boot_id(text: &str) -> io::Result<BootId> {
+    let text = text.trim();
+    text.parse().map_err(|ParseProcessIdentityError(())| {
+        let reason = format!("the system's boot id is not a UUID: {text}");
+        io::Error::new(io::ErrorKind::Unsupported, reason)
+    })
 }

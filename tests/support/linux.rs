@@ -246,6 +246,20 @@ pub fn recycle<T>(pid: u32, spawn: impl Fn() -> T, id: impl Fn(&T) -> u32) -> Op
     })
 }
 
+/// Returns the identity by start time of a process of our namespaces.
+pub fn identity_by_start(pid: u32) -> tokio_process_exit::ProcessIdentity {
+    use std::os::unix::fs::MetadataExt;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("/proc");
+    let start = stat.rsplit(')').next().unwrap();
+    let start = start.split_whitespace().nth(19).unwrap();
+    let inode = |name| fs::metadata(format!("/proc/self/ns/{name}")).map(|link| link.ino());
+    let pidns = inode("pid").unwrap();
+    let timens = inode("time").map_or(String::new(), |inode| format!(" timens={inode}"));
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("/proc");
+    let line = format!("{pid} start={start} pidns={pidns}{timens} boot={boot}");
+    line.parse().expect("the identity is complete")
+}
+
 /// Returns the processor time of all threads of this process so far.
 pub fn cpu_time() -> std::time::Duration {
     let usage = usage();

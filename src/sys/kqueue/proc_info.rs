@@ -114,12 +114,7 @@ mod system {
         let is_settled = time_of_boot()? == before;
         let value = u64::try_from(start.checked_sub(before)?).ok()?;
         let kind = KeyKind::Start;
-        let namespace = None;
-        is_settled.then_some(IdentityKey {
-            kind,
-            value,
-            namespace,
-        })
+        is_settled.then_some(IdentityKey { kind, value })
     }
 
     fn time_of_boot() -> Option<i64> {
@@ -267,11 +262,7 @@ mod system {
 
     pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
         let kind = KeyKind::Unique;
-        unique(pid).map(|value| IdentityKey {
-            kind,
-            value,
-            namespace: None,
-        })
+        unique(pid).map(|value| IdentityKey { kind, value })
     }
 
     /// `kern.bootsessionuuid`: bsd/kern/kern_sysctl.c.

@@ -2,6 +2,7 @@
 
 mod directory;
 mod fd_limit;
+mod namespaces;
 mod pidfd;
 mod probe;
 mod procfs;
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::thread;
 
+pub(crate) use self::namespaces::{has_ended, origin};
 use self::pidfd::Liveness;
 use self::probe::PidProbe;
 pub(crate) use self::probe::Probe;
@@ -250,11 +252,8 @@ fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<Iden
     if kind != Some(KeyKind::Start) {
         match (pidfd::unique_id(pidfd), kind) {
             (Some(value), None | Some(KeyKind::Inode)) => {
-                return Ok(IdentityKey {
-                    kind: KeyKind::Inode,
-                    value,
-                    namespace: None,
-                });
+                let kind = KeyKind::Inode;
+                return Ok(IdentityKey { kind, value });
             }
             (_, Some(_)) => return Err(io::ErrorKind::Unsupported.into()),
             (None, None) => {}
@@ -264,19 +263,16 @@ fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<Iden
     // Read before the check: the start time is this process's if the process still has the pid.
     match (is_reaped(pidfd), stat) {
         (true, _) => Err(io::ErrorKind::NotFound.into()),
-        (false, Some(stat)) => start_key(&stat),
+        (false, Some(stat)) => Ok(start_key(&stat)),
         (false, None) => Err(proc_unavailable()),
     }
 }
 
-/// Returns the key by start time. The key includes the pid namespace: two containers that start at the
-/// same time have processes with equal pids and start times.
-fn start_key(stat: &Stat) -> io::Result<IdentityKey> {
-    Ok(IdentityKey {
+fn start_key(stat: &Stat) -> IdentityKey {
+    IdentityKey {
         kind: KeyKind::Start,
         value: stat.start_time,
-        namespace: Some(procfs::our_pid_namespace().ok_or_else(proc_unavailable)?),
-    })
+    }
 }
 
 /// Returns the reason why a file in `/proc` could not be read.
@@ -291,17 +287,3 @@ fn proc_unavailable() -> io::Error {
 }
 
 pub(crate) const KEY_ROUNDING: u64 = 0;
-
-/// [proc_sys_kernel(5)](https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html)
-pub(super) fn boot_id() -> io::Result<Option<String>> {
-    const FILE: &str = "/proc/sys/kernel/random/boot_id";
-    fs::read_to_string(FILE)
-        .map(Some)
-        .map_err(|error| match error.raw_os_error() {
-            Some(errno) if is_exhaustion(errno) => error,
-            _ => io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("cannot read {FILE}: {error}"),
-            ),
-        })
-}

@@ -241,7 +241,7 @@ impl PidProbe {
             PidOwner::Another => Err(io::ErrorKind::NotFound.into()),
             PidOwner::Unknown if !syscalls::exists(self.pid) => Err(io::ErrorKind::NotFound.into()),
             PidOwner::Same | PidOwner::LikelySame | PidOwner::Unknown => {
-                start_key(&stat.ok_or_else(proc_unavailable)?)
+                Ok(start_key(&stat.ok_or_else(proc_unavailable)?))
             }
         }
     }

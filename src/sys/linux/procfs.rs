@@ -78,10 +78,12 @@ pub(super) fn is_being_reaped(pid: u32) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.state == b'X')
 }
 
-/// Returns the inode of our pid namespace, which no other namespace has as long as ours exists.
-pub(super) fn our_pid_namespace() -> Option<u64> {
-    let namespace = fs::metadata("/proc/thread-self/ns/pid").ok()?;
-    Some(namespace.ino())
+/// Returns the effective capabilities of the calling thread as a bit set.
+pub(super) fn effective_capabilities() -> Option<u64> {
+    let mut buffer: Buffer = [0; 4096];
+    let status = read_path("thread-self/status", &mut buffer).ok()?;
+    let set = str::from_utf8(line_after(status, b"\nCapEff:\t")?).ok()?;
+    u64::from_str_radix(set.trim(), 16).ok()
 }
 
 /// Returns the inode of the directory `/proc/<pid>`. Needs no descriptor.

@@ -123,11 +123,8 @@ impl Process {
 
     pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         let kind = KeyKind::Start;
-        self.handle.creation_time().map(|value| IdentityKey {
-            kind,
-            value,
-            namespace: None,
-        })
+        let value = self.handle.creation_time()?;
+        Ok(IdentityKey { kind, value })
     }
 
     pub(crate) fn unique_id(&self) -> Option<u64> {
