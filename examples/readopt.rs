@@ -5,7 +5,8 @@
 //! supervisor then waits for the running daemon instead of starting a second one.
 //!
 //! For this, the supervisor writes the daemon's `ProcessIdentity` to a file. A pid alone would not
-//! be enough: after a crash or a reboot, another process may have the same pid.
+//! be enough: after a crash or a reboot, another process may have the same pid. If the supervisor
+//! cannot know whether the daemon is running, for example in another container, it starts nothing.
 //!
 //! You can try the supervisor with:
 //!
@@ -18,10 +19,13 @@
 //! process 1234 exited with exit status: 0
 //! ```
 //!
+//! `cargo run --example readopt -- --help` explains the arguments and exit codes.
+//!
 //! To copy this example, add to your `Cargo.toml`:
 //!
 //! ```toml
 //! [dependencies]
+//! clap = { version = "4", features = ["derive"] }
 //! tokio = { version = "1", features = ["macros", "rt"] }
 //! tokio-process-exit = "0.1"
 //!
@@ -36,18 +40,47 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use clap::Parser;
 use tokio_process_exit::{ProcessExit, ProcessIdentity};
+
+/// Start a daemon, or find it running, and wait for its exit
+#[derive(Parser)]
+#[command(name = "readopt", after_help = AFTER_HELP)]
+struct Args {
+    /// File with the identity of the running daemon; FILE.lock is locked against other supervisors
+    file: PathBuf,
+
+    /// Command that starts the daemon, unless the daemon in FILE is running
+    #[arg(
+        value_name = "COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    The daemon has exited, with any exit status
+  1    An error was printed on stderr; no daemon was started, or it was stopped again
+  2    The command line is invalid
+
+If the supervisor is killed, the daemon continues to run. Start the supervisor again to find it.
+If readopt cannot know whether the daemon in FILE is running, it starts nothing. Make sure that
+the daemon is not running, and delete FILE.
+
+Keep FILE where a container that restarts does not find it again, for example in a tmpfs.
+
+Example:
+  readopt /run/daemon.id sleep 60";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(file), Some(program)) = (arguments.next(), arguments.next()) else {
-        print_error("usage: readopt FILE COMMAND [ARGUMENT...]");
-        return ExitCode::from(2);
-    };
-    let mut command = Command::new(program);
-    command.args(arguments);
-    match supervise(&PathBuf::from(file), command).await {
+    let args = Args::parse();
+    let mut command = Command::new(&args.command[0]);
+    command.args(&args.command[1..]);
+    match supervise(&args.file, command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             print_error(format_args!("readopt: {error}"));
@@ -59,7 +92,14 @@ async fn main() -> ExitCode {
 /// Finds the running daemon or starts one, and waits for its exit.
 async fn supervise(file: &Path, command: Command) -> io::Result<()> {
     let _lock = lock(&with_suffix(file, ".lock"))?;
-    let daemon = match find(file).map_err(|error| with_path(file, &error))? {
+    let found = find(file).map_err(|error| {
+        let hint = "no daemon was started; once you are sure that none is running, delete the file";
+        with_path(
+            file,
+            &io::Error::new(error.kind(), format!("{error}\n{hint}")),
+        )
+    });
+    let daemon = match found? {
         Some(daemon) => daemon,
         None => start(file, command)?,
     };
@@ -81,7 +121,8 @@ fn find(file: &Path) -> io::Result<Option<ProcessExit>> {
             Ok(Some(daemon))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        // After any other error the daemon may still be running, so do not start a second one.
+        // After any other error the daemon may be running, so do not start a second daemon. `Unsupported`
+        // means that this cannot be known here: the file is from another container or system.
         Err(error) => Err(error),
     }
 }

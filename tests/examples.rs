@@ -5,7 +5,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -209,15 +209,102 @@ mod readopt {
         assert_eq!(first.wait(), Some(0));
     }
 
+    /// Runs the supervisor. Checks that the supervisor starts no daemon, keeps the file, and says what to do.
+    #[track_caller]
+    fn assert_starts_nothing(supervisor: &mut Command, id_file: &Path, message: &str) {
+        let before = std::fs::read(id_file).unwrap();
+        let output = supervisor.output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+        assert!(errors.contains(message), "{errors}");
+        assert!(errors.contains("delete the file"), "{errors}");
+        assert!(errors.contains(id_file.to_str().unwrap()), "{errors}");
+        assert_eq!(std::fs::read(id_file).unwrap(), before);
+    }
+
     #[test]
     fn invalid_identity_file_starts_no_daemon() {
         let id_file = unused_path("no-id");
         std::fs::write(&id_file, "1234\n").unwrap();
-        let mut supervisor = Running::example("readopt", &[id_file.to_str().unwrap(), "true"]);
-        assert_eq!(supervisor.next_line(), None);
-        assert_eq!(supervisor.wait(), Some(1));
-        assert_eq!(std::fs::read_to_string(&id_file).unwrap(), "1234\n");
+        let mut supervisor = support::command(example("readopt"));
+        supervisor.arg(&id_file).arg("true");
+        assert_starts_nothing(&mut supervisor, &id_file, "not the identity of a process");
         std::fs::remove_file(&id_file).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn in_another_container_starts_no_daemon() {
+        let container = ["-pf", "--mount-proc"];
+        match Command::new("unshare").args(container).arg("true").output() {
+            Ok(output) if output.status.success() => {}
+            refused => return support::skip(&format!("no pid namespaces: {refused:?}")),
+        }
+        let id_file = unused_path("elsewhere");
+        let arguments = [id_file.to_str().unwrap(), "sleep", "60"];
+        let mut supervisor = Running::example("readopt", &arguments);
+        let started = supervisor.next_line().unwrap();
+        let pid = started.strip_prefix("started process ").unwrap();
+        supervisor.child.0.kill().unwrap();
+        supervisor.wait();
+
+        let mut elsewhere = Command::new("unshare");
+        elsewhere
+            .args(container)
+            .args(support::runnable(example("readopt")))
+            .args([id_file.as_os_str(), "echo".as_ref(), "started".as_ref()]);
+        let message = format!("cannot verify the identity of process {pid}");
+        assert_starts_nothing(&mut elsewhere, &id_file, &message);
+
+        let mut supervisor = Running::example("readopt", &arguments);
+        let found = supervisor.next_line().unwrap();
+        assert_eq!(found, format!("found process {pid} again"));
+        support::unix::kill(pid.parse().unwrap(), libc::SIGKILL);
+        assert!(supervisor.next_line().unwrap().contains(pid));
+        assert_eq!(supervisor.wait(), Some(0));
+    }
+
+    #[test]
+    fn explains_its_arguments() {
+        let run = |arguments: &[&str]| {
+            let output = support::command(example("readopt"))
+                .args(arguments)
+                .output();
+            let output = output.unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.code(), String::from_utf8(text).unwrap())
+        };
+        let (code, help) = run(&["--help"]);
+        assert_eq!(code, Some(0), "{help}");
+        for word in ["FILE", "COMMAND", "Exit codes", "delete FILE"] {
+            assert!(help.contains(word), "{word}: {help}");
+        }
+        for arguments in [&[][..], &["file"], &["--unknown", "file", "true"]] {
+            let (code, text) = run(arguments);
+            assert_eq!(code, Some(2), "{arguments:?}: {text}");
+            assert!(text.contains("Usage: readopt"), "{text}");
+        }
+    }
+
+    #[test]
+    fn passes_options_to_the_command() {
+        let id_file = unused_path("options");
+        let arguments = [
+            id_file.to_str().unwrap(),
+            "sh",
+            "-c",
+            "read line; exit 3",
+            "--help",
+        ];
+        let mut supervisor = Running::example("readopt", &arguments);
+        let started = supervisor.next_line().unwrap();
+        assert!(started.starts_with("started process "), "{started}");
+        // The daemon has inherited the supervisor's stdin.
+        supervisor.write("\n");
+        let exited = supervisor.next_line().unwrap();
+        assert!(exited.contains(" exited"), "{exited}");
+        assert_eq!(supervisor.wait(), Some(0));
     }
 }
 
