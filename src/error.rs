@@ -23,8 +23,8 @@ pub(crate) enum OpenError {
     AnotherProcess,
     /// The identity is of an earlier boot.
     EarlierBoot,
-    /// The pid namespace of the identity has ended, and all of its processes with it.
-    PidNamespaceEnded,
+    /// The process ran in another pid namespace, and has exited there.
+    ExitedElsewhere,
     /// The process may run in another pid namespace.
     AnotherPidNamespace,
     /// The start time was recorded in a time namespace that may have another clock than ours.
@@ -86,9 +86,9 @@ impl OpenError {
                 NotFound,
                 format!("{name} ran in an earlier boot of the system"),
             ),
-            OpenError::PidNamespaceEnded => (
+            OpenError::ExitedElsewhere => (
                 NotFound,
-                format!("{name} has exited: its pid namespace (container) has ended"),
+                format!("{name} has exited: it ran in another pid namespace (container)"),
             ),
             OpenError::AnotherPidNamespace => (
                 Unsupported,

@@ -70,7 +70,7 @@ use std::str::FromStr;
 /// with a decimal number. The following words are:
 ///
 /// - on Linux, `pidns`: the inode of the pid namespace as in the link `/proc/self/ns/pid`. Since Linux
-///   6.18, a colon and the namespace's unique id follow;
+///   6.18, a colon and the namespace's unique id follow, unless a seccomp filter is installed;
 /// - on Linux after `start`, `timens`: the inode of the time namespace, if the kernel has time namespaces;
 /// - on Linux and macOS, `boot`: the id of the boot. On Linux, the word is `mounted-boot` if a container
 ///   manager has mounted another file over `/proc/sys/kernel/random/boot_id`.

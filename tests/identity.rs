@@ -305,6 +305,13 @@ mod namespaces {
         assert!(error.to_string().contains(&pid), "{error}");
     }
 
+    /// Returns whether this process can know the exit of each process in an inner pid namespace.
+    fn knows_exits_elsewhere() -> bool {
+        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap();
+        let is_initial = namespace.as_os_str() == "pid:[4026531836]";
+        is_initial && linux::release() >= (6, 14) && !support::poll_forced()
+    }
+
     /// Returns the identity with another pid.
     fn with_pid(identity: ProcessIdentity, pid: u32) -> ProcessIdentity {
         let line = identity.to_string();
@@ -404,8 +411,19 @@ mod namespaces {
             assert_passes(&mut in_namespaces(options, TEST, "open", line));
         }
         // The outer pid namespace shows the container's processes under other pids.
-        assert_unknown(line.parse().unwrap(), "pid namespace");
+        let identity = line.parse().unwrap();
+        assert_unknown(identity, "pid namespace");
         first.end();
+        // The shell's pid namespace may be the initial one. There the exit is known, to every user.
+        support::until("the process has exited", || {
+            match identity.open().unwrap_err().kind() {
+                ErrorKind::NotFound => true,
+                kind => {
+                    assert_eq!(kind, ErrorKind::Unsupported);
+                    !knows_exits_elsewhere()
+                }
+            }
+        });
     }
 
     #[test]
@@ -507,6 +525,28 @@ mod namespaces {
         child.reap();
         drop(child);
         assert_passes(&mut in_namespaces(options, TEST, "gone", &line));
+    }
+
+    #[test]
+    fn survives_a_filter_that_kills() {
+        const TEST: &str = "namespaces::survives_a_filter_that_kills";
+        if support::role().is_none() {
+            if !linux::seccomp_filters() {
+                return support::skip("no seccomp filters");
+            }
+            return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
+        }
+        let child = Child::spawn(0);
+        linux::kill_for(libc::SYS_name_to_handle_at);
+        linux::kill_for(libc::SYS_open_by_handle_at);
+        let identity = exit_of(child.id()).identity().unwrap();
+        assert_eq!(identity.open().unwrap().pid(), Some(child.id()));
+        // As of a process of another pid namespace.
+        let line = with_pid(identity, 1).to_string();
+        let (before, after) = line.split_once("pidns=").unwrap();
+        let (_, after) = after.split_once(' ').unwrap();
+        let line = format!("{before}pidns=1:1 {after}");
+        assert_unknown(line.parse().unwrap(), "pid namespace");
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl ProcessIdentity {
         let process = exit_of(self.pid.get());
         let owner = self.owner_of_pid(&process)?;
         let recorded = (self.key.kind, &self.origin);
-        check(recorded, &here, boots, owner, sys::has_ended).map(|()| process)
+        let has_exited = |namespace| sys::has_exited_elsewhere(self.key, namespace);
+        check(recorded, &here, boots, owner, has_exited).map(|()| process)
     }
 
     /// Compares the process that has the pid with this identity.
@@ -133,7 +134,7 @@ fn check(
     here: &Origin,
     boots: Boots,
     owner: PidOwner,
-    has_ended: impl FnOnce(PidNamespace) -> bool,
+    has_exited_elsewhere: impl FnOnce(PidNamespace) -> bool,
 ) -> Result<(), OpenError> {
     let is_same_clock = recorded.time_namespace == here.time_namespace;
     let pid_namespaces = match (recorded.pid_namespace, here.pid_namespace) {
@@ -157,8 +158,8 @@ fn check(
         }
     }
     if let Some((recorded, _)) = pid_namespaces.filter(|_| !is_here) {
-        return Err(match is_recycled || has_ended(recorded) {
-            true => OpenError::PidNamespaceEnded,
+        return Err(match is_recycled || has_exited_elsewhere(recorded) {
+            true => OpenError::ExitedElsewhere,
             false => OpenError::AnotherPidNamespace,
         });
     }
@@ -186,8 +187,8 @@ mod tests {
     use super::PidOwner::{AnotherKey, Nobody, SameKey, Thread};
     use super::*;
     use OpenError::{
-        AnotherPidNamespace, AnotherProcess, AnotherTimeNamespace, EarlierBoot, NoSuchProcess,
-        PidNamespaceEnded, UnclearBoot,
+        AnotherPidNamespace, AnotherProcess, AnotherTimeNamespace, EarlierBoot, ExitedElsewhere,
+        NoSuchProcess, UnclearBoot,
     };
 
     /// Where an identity is recorded or opened: the pid namespace, its id, and the time namespace.
@@ -231,13 +232,13 @@ mod tests {
     enum Place {
         /// Ours, by its id.
         Ours,
-        /// Ours, or an earlier one with the same inode.
+        /// Ours, or an earlier namespace with the same inode.
         SameInode,
-        /// An earlier one with the same inode.
+        /// An earlier namespace with the same inode.
         Recycled,
-        /// Another one, which has certainly ended.
+        /// Another namespace, in which the process has certainly exited.
         Ended,
-        /// Another one, which may exist.
+        /// Another namespace, in which the process may be running.
         Another,
     }
     use Place::{Another, Ended, Ours, Recycled, SameInode};
@@ -275,8 +276,8 @@ mod tests {
                 for (place, gone) in [
                     (Ours, None),
                     (SameInode, None),
-                    (Recycled, Some(PidNamespaceEnded)),
-                    (Ended, Some(PidNamespaceEnded)),
+                    (Recycled, Some(ExitedElsewhere)),
+                    (Ended, Some(ExitedElsewhere)),
                     (Another, Some(AnotherPidNamespace)),
                 ] {
                     let expected = gone.unwrap_or(match owner {
@@ -291,9 +292,9 @@ mod tests {
         for (place, expected) in [
             (Ours, UnclearBoot),
             (SameInode, UnclearBoot),
-            // Without a reboot, a process with this inode would be in a namespace that has ended.
-            (Recycled, PidNamespaceEnded),
-            (Ended, PidNamespaceEnded),
+            // Without a reboot, a process with this inode would have exited.
+            (Recycled, ExitedElsewhere),
+            (Ended, ExitedElsewhere),
             (Another, AnotherPidNamespace),
         ] {
             let result = check(place, Boots::Unclear, SameKey);
@@ -345,8 +346,8 @@ mod tests {
             }
         }
         for (place, expected) in [
-            (Recycled, PidNamespaceEnded),
-            (Ended, PidNamespaceEnded),
+            (Recycled, ExitedElsewhere),
+            (Ended, ExitedElsewhere),
             (Another, AnotherPidNamespace),
         ] {
             for clocks in all_clocks() {

@@ -49,7 +49,8 @@
 //! - `open_child(child)` opens a child of std, and returns `ChildReaped` if its pid may have been reused.
 //! - `origin(kind)` returns the boot and the namespaces that identities of this kind record. The other
 //!   systems than Linux share it: their `boot_id()` returns a UUID that changes with each boot, or `None` if
-//!   identities do not record the boot. `has_ended(namespace)`: whether no process is left in a pid namespace.
+//!   identities do not record the boot. `has_exited_elsewhere(key, namespace)`: whether a process in another pid
+//!   namespace has certainly exited.
 //!   `KEY_ROUNDING` is the largest difference between two identity keys of one process.
 //! - `thread_cpu_time()` returns the CPU time of the calling thread.
 //!
@@ -95,7 +96,7 @@ pub(crate) use backend::*;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod no_namespaces;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) use no_namespaces::{has_ended, origin};
+pub(crate) use no_namespaces::{has_exited_elsewhere, origin};
 
 #[cfg(unix)]
 mod unix;

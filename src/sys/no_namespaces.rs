@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::identity::{Boot, KeyKind, Origin, PidNamespace};
+use crate::identity::{Boot, IdentityKey, KeyKind, Origin, PidNamespace};
 
 pub(crate) fn origin(_kind: KeyKind) -> io::Result<Origin> {
     let boot = match super::backend::boot_id()? {
@@ -18,6 +18,6 @@ pub(crate) fn origin(_kind: KeyKind) -> io::Result<Origin> {
     })
 }
 
-pub(crate) fn has_ended(_namespace: PidNamespace) -> bool {
+pub(crate) fn has_exited_elsewhere(_key: IdentityKey, _namespace: PidNamespace) -> bool {
     false
 }

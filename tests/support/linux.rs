@@ -142,6 +142,11 @@ pub fn deny(call: libc::c_long, errno: i32) {
     deny_if(call, Vec::new(), errno);
 }
 
+/// Makes a system call kill this process, from this thread and from all threads that it starts later.
+pub fn kill_for(call: libc::c_long) {
+    filter(call, Vec::new(), seccompiler::SeccompAction::KillProcess);
+}
+
 /// Makes a system call fail with `errno` if its first argument is `pid`.
 pub fn deny_for(call: libc::c_long, pid: u32, errno: i32) {
     use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
@@ -154,11 +159,19 @@ pub fn deny_for(call: libc::c_long, pid: u32, errno: i32) {
 }
 
 fn deny_if(call: libc::c_long, rules: Vec<seccompiler::SeccompRule>, errno: i32) {
+    filter(call, rules, seccompiler::SeccompAction::Errno(errno as u32));
+}
+
+fn filter(
+    call: libc::c_long,
+    rules: Vec<seccompiler::SeccompRule>,
+    action: seccompiler::SeccompAction,
+) {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
     let filter = SeccompFilter::new(
         BTreeMap::from([(call as _, rules)]),
         SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
+        action,
         std::env::consts::ARCH
             .try_into()
             .expect("an architecture that seccompiler supports"),

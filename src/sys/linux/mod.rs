@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::thread;
 
-pub(crate) use self::namespaces::{has_ended, origin};
+pub(crate) use self::namespaces::{has_exited_elsewhere, origin};
 use self::pidfd::Liveness;
 use self::probe::PidProbe;
 pub(crate) use self::probe::Probe;

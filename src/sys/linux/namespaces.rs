@@ -7,11 +7,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
-use super::{is_exhaustion, proc_unavailable, procfs};
-use crate::identity::{Boot, KeyKind, Origin, PidNamespace};
+use super::procfs::OwnStatus;
+use super::{is_exhaustion, pidfd, proc_unavailable};
+use crate::identity::{Boot, IdentityKey, KeyKind, Origin, PidNamespace};
 use crate::sys::unix::syscalls::errno;
 
 pub(crate) fn origin(kind: KeyKind) -> io::Result<Origin> {
@@ -59,9 +60,9 @@ const OUR_PID_NAMESPACE: &std::ffi::CStr = c"/proc/thread-self/ns/pid";
 
 fn our_pid_namespace() -> Option<PidNamespace> {
     let inode = inode(OUR_PID_NAMESPACE.to_str().ok()?)?;
-    let id = Handle::of_our_pid_namespace()
-        .filter(|handle| u64::from(handle.inode) == inode)
-        .map(|handle| handle.id);
+    let id = our_pid_namespace_handle()
+        .filter(|handle| u64::from(handle.content.inode) == inode)
+        .map(|handle| handle.content.id);
     Some(PidNamespace { inode, id })
 }
 
@@ -69,17 +70,56 @@ fn inode(path: &str) -> Option<u64> {
     fs::metadata(path).ok().map(|namespace| namespace.ino())
 }
 
-/// Whether the pid namespace has certainly ended. All of its processes have exited then.
+/// Whether a process of another pid namespace than ours has certainly exited.
 ///
-/// An inode proves nothing: another namespace may have it by now. So this needs the unique id.
-pub(crate) fn has_ended(namespace: PidNamespace) -> bool {
+/// The file handles of the process and of its namespace contain unique ids. The kernel does not open them
+/// after the end.
+pub(crate) fn has_exited_elsewhere(key: IdentityKey, namespace: PidNamespace) -> bool {
+    if !may_use_handles() {
+        return false;
+    }
+    let has_exited = key.kind == KeyKind::Inode && sees_all_processes() && {
+        // Open our own pidfd too: otherwise the kernel may deny or lack the call.
+        pidfd::open(std::process::id() as libc::pid_t).is_ok_and(|ours| {
+            let own = pidfd::unique_id(ours.as_fd());
+            own.is_some_and(|own| process_handle(own).open(ours.as_raw_fd()).is_ok())
+                && process_handle(key.value).open(ours.as_raw_fd()) == Err(libc::ESTALE)
+        })
+    };
+    has_exited || has_ended(namespace)
+}
+
+/// Whether this thread may try the system calls that take file handles.
+///
+/// Containers and hardened services often deny these calls. A seccomp filter may even kill this process for
+/// them: by default those of Android and of systemd's `SystemCallFilter` do. So do not try them below any filter.
+fn may_use_handles() -> bool {
+    OwnStatus::read().is_some_and(|status| !status.is_filtered)
+}
+
+/// Whether the kernel opens the handle of every process for us. It does not open the processes outside our pid
+/// namespace, but every process is inside the initial one (`pidfs_ino_get_pid`).
+fn sees_all_processes() -> bool {
+    // `PID_NS_INIT_INO` of include/uapi/linux/nsfs.h.
+    const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+    // With 32 bits, `stat` truncates the unique id.
+    cfg!(target_pointer_width = "64")
+        && our_pid_namespace().is_some_and(|ours| ours.inode == INITIAL_PID_NAMESPACE)
+}
+
+/// Whether the pid namespace has certainly ended, with all of its processes.
+///
+/// The inode alone proves nothing: another namespace may have it by now.
+fn has_ended(namespace: PidNamespace) -> bool {
+    /// `FD_NSFS_ROOT` of include/uapi/linux/fcntl.h.
+    const NSFS_ROOT: RawFd = -10003;
     let (Some(id), Ok(inode)) = (namespace.id, u32::try_from(namespace.inode)) else {
         return false;
     };
-    // Open our own namespace too: otherwise the kernel may deny or lack the call.
     may_open_all_namespaces()
-        && Handle::of_our_pid_namespace().is_some_and(|ours| ours.open().is_ok())
-        && Handle::new(id, inode).open() == Err(libc::ESTALE)
+        // Open our own namespace too: otherwise the kernel may deny or lack the call.
+        && our_pid_namespace_handle().is_some_and(|ours| ours.open(NSFS_ROOT).is_ok())
+        && pid_namespace_handle(id, inode).open(NSFS_ROOT) == Err(libc::ESTALE)
 }
 
 /// Whether the kernel opens every namespace for this thread. For others, the kernel returns the same error
@@ -89,7 +129,7 @@ fn may_open_all_namespaces() -> bool {
     const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
     const CAP_SYS_ADMIN: u32 = 21;
     inode("/proc/thread-self/ns/user") == Some(INITIAL_USER_NAMESPACE)
-        && procfs::effective_capabilities().is_some_and(|set| set & (1 << CAP_SYS_ADMIN) != 0)
+        && OwnStatus::read().is_some_and(|own| own.capabilities & (1 << CAP_SYS_ADMIN) != 0)
         // A security module may deny the capability.
         && match fs::read("/proc/thread-self/attr/current") {
             Ok(label) => label.starts_with(b"unconfined\n") || label.is_empty(),
@@ -98,58 +138,78 @@ fn may_open_all_namespaces() -> bool {
         }
 }
 
-/// A file handle of a namespace (Linux 6.18): `struct file_handle` of
-/// [open_by_handle_at(2)](https://man7.org/linux/man-pages/man2/open_by_handle_at.2.html) with a
+/// A file handle, the `struct file_handle` of
+/// [open_by_handle_at(2)](https://man7.org/linux/man-pages/man2/open_by_handle_at.2.html).
+#[repr(C)]
+#[derive(Debug)]
+struct Handle<T> {
+    size: libc::c_uint,
+    handle_type: libc::c_int,
+    content: T,
+}
+
 /// `struct nsfs_file_handle` of include/uapi/linux/nsfs.h.
 #[repr(C)]
 #[derive(Debug)]
-struct Handle {
-    size: libc::c_uint,
-    handle_type: libc::c_int,
+struct NamespaceContent {
     id: u64,
     namespace_type: u32,
     inode: u32,
 }
 
-impl Handle {
-    /// The size of the last three fields.
-    const SIZE: libc::c_uint = 16;
+/// Returns the handle of a process, which contains the inode of its pidfds (Linux 6.14).
+fn process_handle(inode: u64) -> Handle<u64> {
+    const FILEID_KERNFS: libc::c_int = 0xfe; // include/linux/exportfs.h
+    Handle::new(FILEID_KERNFS, inode)
+}
 
-    /// `FILEID_NSFS` of include/linux/exportfs.h.
-    const TYPE: libc::c_int = 0xf1;
+const FILEID_NSFS: libc::c_int = 0xf1; // include/linux/exportfs.h
 
-    /// Returns the handle of a pid namespace.
-    fn new(id: u64, inode: u32) -> Handle {
+/// Returns the handle of a pid namespace (Linux 6.18).
+fn pid_namespace_handle(id: u64, inode: u32) -> Handle<NamespaceContent> {
+    let namespace_type = libc::CLONE_NEWPID as u32;
+    let content = NamespaceContent {
+        id,
+        namespace_type,
+        inode,
+    };
+    Handle::new(FILEID_NSFS, content)
+}
+
+/// Returns the handle of our own pid namespace, if the kernel has such handles.
+fn our_pid_namespace_handle() -> Option<Handle<NamespaceContent>> {
+    if !may_use_handles() {
+        return None;
+    }
+    let mut handle = pid_namespace_handle(0, 0);
+    let mut mount_id: libc::c_int = 0;
+    let (path, flags) = (OUR_PID_NAMESPACE.as_ptr(), libc::AT_SYMLINK_FOLLOW);
+    let (buffer, mount) = (&raw mut handle, &raw mut mount_id);
+    let call = libc::SYS_name_to_handle_at;
+    // SAFETY: `path` ends with a null byte, `content` has room for `size` bytes, and `mount_id` is writable.
+    let result = unsafe { libc::syscall(call, libc::AT_FDCWD, path, buffer, mount, flags) };
+    let is_whole = handle.size as usize == size_of::<NamespaceContent>();
+    let is_known = is_whole && handle.handle_type == FILEID_NSFS && handle.content.id != 0;
+    (result == 0 && is_known).then_some(handle)
+}
+
+impl<T> Handle<T> {
+    fn new(handle_type: libc::c_int, content: T) -> Handle<T> {
         Handle {
-            size: Handle::SIZE,
-            handle_type: Handle::TYPE,
-            id,
-            namespace_type: libc::CLONE_NEWPID as u32,
-            inode,
+            size: size_of::<T>() as libc::c_uint,
+            handle_type,
+            content,
         }
     }
 
-    /// Returns the handle of our own pid namespace, if the kernel has such handles and permits the call.
-    fn of_our_pid_namespace() -> Option<Handle> {
-        let mut handle = Handle::new(0, 0);
-        let mut mount_id: libc::c_int = 0;
-        let (path, flags) = (OUR_PID_NAMESPACE.as_ptr(), libc::AT_SYMLINK_FOLLOW);
-        let (buffer, mount) = (&raw mut handle, &raw mut mount_id);
-        let call = libc::SYS_name_to_handle_at;
-        // SAFETY: `path` ends with a null byte, `handle` has room for `size` bytes after its first two
-        // fields, and `mount_id` is writable.
-        let result = unsafe { libc::syscall(call, libc::AT_FDCWD, path, buffer, mount, flags) };
-        let is_known = (handle.size, handle.handle_type) == (Handle::SIZE, Handle::TYPE);
-        (result == 0 && is_known && handle.id != 0).then_some(handle)
-    }
-
-    /// Opens the namespace and closes it again. The error is the errno.
-    fn open(&self) -> Result<(), i32> {
-        /// `FD_NSFS_ROOT` of include/uapi/linux/fcntl.h.
-        const NSFS_ROOT: libc::c_int = -10003;
-        let (call, flags) = (libc::SYS_open_by_handle_at, libc::O_PATH | libc::O_CLOEXEC);
-        // SAFETY: the handle is readable, and has `size` bytes after its first two fields.
-        let fd = unsafe { libc::syscall(call, NSFS_ROOT, &raw const *self, flags) };
+    /// Opens the file in the file system of `mount`, and closes it again. The error is the errno.
+    fn open(&self, mount: RawFd) -> Result<(), i32> {
+        let (call, flags) = (
+            libc::SYS_open_by_handle_at,
+            libc::O_RDONLY | libc::O_CLOEXEC,
+        );
+        // SAFETY: the handle is readable, and `content` has `size` bytes.
+        let fd = unsafe { libc::syscall(call, mount, &raw const *self, flags) };
         if fd < 0 {
             return Err(errno());
         }
@@ -175,8 +235,32 @@ mod tests {
     }
 
     #[test]
+    fn only_a_missing_process_has_exited_elsewhere() {
+        let unknown = PidNamespace { inode: 1, id: None };
+        let ours = pidfd::open(std::process::id() as libc::pid_t).unwrap();
+        let Some(value) = pidfd::unique_id(ours.as_fd()) else {
+            return eprintln!("skipped: no pidfs (Linux 6.9)");
+        };
+        let kind = KeyKind::Inode;
+        assert!(!has_exited_elsewhere(IdentityKey { kind, value }, unknown));
+        let never = IdentityKey {
+            kind,
+            value: u64::MAX,
+        };
+        let is_known = may_use_handles()
+            && sees_all_processes()
+            && process_handle(value).open(ours.as_raw_fd()).is_ok();
+        assert_eq!(has_exited_elsewhere(never, unknown), is_known);
+        let start = IdentityKey {
+            kind: KeyKind::Start,
+            value: u64::MAX,
+        };
+        assert!(!has_exited_elsewhere(start, unknown));
+    }
+
+    #[test]
     fn namespace_that_never_was_has_ended() {
-        if !may_open_all_namespaces() {
+        if !may_use_handles() || !may_open_all_namespaces() {
             return eprintln!("skipped: not the system's root");
         }
         let ours = our_pid_namespace().unwrap();

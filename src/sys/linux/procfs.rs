@@ -78,12 +78,25 @@ pub(super) fn is_being_reaped(pid: u32) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.state == b'X')
 }
 
-/// Returns the effective capabilities of the calling thread as a bit set.
-pub(super) fn effective_capabilities() -> Option<u64> {
-    let mut buffer: Buffer = [0; 4096];
-    let status = read_path("thread-self/status", &mut buffer).ok()?;
-    let set = str::from_utf8(line_after(status, b"\nCapEff:\t")?).ok()?;
-    u64::from_str_radix(set.trim(), 16).ok()
+/// The fields of the calling thread's `status` that are used here.
+pub(super) struct OwnStatus {
+    /// The effective capabilities, as a bit set.
+    pub(super) capabilities: u64,
+    /// Whether a seccomp filter is installed.
+    pub(super) is_filtered: bool,
+}
+
+impl OwnStatus {
+    pub(super) fn read() -> Option<OwnStatus> {
+        let mut buffer: Buffer = [0; 4096];
+        let status = read_path("thread-self/status", &mut buffer).ok()?;
+        let set = str::from_utf8(line_after(status, b"\nCapEff:\t")?).ok()?;
+        Some(OwnStatus {
+            capabilities: u64::from_str_radix(set.trim(), 16).ok()?,
+            // A kernel without seccomp has no such line.
+            is_filtered: line_after(status, b"\nSeccomp:\t").is_some_and(|mode| mode != b"0"),
+        })
+    }
 }
 
 /// Returns the inode of the directory `/proc/<pid>`. Needs no descriptor.
