@@ -73,11 +73,11 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// # When it resolves
 ///
-/// The first poll, also the first poll in another runtime, registers the process and queries it once.
-/// So an expired `timeout`, a biased `select!` and `now_or_never` return an exit that has already
-/// happened, unless the task has exhausted [tokio's budget](tokio::task::coop). Later exits are reported
-/// through the reactor: a poll may be pending for some time after the exit.
-/// [`try_wait`](ProcessExit::try_wait) queries the process at once.
+/// The first poll registers the process and queries it once. So does the first poll in another runtime,
+/// unless the process is [polled](Mechanism::Polling). Therefore an expired `timeout`, a biased `select!`
+/// and `now_or_never` return an exit that has already happened, unless the task has exhausted
+/// [tokio's budget](tokio::task::coop). Later exits are reported through the reactor: a poll may be
+/// pending for some time after the exit. [`try_wait`](ProcessExit::try_wait) queries the process at once.
 ///
 /// # Cancel safety
 ///
