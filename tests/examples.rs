@@ -44,7 +44,7 @@ impl Running {
     /// Returns the next line of the program's stdout, or `None` at the end of stdout.
     #[track_caller]
     fn next_line(&mut self) -> Option<String> {
-        match self.lines.recv_timeout(DEADLINE) {
+        match self.lines.recv_timeout(support::scaled(DEADLINE)) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("no line after {DEADLINE:?}"),

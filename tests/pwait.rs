@@ -623,7 +623,7 @@ impl OutputReader {
     #[track_caller]
     fn read_until(&mut self, wanted: &str) {
         while !self.text().contains(wanted) {
-            match self.chunks.recv_timeout(DEADLINE) {
+            match self.chunks.recv_timeout(support::scaled(DEADLINE)) {
                 Ok(chunk) => self.read.extend(chunk),
                 Err(error) => panic!("{error}: no {wanted:?} in {:?}", self.text()),
             }
@@ -634,7 +634,7 @@ impl OutputReader {
     #[track_caller]
     fn read_all(&mut self) -> String {
         loop {
-            match self.chunks.recv_timeout(DEADLINE) {
+            match self.chunks.recv_timeout(support::scaled(DEADLINE)) {
                 Ok(chunk) => self.read.extend(chunk),
                 Err(RecvTimeoutError::Disconnected) => return self.text(),
                 Err(RecvTimeoutError::Timeout) => panic!("still running: {:?}", self.text()),

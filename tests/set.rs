@@ -522,10 +522,7 @@ fn closes_fds_in_batches_and_when_idle_or_dropped() {
         let mut set = set_of(&dead);
         kill(&mut dead);
         assert_eq!(
-            set.exits_within(Duration::from_secs(20))
-                .await
-                .unwrap()
-                .len(),
+            set.exits_within(support::max_wait()).await.unwrap().len(),
             1000
         );
         assert!(set.next_exit().await.is_none());
@@ -533,7 +530,7 @@ fn closes_fds_in_batches_and_when_idle_or_dropped() {
         drop(set);
 
         let mut set = set_of(&dead[..100]);
-        let exits = set.exits_within(Duration::from_secs(20)).await.unwrap();
+        let exits = set.exits_within(support::max_wait()).await.unwrap();
         assert_eq!(exits.len(), 100);
         assert!(open() <= most, "after exits_within of a small set");
         drop(set);
@@ -897,7 +894,7 @@ async fn rejects_duplicates_after_cancelled_exits_within() {
         };
         let exits = tokio::select! {
             biased;
-            exits = set.exits_within(Duration::from_secs(20)) => Some(exits),
+            exits = set.exits_within(support::max_wait()) => Some(exits),
             () = yields => None,
         };
         if let Some(exits) = exits {
@@ -953,7 +950,7 @@ fn rejects_duplicates_without_free_descriptors() {
     runtime.block_on(async {
         for polls in 0..8 {
             let mut set = set_of(&sleepers);
-            let mut waiting = Box::pin(set.exits_within(Duration::from_secs(20)));
+            let mut waiting = Box::pin(set.exits_within(support::max_wait()));
             let mut returned = Vec::new();
             for _ in 0..polls {
                 if let Some(exits) = waiting.as_mut().now_or_never() {

@@ -38,17 +38,30 @@ pub fn at_most(size: usize) -> usize {
     if cfg!(unix) { size } else { size.min(100) }
 }
 
-/// How long [`deadline`] and [`until`] wait before they fail. Even a slow machine needs far less.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// Returns how long [`deadline`] and [`until`] wait before they fail: 20 s, which is far more than even a
+/// slow machine needs.
+pub fn max_wait() -> Duration {
+    scaled(Duration::from_secs(20))
+}
 
-/// Awaits a future that must resolve. Panics after [`DEADLINE`].
+/// Returns a deadline times the integer in `TEST_DEADLINE_FACTOR`, which an emulated machine needs.
+pub fn scaled(deadline: Duration) -> Duration {
+    static FACTOR: std::sync::LazyLock<u32> =
+        std::sync::LazyLock::new(|| match std::env::var("TEST_DEADLINE_FACTOR") {
+            Ok(factor) => factor.parse().expect("TEST_DEADLINE_FACTOR is an integer"),
+            Err(_) => 1,
+        });
+    deadline * *FACTOR
+}
+
+/// Awaits a future that must resolve. Panics after [`max_wait`].
 #[track_caller]
 pub fn deadline<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let caller = std::panic::Location::caller();
     async move {
-        tokio::time::timeout(DEADLINE, future)
+        tokio::time::timeout(max_wait(), future)
             .await
-            .unwrap_or_else(|_| panic!("still waiting after {DEADLINE:?} at {caller}"))
+            .unwrap_or_else(|_| panic!("still waiting after {:?} at {caller}", max_wait()))
     }
 }
 
@@ -82,14 +95,15 @@ pub fn expired<F: Future>(future: F) -> tokio::time::Timeout<F> {
     tokio::time::timeout_at(tokio::time::Instant::now() - Duration::from_secs(1), future)
 }
 
-/// Blocks until a condition is true. Panics with its description after [`DEADLINE`].
+/// Blocks until a condition is true. Panics with its description after [`max_wait`].
 #[track_caller]
 pub fn until(description: &str, mut condition: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {
         assert!(
-            start.elapsed() < DEADLINE,
-            "timed out after {DEADLINE:?}: {description}"
+            start.elapsed() < max_wait(),
+            "timed out after {:?}: {description}",
+            max_wait()
         );
         std::thread::sleep(Duration::from_millis(1));
     }
