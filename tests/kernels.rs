@@ -198,8 +198,20 @@ fn set_rejects_only_duplicates_on_each_kernel() {
     let kernel = on_each_kernel!(set_rejects_only_duplicates_on_each_kernel);
     let mut first = Grandchild::spawn();
     let second = Grandchild::spawn();
+    let mut reaped = Grandchild::spawn();
     block_on(kernel, async {
         let mut set = ExitSet::new();
+        let waits = [0; 3].map(|_| exit_of(reaped.id()));
+        let [member, duplicate, until_reaped] = waits;
+        let until_reaped = until_reaped.until_reaped();
+        assert!(set.insert_exit(member));
+        reaped.end(4);
+        reaped.reap();
+        assert!(!set.insert_exit(duplicate));
+        assert!(!set.insert_exit(until_reaped));
+        deadline(set.next_exit()).await.unwrap().unwrap();
+        assert!(set.is_empty());
+
         assert!(set.insert_exit(exit_of(first.id())));
         assert!(!set.insert_exit(exit_of(first.id())));
         assert!(set.insert_exit(exit_of(second.id())));

@@ -4,6 +4,7 @@ mod directory;
 mod fd_limit;
 mod namespaces;
 mod pidfd;
+mod pidfd_id;
 mod probe;
 mod procfs;
 mod selector;
@@ -52,7 +53,12 @@ impl Process {
         let mut refusal = libc::EINVAL;
         for _ in 0..MAX_ROUNDS {
             refusal = match open_pidfd(pid) {
-                Ok(pidfd) => return Ok(Opened::WithEvents(Process::new(pidfd))),
+                Ok(pidfd) => {
+                    return Ok(Opened::WithEvents(Process::new(
+                        pidfd,
+                        Some(pid.unsigned_abs()),
+                    )));
+                }
                 Err(libc::ESRCH) => return Err(OpenError::NoSuchProcess),
                 Err(errno) => errno,
             };
@@ -84,10 +90,12 @@ impl Process {
         let pid = pidfd::pid(fd.as_fd()).or_else(|| {
             procfs::pid_of_pidfd(fd.as_fd()).filter(|_| procfs::proc_matches_our_pid_ns())
         });
-        Ok((Process::new(fd), pid.and_then(NonZeroU32::new)))
+        Ok((Process::new(fd, pid), pid.and_then(NonZeroU32::new)))
     }
 
-    fn new(pidfd: OwnedFd) -> Process {
+    /// `pid` is the pid of the pidfd's process, if that is known.
+    fn new(pidfd: OwnedFd, pid: Option<u32>) -> Process {
+        pidfd_id::record(pidfd.as_fd(), pid);
         Process {
             pidfd: LazyAsyncFd::new(pidfd),
         }
@@ -123,7 +131,7 @@ impl Process {
     }
 
     pub(crate) fn unique_id(&self) -> Option<u64> {
-        pidfd::unique_id(self.as_fd())
+        pidfd_id::unique_id(self.as_fd())
     }
 
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
@@ -250,7 +258,7 @@ fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 
 fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<IdentityKey> {
     if kind != Some(KeyKind::Start) {
-        match (pidfd::unique_id(pidfd), kind) {
+        match (pidfd::inode(pidfd), kind) {
             (Some(value), None | Some(KeyKind::Inode)) => {
                 let kind = KeyKind::Inode;
                 return Ok(IdentityKey { kind, value });

@@ -81,7 +81,7 @@ pub(crate) fn has_exited_elsewhere(key: IdentityKey, namespace: PidNamespace) ->
     let has_exited = key.kind == KeyKind::Inode && sees_all_processes() && {
         // Open our own pidfd too: otherwise the kernel may deny or lack the call.
         pidfd::open(std::process::id() as libc::pid_t).is_ok_and(|ours| {
-            let own = pidfd::unique_id(ours.as_fd());
+            let own = pidfd::inode(ours.as_fd());
             own.is_some_and(|own| process_handle(own).open(ours.as_raw_fd()).is_ok())
                 && process_handle(key.value).open(ours.as_raw_fd()) == Err(libc::ESTALE)
         })
@@ -238,7 +238,7 @@ mod tests {
     fn only_a_missing_process_has_exited_elsewhere() {
         let unknown = PidNamespace { inode: 1, id: None };
         let ours = pidfd::open(std::process::id() as libc::pid_t).unwrap();
-        let Some(value) = pidfd::unique_id(ours.as_fd()) else {
+        let Some(value) = pidfd::inode(ours.as_fd()) else {
             return eprintln!("skipped: no pidfs (Linux 6.9)");
         };
         let kind = KeyKind::Inode;

@@ -212,7 +212,7 @@ pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
 
 /// Returns the inode, which no other process ever has. `None` before Linux 6.9, where all pidfds have
 /// the same inode.
-pub(super) fn unique_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
+pub(super) fn inode(pidfd: BorrowedFd<'_>) -> Option<u64> {
     if !is_on_pidfs(pidfd) {
         return None;
     }

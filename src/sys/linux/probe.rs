@@ -9,7 +9,7 @@ use super::directory::{Directory, NoDirectory};
 use super::procfs::{self, Stat};
 use super::selector::Event;
 use super::{
-    Process, State, Status, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd,
+    Process, State, Status, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd_id,
     proc_unavailable, query_state, send_signal, start_key, syscalls, task,
 };
 use crate::error::OpenError;
@@ -47,11 +47,9 @@ impl Probe {
     }
 
     pub(crate) fn unique_id(&self) -> Option<u64> {
-        // Keep the two kinds of numbers apart. The inodes of `/proc` have 32 bits.
-        const PROC: u64 = 1 << 63;
         match self {
-            Probe::PidFd(pidfd) => pidfd::unique_id(pidfd.as_fd()),
-            Probe::Pid(probe) => probe.inode.map(|inode| inode | PROC),
+            Probe::PidFd(pidfd) => pidfd_id::unique_id(pidfd.as_fd()),
+            Probe::Pid(probe) => probe.inode.map(pidfd_id::of_proc_inode),
         }
     }
 
@@ -328,7 +326,7 @@ impl PidProbe {
         if self.may_reopen {
             match open_pidfd(self.pid) {
                 Ok(fd) if !is_reaped(fd.as_fd()) && is_same() => {
-                    return Reopened::WithEvents(Process::new(fd));
+                    return Reopened::WithEvents(Process::new(fd, Some(self.pid.unsigned_abs())));
                 }
                 Err(errno) if is_exhaustion(errno) => return Reopened::Exhausted,
                 // If the process is being reaped, the next query reports that.

@@ -16,8 +16,8 @@ use std::task::{Context, Poll};
 
 use super::fd_limit::{fds_are_scarce, from_raw_sparing_last, read_limit};
 use super::{
-    EventError, LazyAsyncFd, Opened, Probe, Process, State, is_reaped, pidfd, query_state,
-    reaped_state, send_signal,
+    EventError, LazyAsyncFd, Opened, Probe, Process, State, is_reaped, pidfd, pidfd_id,
+    query_state, reaped_state, send_signal,
 };
 use crate::error::OpenError;
 
@@ -193,7 +193,7 @@ impl Registration {
     }
 
     pub(crate) fn unique_id(&self) -> Option<u64> {
-        pidfd::unique_id(self.0.as_fd())
+        pidfd_id::unique_id(self.0.as_fd())
     }
 
     pub(crate) fn is_reaped(&self) -> bool {
@@ -201,11 +201,15 @@ impl Registration {
     }
 
     pub(crate) fn is_same(&self, process: &Process) -> bool {
-        match (self.unique_id(), process.unique_id()) {
-            (Some(this), Some(other)) => this == other,
-            // Two processes cannot have the pid at the same time.
-            _ => !self.is_reaped() && !process.is_reaped(),
+        if let (Some(this), Some(other)) = (self.unique_id(), process.unique_id()) {
+            // Different ids prove nothing before Linux 6.9: the kernel drops an inode of `/proc` under memory
+            // pressure, and creates another.
+            if this == other || self.has_reap_event() {
+                return this == other;
+            }
         }
+        // Two processes cannot have the pid at the same time.
+        !self.is_reaped() && !process.is_reaped()
     }
 
     pub(crate) fn has_reap_event(&self) -> bool {
