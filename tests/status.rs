@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 #[cfg(target_os = "linux")]
 use support::linux;
 #[cfg(unix)]
-use support::unix::Grandchild;
+use support::unix::{self, Grandchild};
 use support::{Child, deadline, reaped_status_is_known, shell, skip};
 #[cfg(target_os = "linux")]
 use tokio_process_exit::ProcessExit;
@@ -132,6 +132,9 @@ async fn until_reaped_resolves_at_the_reap_with_the_status() {
     assert_eq!(process.try_wait().unwrap(), None);
     grandchild.reap();
     let exit = deadline(process).await.unwrap();
+    #[cfg(target_os = "linux")]
+    linux::assert_code_if_shown(exit, 42);
+    #[cfg(not(target_os = "linux"))]
     assert_eq!(exit.status().unwrap().code(), Some(42));
 }
 
@@ -230,6 +233,79 @@ async fn other_user_gets_the_status_after_the_reap() {
     }
 }
 
+/// Before Linux 5.17, `waitid` returns the status of the leader thread, which is not the process's if the
+/// leader thread exited by itself. The status of some processes is then unknown.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn never_returns_the_leader_threads_status() {
+    if std::env::var_os("TEST_RUNNER").is_some() {
+        return skip("under an emulator the leader thread cannot exit alone");
+    }
+    type Thread = fn() -> i32;
+    type Leader = fn() -> Option<i32>;
+    // SAFETY: the call takes an integer.
+    let soon: Thread = || unsafe { libc::usleep(2000) } + 7;
+    let forever: Thread = || unix::forever();
+    let dumps: Thread = || {
+        // Send the signal to this thread, which then dumps core.
+        // SAFETY: the call takes no arguments.
+        let (process, thread) = (std::process::id() as i32, unsafe { libc::gettid() });
+        // SAFETY: the call takes integers.
+        unsafe { libc::tgkill(process, thread, libc::SIGQUIT) };
+        unix::forever()
+    };
+    let (exits, waits): (Leader, Leader) = (|| None, || unix::forever());
+    // Whether every kernel shows the status.
+    let (sometimes, always) = (false, true);
+    let scenarios: [(&str, Thread, Leader, bool); 7] = [
+        (
+            "leader exits, thread ends the process",
+            || 7,
+            exits,
+            sometimes,
+        ),
+        ("leader exits, thread ends it later", soon, exits, sometimes),
+        ("leader exits, process is killed", forever, exits, sometimes),
+        ("leader exits, thread dumps core", dumps, exits, sometimes),
+        ("leader waits, thread dumps core", dumps, waits, sometimes),
+        ("leader waits, thread ends the process", soon, waits, always),
+        ("leader ends the process", forever, || Some(7), sometimes),
+    ];
+    let directory = std::env::temp_dir().join(format!("status-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = std::ffi::CString::new(directory.to_str().unwrap()).unwrap();
+    let limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    for (scenario, thread, leader, is_known) in scenarios {
+        for _ in 0..20 {
+            let child = linux::fork(|| {
+                // Any core is written to a directory of the test.
+                // SAFETY: `path` ends with a null byte, and lives until the call returns.
+                unsafe { libc::chdir(path.as_ptr()) };
+                // SAFETY: `limit` is readable.
+                unsafe { libc::setrlimit(libc::RLIMIT_CORE, &limit) };
+                linux::two_threads(thread, leader)
+            });
+            let process = exit_of(child.id());
+            if scenario.ends_with("killed") {
+                support::until("the leader has exited", || {
+                    linux::state_of(child.id()) == Some('Z')
+                });
+                unix::kill(child.id(), libc::SIGKILL);
+            }
+            let exit = deadline(process).await.unwrap();
+            let status = std::process::ExitStatus::from_raw(child.reap());
+            match exit.status() {
+                None if !is_known && !linux::waitid_shows_status() => {}
+                reported => assert_eq!(reported, Some(status), "{scenario}"),
+            }
+        }
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
 #[test]
 fn exit_displays_its_pid_and_status() {
     let mut child = Child::zombie(7);
@@ -307,7 +383,7 @@ fn returns_the_status_after_own_leader_thread_exits() {
         return support::assert_passed(&support::rerun(TEST, "1", |_| {}));
     }
     if !linux::stat_shows_status() {
-        return skip("Linux before 6.1 does not show the status in /proc");
+        return skip("Linux before 5.17 does not show the status in /proc");
     }
     // The forked child starts a second thread and ends its leader thread. All other threads of this
     // process are idle, so the child inherits no held lock.

@@ -12,6 +12,14 @@ pub use super::unix::*;
 ///
 /// Call this only in a forked child. The child exits with the return value of `body`.
 pub fn leader_exits<F: FnOnce() -> i32>(body: F) -> ! {
+    two_threads(body, || None)
+}
+
+/// Starts a second thread that runs `body`, and runs `leader` in the leader thread.
+///
+/// Call this only in a forked child. The child exits with the return value of `body`, or with that of
+/// `leader`. If `leader` returns `None`, only the leader thread exits.
+pub fn two_threads<F: FnOnce() -> i32>(body: F, leader: impl FnOnce() -> Option<i32>) -> ! {
     extern "C" fn run<F: FnOnce() -> i32>(body: *mut c_void) -> i32 {
         // SAFETY: `body` is the pointer that was passed to `clone` below, and is read once.
         let body = unsafe { body.cast::<F>().read() };
@@ -37,6 +45,9 @@ pub fn leader_exits<F: FnOnce() -> i32>(body: F) -> ! {
     // SAFETY: the stack is as large as the thread needs, and `body` lives on the leader's stack,
     // which stays mapped when the leader exits.
     while unsafe { libc::clone(run::<F>, top, flags, argument) } < 0 {}
+    if let Some(code) = leader() {
+        exit_group(code);
+    }
     // A wait must not report the code 99: it is the leader thread's, not the process's.
     // SAFETY: the call takes an integer and ends only this thread.
     unsafe { libc::syscall(libc::SYS_exit, 99) };
@@ -180,9 +191,62 @@ fn filter(
     apply_filter(&program).unwrap();
 }
 
-/// Returns whether `/proc/<pid>/stat` shows the exit status of the whole process (Linux 6.1).
+/// Returns whether `/proc/<pid>/stat` shows the exit status of the whole process (Linux 5.17).
 pub fn stat_shows_status() -> bool {
-    release() >= (6, 1)
+    group_exit_codes().0
+}
+
+/// Returns whether `waitid` with WNOWAIT returns the exit status of the whole process (Linux 5.17).
+pub fn waitid_shows_status() -> bool {
+    group_exit_codes().1
+}
+
+/// Returns whether `stat` and `waitid` show the exit code of a process, or that of its leader thread.
+fn group_exit_codes() -> (bool, bool) {
+    static KNOWN: std::sync::LazyLock<(bool, bool)> = std::sync::LazyLock::new(|| {
+        if std::env::var_os("TEST_RUNNER").is_some() {
+            // Under an emulator the leader thread cannot exit alone.
+            return (release() >= (5, 17), release() >= (5, 17));
+        }
+        let child = fork(|| leader_exits(|| 5));
+        // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WEXITED | libc::WNOWAIT;
+        // SAFETY: `info` is writable.
+        let result = unsafe { libc::waitid(libc::P_PID, child.id(), &mut info, options) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("/proc");
+        let exit_code = stat
+            .split_ascii_whitespace()
+            .next_back()
+            .expect("52 fields");
+        // SAFETY: the siginfo is a child's.
+        let by_waitid = unsafe { info.si_status() };
+        let codes = (exit_code == (5 << 8).to_string(), by_waitid == 5);
+        assert_eq!(child.reap(), 5 << 8);
+        codes
+    });
+    *KNOWN
+}
+
+/// Checks the exit code of a process that is not our child, if the kernel shows the status of a zombie.
+#[track_caller]
+pub fn assert_code_if_shown(exit: tokio_process_exit::Exit, code: i32) {
+    assert_code_or_skip(exit, code, stat_shows_status());
+}
+
+/// Checks the exit code of a child that has had several threads, if the kernel shows it.
+#[track_caller]
+pub fn assert_code_of_threads(exit: tokio_process_exit::Exit, code: i32) {
+    assert_code_or_skip(exit, code, waitid_shows_status());
+}
+
+#[track_caller]
+fn assert_code_or_skip(exit: tokio_process_exit::Exit, code: i32, is_shown: bool) {
+    match exit.status() {
+        None if !is_shown => super::skip("this kernel does not show the status"),
+        status => assert_eq!(status.expect("a status").code(), Some(code)),
+    }
 }
 
 /// Returns the first two numbers of the kernel's release.

@@ -1,5 +1,6 @@
 //! Linux and Android: a pidfd in tokio's reactor, or `/proc` where the system refuses pidfds.
 
+mod child;
 mod directory;
 mod fd_limit;
 mod namespaces;
@@ -181,8 +182,9 @@ fn is_exhaustion(errno: i32) -> bool {
 ///
 /// The order of the steps makes the status certain, although the process may be reaped at any moment:
 ///
-/// 1. `waitid` returns the status of our own child, and reports the exit in the same call.
-/// 2. After the reap, the pidfd itself returns the status of any process (Linux 6.15).
+/// 1. After the reap, the pidfd itself returns the status of any process (Linux 6.15).
+/// 2. `waitid` returns the status of our own child. Ask only after the exit: otherwise a child that exits
+///    after the question has no status.
 /// 3. `/proc` shows the status of a zombie. The status is this process's only if the process has not
 ///    been reaped after the read: only then has the pid not been recycled.
 ///
@@ -204,21 +206,19 @@ fn query_state(pidfd: BorrowedFd<'_>) -> io::Result<State> {
 
 /// Returns the state, and whether the process is being reaped at this moment.
 fn query_state_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
-    if let Some(status) = pidfd::child_status(pidfd) {
-        return Ok((zombie_state(Some(status)), false));
-    }
+    // Check this first: before Linux 5.13, `waitid` takes time in proportion to the number of our children.
     match pidfd::liveness(pidfd)? {
         Liveness::Running => return Ok((State::Running, false)),
         Liveness::Reaped => return Ok((reaped_state(pidfd), false)),
         Liveness::Zombie => {}
     }
+    if let Some(status) = pidfd::child_status(pidfd) {
+        return Ok((zombie_state(Some(status)), false));
+    }
     // Read the pid through the descriptor: `/proc` may belong to another pid namespace than ours, in
     // which our number for the process is another process.
     let pid = procfs::pid_of_pidfd(pidfd);
-    // Ask for a child's status again: the child may have exited after the first question.
-    let status = pid
-        .and_then(procfs::zombie_status)
-        .or_else(|| pidfd::child_status(pidfd));
+    let status = pid.and_then(procfs::zombie_status);
     let is_being_reaped = status.is_none() && pid.is_some_and(procfs::is_being_reaped);
     Ok(match pidfd::liveness(pidfd)? {
         // During `execve` by a thread that is not the leader, a running process seems for an instant to

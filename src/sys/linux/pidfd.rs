@@ -12,7 +12,7 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use super::fd_limit::from_raw_sparing_last;
-use super::{Status, procfs, syscalls};
+use super::{Status, child, procfs, syscalls};
 use crate::sys::unix::syscalls::errno;
 
 #[cfg(not(target_os = "android"))]
@@ -152,9 +152,15 @@ pub(super) fn signals_are_denied() -> bool {
     result == 0 || errno() != libc::EBADF
 }
 
-/// Returns the exit status of our own child, as [`syscalls::child_status`] does.
+/// Returns the exit status of our own child, as [`child::zombie`] does.
 pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
-    syscalls::child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)
+    let id = pidfd.as_raw_fd() as libc::id_t;
+    let zombie = child::zombie(libc::P_PIDFD, id, || procfs::pid_of_pidfd(pidfd))?;
+    // Before Linux 5.17, files of the pid have been read.
+    let has_pid = || matches!(liveness(pidfd), Ok(Liveness::Zombie));
+    zombie
+        .status
+        .filter(|_| procfs::has_group_exit_code() || has_pid())
 }
 
 /// Returns the exit status of any process that has been reaped.

@@ -9,7 +9,7 @@ use super::directory::{Directory, NoDirectory};
 use super::procfs::{self, Stat};
 use super::selector::Event;
 use super::{
-    Process, State, Status, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd_id,
+    Process, State, Status, child, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd_id,
     proc_unavailable, query_state, send_signal, start_key, syscalls, task,
 };
 use crate::error::OpenError;
@@ -177,38 +177,47 @@ impl PidProbe {
         let directory = self.directory.get();
         // Read before checking the owner: the results are the opened process's if that process still has
         // the pid.
-        let child_status = self.child_status();
         let stat = self.read_stat(directory);
+        // Do not ask about a process that is shown as running: before Linux 5.13, `waitid` takes time in
+        // proportion to the number of our children.
+        let may_have_exited = stat.as_ref().is_none_or(Stat::exited);
+        let child = may_have_exited.then(|| self.zombie_child()).flatten();
+        // `waitid` was given the pid, so the process must still have the pid after the call.
+        let stat = match child {
+            Some(_) => self.read_stat(directory),
+            None => stat,
+        };
         let owner = self.pid_owner(directory, stat.as_ref());
-        let has_exited = child_status.is_some() || stat.as_ref().is_some_and(Stat::exited);
+        let has_exited = child.is_some() || stat.as_ref().is_some_and(Stat::exited);
         match owner {
             PidOwner::Another => exited(None, true),
             PidOwner::Unknown if !has_exited && !syscalls::exists(self.pid) => exited(None, true),
             _ if !has_exited => State::Running,
             PidOwner::Same => {
-                let status = child_status.or_else(|| self.zombie_status(directory, stat.as_ref()));
+                let status = child.and_then(|child| child.status);
+                let status = status.or_else(|| self.zombie_status(directory, stat.as_ref()));
                 exited(status, false)
             }
             PidOwner::LikelySame | PidOwner::Unknown => exited(None, false),
         }
     }
 
-    fn child_status(&self) -> Option<Status> {
-        syscalls::child_status(libc::P_PID, self.pid.unsigned_abs())
+    /// Returns our own child if it has exited. The result is the opened process's only if that process has
+    /// the pid after this call.
+    fn zombie_child(&self) -> Option<child::Zombie> {
+        let pid = self.pid.unsigned_abs();
+        child::zombie(libc::P_PID, pid, || self.has_proc.then_some(pid))
     }
 
     fn zombie_status(&self, directory: Option<&Directory>, stat: Option<&Stat>) -> Option<Status> {
-        let status = match directory {
+        match directory {
             // `stat` was read through the directory, so it needs no check of the owner.
-            Some(directory) => match stat.and_then(|stat| directory.zombie_status(stat)) {
-                None => None,
-                status => return status,
-            },
-            None => procfs::zombie_status(self.pid.unsigned_abs()),
-        };
-        // Ask for a child's status again: the child may have exited after the first question.
-        let status = status.or_else(|| self.child_status())?;
-        self.is_same(directory).then_some(status)
+            Some(directory) => directory.zombie_status(stat?),
+            None => {
+                let status = procfs::zombie_status(self.pid.unsigned_abs());
+                status.filter(|_| self.is_same(None))
+            }
+        }
     }
 
     /// Sends a signal through the directory, or right after a check that the process has the pid.

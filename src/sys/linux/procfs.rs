@@ -106,16 +106,57 @@ pub(super) fn inode(pid: u32) -> Option<u64> {
         .map(|directory| directory.ino())
 }
 
+/// The fields 9 and 10 of a file `stat`.
+#[derive(Clone, Copy)]
+pub(super) struct FlagsAndFaults {
+    /// The flags of the thread, or of the leader thread: `PF_*` of include/linux/sched.h.
+    pub(super) flags: u32,
+    /// The minor page faults of the thread, or of all threads that the process has had.
+    pub(super) faults: u64,
+}
+
+impl FlagsAndFaults {
+    pub(super) fn of_process(pid: u32) -> Option<FlagsAndFaults> {
+        FlagsAndFaults::read(format_args!("{pid}/stat"))
+    }
+
+    pub(super) fn of_leader_thread(pid: u32) -> Option<FlagsAndFaults> {
+        FlagsAndFaults::read(format_args!("{pid}/task/{pid}/stat"))
+    }
+
+    fn read(path: impl Display) -> Option<FlagsAndFaults> {
+        let mut buffer: Buffer = [0; 4096];
+        let stat = read_path(path, &mut buffer).ok()?;
+        // Skip the name, see `Stat::parse`.
+        let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+        let fields = str::from_utf8(&stat[name_end + 1..]).ok()?;
+        let mut fields = fields.split_ascii_whitespace().skip(6);
+        Some(FlagsAndFaults {
+            flags: fields.next()?.parse().ok()?,
+            faults: fields.next()?.parse().ok()?,
+        })
+    }
+}
+
+/// Returns the CPU time of a process's leader thread. `None` if the kernel does not count it.
+pub(super) fn leader_cpu_time(pid: u32) -> Option<Duration> {
+    let mut buffer: Buffer = [0; 4096];
+    let text = str::from_utf8(read(pid, "schedstat", &mut buffer).ok()?).ok()?;
+    let nanoseconds = text.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
 /// Converts a time since boot to the unit of `stat`: USER_HZ, which is 100 except on the Alpha.
 pub(super) fn ticks(since_boot: Duration) -> u64 {
     since_boot.as_millis() as u64 / 10
 }
 
-/// Whether the exit code in `stat` is that of the process.
+/// Whether the kernel reports the exit code of a process, and not that of its leader thread: in `stat`, and
+/// by `waitid` with WNOWAIT.
 ///
-/// Older kernels show the code of the leader thread, which differs if that thread has exited by itself
-/// before the others. Source: `do_task_stat` of Linux 6.1 reads `group_exit_code`. Run on 6.18.
-fn stat_has_group_exit_code() -> bool {
+/// The two codes differ if the leader thread has exited by itself before the others. Source: `do_task_stat`
+/// and `wait_task_zombie` of Linux 5.17. Run: wrong on 5.10, right on 6.1, 6.12 and 6.18.
+pub(super) fn has_group_exit_code() -> bool {
     // The answer is valid for the life of this process, as long as the process stays on its kernel. Do not
     // remember a failed call, which a sandbox may deny to one thread only.
     static ANSWER: OnceLock<bool> = OnceLock::new();
@@ -123,7 +164,7 @@ fn stat_has_group_exit_code() -> bool {
         return answer;
     }
     let release = syscalls::kernel_release();
-    !release.is_empty() && *ANSWER.get_or_init(|| release_is_at_least(&release, (6, 1)))
+    !release.is_empty() && *ANSWER.get_or_init(|| release_is_at_least(&release, (5, 17)))
 }
 
 fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
@@ -185,7 +226,7 @@ impl Stat {
     ///
     /// `can_read_link` reads the link `ns/user` of the same process.
     pub(super) fn zombie_status(&self, can_read_link: impl FnOnce() -> bool) -> Option<Status> {
-        if !self.exited() || !stat_has_group_exit_code() {
+        if !self.exited() || !has_group_exit_code() {
             return None;
         }
         // A reader without ptrace rights gets 0, which is also the status of success. The link needs the

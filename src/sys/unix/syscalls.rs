@@ -51,7 +51,13 @@ fn kill(pid: libc::pid_t, signal: i32) -> Result<(), i32> {
 ///
 /// `None` for any other process, and for a process that is not waitable yet: the process is running, or
 /// its tracer must wait first.
+#[allow(dead_code, reason = "Linux also needs the pid")]
 pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Status> {
+    exited_child(kind, id).map(|(_, status)| status)
+}
+
+/// Returns the pid and the exit status of our own child, as [`child_status`] does.
+pub(crate) fn exited_child(kind: libc::idtype_t, id: libc::id_t) -> Option<(libc::pid_t, Status)> {
     let info = waitid(kind, id).ok()?;
     // If the pid is 0, the child is not waitable, and `waitid` has written nothing.
     // SAFETY: the siginfo is a child's, or the zeroes that `waitid` was given.
@@ -61,7 +67,7 @@ pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Statu
     }
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    Status::from_siginfo(info.si_code, status)
+    Some((pid, Status::from_siginfo(info.si_code, status)?))
 }
 
 /// The reason why a process is not signalled by its pid.
@@ -113,13 +119,19 @@ pub(crate) fn thread_cpu_time() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// Returns the time of a clock that exists.
 pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
+    // Every caller's clock exists on its system, so the call does not fail.
+    try_clock(clock).unwrap_or_default()
+}
+
+/// Returns the time of a clock. `None` if there is no such clock.
+pub(crate) fn try_clock(clock: libc::clockid_t) -> Option<Duration> {
     // SAFETY: a `timespec` is all integers, for which all zeroes is a valid value.
     let mut time: libc::timespec = unsafe { mem::zeroed() };
-    // Every caller's clock exists on its system, so the call does not fail.
     // SAFETY: `time` is writable.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    (result == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
 /// Returns the errno of the system call that has just failed.
