@@ -233,8 +233,7 @@ fn polls_the_pidfd_if_registration_is_refused() {
         grandchild.end(9);
         still_pending(&mut process).await;
         grandchild.reap();
-        let exit = deadline(process).await.unwrap();
-        assert_eq!(exit.status().unwrap().code(), Some(9));
+        linux::assert_code_if_shown(deadline(process).await.unwrap(), 9);
         check_every_promise().await;
     });
 }
@@ -285,10 +284,7 @@ fn polls_while_descriptors_are_exhausted() {
         // Without a descriptor, /proc cannot be read. Polling still reports the exits of our own
         // children, and all reaps.
         child.end();
-        assert_eq!(
-            deadline(of_child).await.unwrap().status().unwrap().code(),
-            Some(7)
-        );
+        linux::assert_code_of_threads(deadline(of_child).await.unwrap(), 7);
         first.end(8);
         first.reap();
         deadline(of_first).await.unwrap();
@@ -306,10 +302,7 @@ fn polls_while_descriptors_are_exhausted() {
             assert!(process.fallback_reason().is_none());
         }
         second.end(9);
-        assert_eq!(
-            deadline(of_second).await.unwrap().status().unwrap().code(),
-            Some(9)
-        );
+        linux::assert_code_if_shown(deadline(of_second).await.unwrap(), 9);
         third.end(10);
         still_pending(&mut of_third).await;
         third.reap();
@@ -329,10 +322,7 @@ fn keeps_the_last_fd_free_for_reading_proc() {
         assert_eq!(process.mechanism(), Some(Mechanism::Polling));
         still_pending(&mut process).await;
         grandchild.end(8);
-        assert_eq!(
-            deadline(process).await.unwrap().status().unwrap().code(),
-            Some(8)
-        );
+        linux::assert_code_if_shown(deadline(process).await.unwrap(), 8);
         drop(files);
         limit_descriptors(limit);
     });
@@ -351,10 +341,7 @@ fn keeps_the_last_fd_free_if_low_numbered() {
         assert_eq!(of_second.mechanism(), Some(Mechanism::Polling));
         still_pending(&mut of_second).await;
         first.end(8);
-        assert_eq!(
-            deadline(of_first).await.unwrap().status().unwrap().code(),
-            Some(8)
-        );
+        linux::assert_code_if_shown(deadline(of_first).await.unwrap(), 8);
         assert_eq!(of_second.mechanism(), Some(Mechanism::Polling));
     });
 }
@@ -657,7 +644,7 @@ fn polls_while_the_blocking_pool_is_full() {
 fn keeps_the_status_seen_by_the_poller_after_a_reap() {
     let _ = in_own_process!(keeps_the_status_seen_by_the_poller_after_a_reap, ["1"]);
     if !linux::stat_shows_status() {
-        return skip("Linux before 6.1 does not show the status in /proc");
+        return skip("Linux before 5.17 does not show the status in /proc");
     }
     deny!(libc::SYS_pidfd_open, libc::EPERM);
     let (first, second) = (runtime(), runtime());
@@ -757,7 +744,7 @@ fn dropped_caches_do_not_lose_status_or_events() {
         return skip("caches cannot be dropped (not root)");
     }
     if !linux::stat_shows_status() {
-        return skip("Linux before 6.1 does not show the status in /proc");
+        return skip("Linux before 5.17 does not show the status in /proc");
     }
     let mut child = Child::spawn(7);
     let mut grandchild = Grandchild::spawn();
@@ -949,7 +936,7 @@ fn polls_within_the_interval_and_new_waits_sooner() {
         }
         let delay = median(delays);
         assert!(
-            delay < Duration::from_millis(60),
+            delay < support::scaled(Duration::from_millis(60)),
             "the median delay of an exit is {delay:?}"
         );
 
@@ -969,7 +956,7 @@ fn polls_within_the_interval_and_new_waits_sooner() {
         }
         let delay = median(delays);
         assert!(
-            delay < Duration::from_millis(15),
+            delay < support::scaled(Duration::from_millis(15)),
             "the median delay of an exit is {delay:?}"
         );
     });
@@ -1052,10 +1039,11 @@ fn poller_uses_under_5_percent_of_a_core() {
             still_pending(processes.next()).await;
             let (before, start) = (linux::cpu_time(), Instant::now());
             let _ = tokio::time::timeout(Duration::from_secs(2), processes.next()).await;
-            let share = (linux::cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+            let used = linux::cpu_time() - before;
+            let share = used.as_secs_f64() / start.elapsed().as_secs_f64();
             println!("{size} polled: {:.2} % of one core", share * 100.0);
             assert!(
-                share < 0.05,
+                used < support::scaled(start.elapsed().mul_f64(0.05)),
                 "{size} polled: {:.2} % of one core",
                 share * 100.0
             );
@@ -1087,7 +1075,10 @@ fn runtime_shuts_down_within_100_ms_while_polling() {
         elapsed
     });
     let fastest = fastest.min().unwrap();
-    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+    assert!(
+        fastest < support::scaled(Duration::from_millis(100)),
+        "{fastest:?}"
+    );
 }
 
 #[test]
@@ -1216,7 +1207,7 @@ fn set_keeps_the_last_fd_free_and_recovers() {
             still_pending(set.next_exit()).await;
             second.end(8);
             let exit = deadline(set.next_exit()).await.unwrap().unwrap();
-            assert_eq!(exit.status().unwrap().code(), Some(8));
+            linux::assert_code_if_shown(exit, 8);
             drop(files);
             limit_descriptors(limit);
             if !support::poll_forced() {
@@ -1443,6 +1434,9 @@ fn status_of_own_child_is_known_without_proc() {
         }
         if support::poll_forced() {
             return skip("polling verifies the child by /proc");
+        }
+        if !linux::waitid_shows_status() {
+            return skip("this kernel does not show the status without /proc");
         }
         return rerun_with_mounts(TEST, "events", || {
             mount_call(c"none", c"/proc", c"tmpfs", 0, c"")

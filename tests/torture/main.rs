@@ -125,7 +125,7 @@ fn run(test: &str, cases: &[Case], is_long: bool) {
             }
         } else {
             Budget {
-                time: Duration::from_millis(250),
+                time: support::scaled(Duration::from_millis(250)),
                 waits: 1500,
                 processes: 800,
             }
