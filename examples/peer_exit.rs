@@ -32,7 +32,6 @@
 //! tokio-process-exit = "0.1"
 //! ```
 
-#[cfg(target_os = "linux")]
 use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
@@ -45,6 +44,9 @@ mod server {
 
     /// Accepts clients until an error occurs.
     pub(super) async fn run(path: &str) -> io::Result<()> {
+        // Check before any client connects whether this kernel has the option.
+        let (socket, _peer) = UnixStream::pair()?;
+        peer_pidfd(socket.as_fd())?;
         let listener = UnixListener::bind(path)
             .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
         println!("listening on {path}");
@@ -88,7 +90,9 @@ mod server {
         let result =
             unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value, &raw mut size) };
         if result < 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            let reason = format!("SO_PEERPIDFD, which needs Linux 6.5: {error}");
+            return Err(io::Error::new(error.kind(), reason));
         }
         // SAFETY: the kernel has just created this descriptor, so it has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
@@ -112,6 +116,7 @@ async fn main() -> ExitCode {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn main() {
-    eprintln!("peer_exit needs SO_PEERPIDFD, which only Linux has");
+fn main() -> ExitCode {
+    eprintln!("peer_exit: SO_PEERPIDFD, which needs Linux 6.5");
+    ExitCode::FAILURE
 }

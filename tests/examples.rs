@@ -354,6 +354,28 @@ mod peer_exit {
         std::fs::remove_file(&path).unwrap();
     }
 
+    #[test]
+    fn fails_with_a_reason_before_linux_6_5() {
+        if has_peer_pidfd() && !support::linux::seccomp_filters() {
+            return support::skip("system calls cannot be denied");
+        }
+        let path = unused_path("old-socket");
+        let mut server = support::command(example("peer_exit"));
+        server.arg(&path);
+        // The program inherits the filter of the thread that starts it.
+        let output = std::thread::spawn(move || {
+            if support::linux::seccomp_filters() {
+                support::linux::deny(libc::SYS_getsockopt, libc::ENOPROTOOPT);
+            }
+            server.output().unwrap()
+        });
+        let output = output.join().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("which needs Linux 6.5"), "{error}");
+        assert!(!path.exists());
+    }
+
     /// Returns whether this kernel has `SO_PEERPIDFD`.
     fn has_peer_pidfd() -> bool {
         use std::os::fd::AsRawFd;
