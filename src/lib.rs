@@ -57,7 +57,7 @@
 //!
 //! | system | the exit status of a process that is not your child |
 //! |---|---|
-//! | Linux, zombie | Linux 6.1 and later, to the process's user and root |
+//! | Linux, zombie | Linux 5.17 and later, to the process's user and root |
 //! | Linux, reaped | Linux 6.15 and later, to everybody in the pid namespace (see [`ProcessExit::until_reaped`]) |
 //! | FreeBSD, DragonFly | yes |
 //! | NetBSD, OpenBSD | yes, if the process was opened before its exit |
@@ -69,9 +69,13 @@
 //! [Platforms](platforms#linux-before-615-processes-that-are-reaped-at-once) has figures for Linux before
 //! 6.15.
 //!
-//! In one known case, Linux itself (6.18) reports a wrong status after the reap: the leader thread exits by
-//! itself at the moment at which another thread ends the process. In a few of some thousand such cases,
-//! the kernel keeps the code of the leader thread.
+//! In two known cases, Linux itself reports a wrong status. In both, the leader thread exits by itself before
+//! another thread ends the process, and the kernel reports the code of the leader thread:
+//!
+//! - Linux 6.18, after the reap: both happen at the same moment. This is so in a few of some thousand such
+//!   cases.
+//! - Linux before 5.17, your own children: the other thread has run for less than one tick of the scheduler and
+//!   has caused no page fault. If it has run for longer, the status is `None`.
 //!
 //! # Timeouts and many processes
 //!
