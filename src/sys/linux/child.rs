@@ -90,3 +90,31 @@ fn had_one_thread(pid: libc::pid_t, proc_pid: u32, faults: u64) -> bool {
     }
     false
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use std::process::{self, Command};
+
+    use super::*;
+
+    fn had_one_thread_by_pid(pid: u32) -> bool {
+        let FlagsAndFaults { faults, .. } = FlagsAndFaults::of_process(pid).unwrap();
+        had_one_thread(pid as libc::pid_t, pid, faults)
+    }
+
+    #[test]
+    fn recognizes_a_process_with_one_thread() {
+        if std::env::var_os("TEST_RUNNER").is_some() {
+            println!("skipped: an emulator has threads of its own");
+            return;
+        }
+        let mut child = Command::new("true").spawn().unwrap();
+        while syscalls::exited_child(libc::P_PID, child.id()).is_none() {
+            std::thread::yield_now();
+        }
+        assert!(had_one_thread_by_pid(child.id()));
+        assert!(child.wait().unwrap().success());
+        // This process has a thread for the test.
+        assert!(!had_one_thread_by_pid(process::id()));
+    }
+}

@@ -107,7 +107,7 @@ pub(super) fn inode(pid: u32) -> Option<u64> {
 }
 
 /// The fields 9 and 10 of a file `stat`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FlagsAndFaults {
     /// The flags of the thread, or of the leader thread: `PF_*` of include/linux/sched.h.
     pub(super) flags: u32,
@@ -126,10 +126,13 @@ impl FlagsAndFaults {
 
     fn read(path: impl Display) -> Option<FlagsAndFaults> {
         let mut buffer: Buffer = [0; 4096];
-        let stat = read_path(path, &mut buffer).ok()?;
+        FlagsAndFaults::parse(read_path(path, &mut buffer).ok()?)
+    }
+
+    fn parse(text: &[u8]) -> Option<FlagsAndFaults> {
         // Skip the name, see `Stat::parse`.
-        let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-        let fields = str::from_utf8(&stat[name_end + 1..]).ok()?;
+        let name_end = text.iter().rposition(|&byte| byte == b')')?;
+        let fields = str::from_utf8(&text[name_end + 1..]).ok()?;
         let mut fields = fields.split_ascii_whitespace().skip(6);
         Some(FlagsAndFaults {
             flags: fields.next()?.parse().ok()?,
@@ -362,6 +365,20 @@ mod tests {
         assert!(!release_is_at_least("5.15.0\n", (6, 1)));
         assert!(!release_is_at_least("6\n", (6, 1)));
         assert!(!release_is_at_least("unknown\n", (6, 1)));
+    }
+
+    #[test]
+    fn reads_flags_and_faults_after_any_name() {
+        let line = b"42 (a) Z 1 2 3) Z 1 42 42 0 -1 4228172 97 0 0 0 0 0 0 0\n";
+        let expected = FlagsAndFaults {
+            flags: 4_228_172,
+            faults: 97,
+        };
+        assert_eq!(FlagsAndFaults::parse(line), Some(expected));
+        assert_eq!(
+            FlagsAndFaults::parse(b"42 (a) Z 1 42 42 0 -1 4228172"),
+            None
+        );
     }
 
     #[cfg(target_os = "linux")]
