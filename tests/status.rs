@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 #[cfg(target_os = "linux")]
 use support::linux;
 #[cfg(unix)]
-use support::unix::{self, Grandchild};
+use support::unix::Grandchild;
 use support::{Child, deadline, reaped_status_is_known, shell, skip};
 #[cfg(target_os = "linux")]
 use tokio_process_exit::ProcessExit;
@@ -245,16 +245,16 @@ async fn never_returns_the_leader_threads_status() {
     type Leader = fn() -> Option<i32>;
     // SAFETY: the call takes an integer.
     let soon: Thread = || unsafe { libc::usleep(2000) } + 7;
-    let forever: Thread = || unix::forever();
+    let forever: Thread = || linux::forever();
     let dumps: Thread = || {
         // Send the signal to this thread, which then dumps core.
         // SAFETY: the call takes no arguments.
         let (process, thread) = (std::process::id() as i32, unsafe { libc::gettid() });
         // SAFETY: the call takes integers.
         unsafe { libc::tgkill(process, thread, libc::SIGQUIT) };
-        unix::forever()
+        linux::forever()
     };
-    let (exits, waits): (Leader, Leader) = (|| None, || unix::forever());
+    let (exits, waits): (Leader, Leader) = (|| None, || linux::forever());
     // Whether every kernel shows the status.
     let (sometimes, always) = (false, true);
     let scenarios: [(&str, Thread, Leader, bool); 7] = [
@@ -293,7 +293,7 @@ async fn never_returns_the_leader_threads_status() {
                 support::until("the leader has exited", || {
                     linux::state_of(child.id()) == Some('Z')
                 });
-                unix::kill(child.id(), libc::SIGKILL);
+                linux::kill(child.id(), libc::SIGKILL);
             }
             let exit = deadline(process).await.unwrap();
             let status = std::process::ExitStatus::from_raw(child.reap());
