@@ -142,7 +142,10 @@ fn ignores_white_space_around_a_pid() {
 fn waits_for_an_identity() {
     let gone = Target::new(0);
     let (pid, identity) = (gone.pid(), gone.identity());
+    let number = gone.child.id();
     drop(gone);
+    // Windows may release the pid later than the process exits.
+    support::until_pid_is_free(number);
     Pwait::run(&["-e", "-v", &identity]).assert_is(0, &format!("{pid}: not running.\n"), "");
     Pwait::run(&[&identity]).assert_code(1, &pid);
 
