@@ -60,7 +60,8 @@
 //! | Linux, zombie | Linux 5.17 and later, to the process's user and root |
 //! | Linux, reaped | Linux 6.15 and later, to everybody in the pid namespace (see [`ProcessExit::until_reaped`]) |
 //! | FreeBSD, DragonFly | yes |
-//! | NetBSD, OpenBSD | yes, if the process was opened before its exit |
+//! | NetBSD | yes, if the process is your user's |
+//! | OpenBSD | yes, if the process was opened before its exit |
 //! | macOS, iOS | yes, if the process was opened before its exit and you may kill it |
 //! | Windows | yes, if you may query the process |
 //! | other Unix | no |
@@ -135,6 +136,8 @@ mod child;
 mod error;
 mod exit;
 mod exit_set;
+#[cfg(all(test, tokio_process_exit_fake_kqueue))]
+mod fake_kqueue;
 mod identity;
 mod mechanism;
 mod os;

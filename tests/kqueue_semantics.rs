@@ -128,28 +128,104 @@ fn compares_start_times_with_rounding() {
 
 #[test]
 fn interprets_esrch_by_the_process_table() {
-    for (presence, expected) in [
-        (Presence::Gone, EsrchCause::NoSuchProcess),
-        (Presence::Zombie, EsrchCause::Zombie),
-        (Presence::Exiting, EsrchCause::Exiting),
-        (Presence::Hidden, EsrchCause::Exiting),
-        (Presence::Running, EsrchCause::Recycled),
+    for (presence, expected, where_zombies_are_accepted) in [
+        (
+            Presence::Gone,
+            EsrchCause::NoSuchProcess,
+            EsrchCause::NoSuchProcess,
+        ),
+        (Presence::Zombie, EsrchCause::Zombie, EsrchCause::Recycled),
+        (Presence::Exiting, EsrchCause::Exiting, EsrchCause::Recycled),
+        (Presence::Hidden, EsrchCause::Exiting, EsrchCause::Recycled),
+        (
+            Presence::Running,
+            EsrchCause::Recycled,
+            EsrchCause::Recycled,
+        ),
     ] {
-        assert_eq!(esrch_cause(presence), expected);
+        for system in [System::Xnu, System::NetBsd, System::OpenBsd] {
+            assert_eq!(esrch_cause(system, presence), expected);
+        }
+        for system in [System::FreeBsd, System::DragonFly] {
+            let cause = esrch_cause(system, presence);
+            assert_eq!(cause, where_zombies_are_accepted);
+        }
     }
 }
 
 #[test]
 fn an_exited_process_exists_until_its_reap() {
-    for (presence, reaped) in [
-        (Presence::Exiting, false),
-        (Presence::Zombie, false),
-        (Presence::Hidden, false),
-        (Presence::Gone, true),
+    use Presence::{Exiting, Gone, Hidden, Running, Zombie};
+    for (presence, same, was_zombie, reaped) in [
+        (Exiting, None, false, false),
+        (Exiting, Some(true), false, false),
+        (Zombie, None, false, false),
+        (Zombie, None, true, false),
+        (Zombie, Some(true), true, false),
+        (Hidden, None, true, false),
+        (Gone, None, false, true),
         // The pid has been recycled.
-        (Presence::Running, true),
+        (Running, None, false, true),
+        (Exiting, None, true, true),
+        (Exiting, Some(false), false, true),
+        (Zombie, Some(false), false, true),
+        (Hidden, Some(false), false, true),
     ] {
-        assert_eq!(is_reaped_after_exit(presence), reaped, "{presence:?}");
+        assert_eq!(
+            is_reaped_after_exit(presence, same, was_zombie),
+            reaped,
+            "{presence:?} {same:?} {was_zombie}"
+        );
+    }
+}
+
+#[test]
+fn distrusts_a_filter_added_during_the_exit() {
+    use Attachment::{AddAgain, Reliable, Unreliable};
+    use Presence::{Exiting, Gone, Hidden, Running, Zombie};
+    use System::{DragonFly, FreeBsd, NetBsd, OpenBsd, Xnu};
+    for system in [Xnu, FreeBsd, NetBsd, OpenBsd, DragonFly] {
+        for (before, same, after, expected) in [
+            (Running, Some(true), Running, Reliable),
+            (Running, None, Running, Reliable),
+            (Hidden, None, Hidden, Reliable),
+            // The pid has been recycled meanwhile, or may have been.
+            (Running, Some(false), Running, AddAgain),
+            (Exiting, Some(false), Zombie, AddAgain),
+            (Gone, None, Running, AddAgain),
+            (Zombie, None, Running, AddAgain),
+            (Running, None, Gone, AddAgain),
+            (Running, None, Hidden, AddAgain),
+        ] {
+            assert_eq!(attachment(system, before, same, after), expected);
+        }
+    }
+    for (system, before, same, after, expected) in [
+        // The event is dropped while the filter is added, unless the process was exiting before.
+        (FreeBsd, Running, Some(true), Exiting, AddAgain),
+        (FreeBsd, Running, Some(true), Zombie, AddAgain),
+        (FreeBsd, Exiting, Some(true), Exiting, Reliable),
+        (FreeBsd, Exiting, Some(true), Zombie, Reliable),
+        (FreeBsd, Zombie, Some(true), Zombie, Reliable),
+        (FreeBsd, Exiting, None, Exiting, AddAgain),
+        (OpenBsd, Running, Some(true), Exiting, AddAgain),
+        (OpenBsd, Running, None, Zombie, AddAgain),
+        (DragonFly, Running, Some(true), Exiting, Unreliable),
+        (DragonFly, Exiting, Some(true), Exiting, Unreliable),
+        (DragonFly, Running, None, Zombie, AddAgain),
+        (DragonFly, Zombie, None, Zombie, Reliable),
+        // These do not drop the event.
+        (Xnu, Running, Some(true), Exiting, Reliable),
+        (Xnu, Running, Some(true), Zombie, Reliable),
+        (NetBsd, Running, Some(true), Exiting, Reliable),
+        // A second filter is refused, and the zombie's entry has the status.
+        (NetBsd, Running, None, Zombie, AddAgain),
+    ] {
+        assert_eq!(
+            attachment(system, before, same, after),
+            expected,
+            "{system:?} {before:?} {after:?}"
+        );
     }
 }
 

@@ -212,6 +212,9 @@ impl ExitSet {
 
     /// Returns the number of processes that are [polled](crate::Mechanism::Polling).
     ///
+    /// A process that had exited before it was inserted may count until the set is polled: macOS and the
+    /// BSDs report no event for it, or [`insert_exit`](ExitSet::insert_exit) has not registered it.
+    ///
     /// # Examples
     ///
     /// ```

@@ -12,6 +12,7 @@ use std::ptr;
 
 use super::Status;
 use super::errno_of;
+use super::kernel::{self, EV_ADD, EV_DELETE, EV_ONESHOT, EVFILT_PROC, NOTE_EXIT};
 use super::semantics::{Refusal, StatusDelivery, refusal, status};
 
 /// The type of `flags`, which is wider on NetBSD.
@@ -28,7 +29,7 @@ pub(super) struct ExitEvent {
 
 pub(super) fn create() -> io::Result<OwnedFd> {
     // SAFETY: takes nothing.
-    let kqueue = unsafe { libc::kqueue() };
+    let kqueue = unsafe { kernel::kqueue() };
     if kqueue < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -48,14 +49,12 @@ pub(super) fn create() -> io::Result<OwnedFd> {
 pub(super) fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<()> {
     // EV_ONESHOT: the filter is removed when its one event is read. The kernels do that for NOTE_EXIT
     // whatever the flags are.
-    let add = |fflags: u32| change(kqueue, pid, libc::EV_ADD | libc::EV_ONESHOT, fflags);
+    let add = |fflags: u32| change(kqueue, pid, EV_ADD | EV_ONESHOT, fflags);
     let StatusDelivery::IfFlagged(flag) = delivery() else {
-        return add(libc::NOTE_EXIT);
+        return add(NOTE_EXIT);
     };
-    match add(libc::NOTE_EXIT | flag) {
-        Err(error) if refusal(errno_of(&error), true) == Refusal::WithoutStatus => {
-            add(libc::NOTE_EXIT)
-        }
+    match add(NOTE_EXIT | flag) {
+        Err(error) if refusal(errno_of(&error), true) == Refusal::WithoutStatus => add(NOTE_EXIT),
         result => result,
     }
 }
@@ -63,13 +62,18 @@ pub(super) fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<(
 /// Removes the filter of a process, and its event if the event has not been read.
 pub(super) fn deregister(kqueue: BorrowedFd<'_>, pid: libc::pid_t) {
     // An error means that the filter is already gone.
-    let _ = change(kqueue, pid, libc::EV_DELETE, 0);
+    let _ = change(kqueue, pid, EV_DELETE, 0);
 }
 
 /// Reads a batch of events, without waiting. Returns their number, which is 0 if none are left.
 pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) -> io::Result<usize> {
-    const BATCH_SIZE: usize = 64;
-    let mut batch = [MaybeUninit::<libc::kevent>::uninit(); BATCH_SIZE];
+    // The model of the kernel has few processes.
+    const BATCH_SIZE: usize = if cfg!(all(test, tokio_process_exit_fake_kqueue)) {
+        2
+    } else {
+        64
+    };
+    let mut batch = [MaybeUninit::<kernel::kevent>::uninit(); BATCH_SIZE];
     let now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -77,7 +81,8 @@ pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) ->
     let count = loop {
         let (kqueue, buffer) = (kqueue.as_raw_fd(), batch.as_mut_ptr().cast());
         // SAFETY: `batch` has room for that many events, and `now` is readable.
-        let count = unsafe { libc::kevent(kqueue, ptr::null(), 0, buffer, BATCH_SIZE as _, &now) };
+        let count =
+            unsafe { kernel::kevent(kqueue, ptr::null(), 0, buffer, BATCH_SIZE as _, &now) };
         match usize::try_from(count) {
             Ok(count) => break count,
             Err(_) => {
@@ -101,14 +106,14 @@ pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) ->
 
 fn change(kqueue: BorrowedFd<'_>, pid: libc::pid_t, flags: Flags, fflags: u32) -> io::Result<()> {
     // SAFETY: a `kevent` is integers and a pointer, for which all zeroes is a valid value.
-    let mut change: libc::kevent = unsafe { mem::zeroed() };
+    let mut change: kernel::kevent = unsafe { mem::zeroed() };
     change.ident = pid as libc::uintptr_t;
-    change.filter = libc::EVFILT_PROC;
+    change.filter = EVFILT_PROC;
     change.flags = flags;
     change.fflags = fflags;
     let (kqueue, none) = (kqueue.as_raw_fd(), ptr::null_mut());
     // SAFETY: `change` is readable. Without room for events, the call returns the error of the change.
-    let result = unsafe { libc::kevent(kqueue, &change, 1, none, 0, ptr::null()) };
+    let result = unsafe { kernel::kevent(kqueue, &change, 1, none, 0, ptr::null()) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -118,6 +123,8 @@ fn change(kqueue: BorrowedFd<'_>, pid: libc::pid_t, flags: Flags, fflags: u32) -
 
 /// Returns the condition under which this system reports the exit status.
 fn delivery() -> StatusDelivery {
+    #[cfg(all(test, tokio_process_exit_fake_kqueue))]
+    return super::fake::delivery();
     #[cfg(target_vendor = "apple")]
     return StatusDelivery::IfFlagged(libc::NOTE_EXITSTATUS);
     #[cfg(target_os = "netbsd")]
@@ -131,6 +138,10 @@ fn delivery() -> StatusDelivery {
             LazyLock::new(|| delivery_on_netbsd(&kernel_release()));
         *DELIVERY
     }
-    #[cfg(not(any(target_vendor = "apple", target_os = "netbsd")))]
+    #[cfg(not(any(
+        all(test, tokio_process_exit_fake_kqueue),
+        target_vendor = "apple",
+        target_os = "netbsd"
+    )))]
     StatusDelivery::Always
 }

@@ -12,6 +12,10 @@
 //! | OpenBSD | refused with ESRCH | anybody (`pledge "proc"`) | yes |
 //! | DragonFly | at once | anybody in the jail | yes |
 
+mod attach;
+#[cfg(all(test, tokio_process_exit_fake_kqueue))]
+pub(crate) mod fake;
+mod kernel;
 mod kevent;
 mod probe;
 mod proc_info;
@@ -22,16 +26,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll, ready};
 
+use self::attach::attach;
+use self::kernel::{child_status, send_signal};
 use self::probe::PidProbe;
 pub(crate) use self::probe::Probe;
 pub(crate) use self::proc_info::KEY_ROUNDING;
 pub(super) use self::proc_info::boot_id;
 pub(crate) use self::selector::{Event, Registration, Selector};
-use self::semantics::{EsrchCause, Refusal, esrch_cause, is_reaped_after_exit, refusal};
 use super::unix::async_fd::LazyAsyncFd;
 pub(crate) use super::unix::child::open_child;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
-use super::unix::syscalls::{child_status, send_signal};
 pub(crate) use super::unix::wait_status::Status;
 use super::{EventError, Opened, State};
 use crate::error::OpenError;
@@ -53,10 +57,10 @@ impl Process {
             Ok(kqueue) => kqueue,
             Err(error) => return PidProbe::open(pid, error),
         };
-        Ok(match register(kqueue.as_fd(), pid)? {
-            Opened::WithEvents(()) => Opened::WithEvents(Process {
+        Ok(match attach(kqueue.as_fd(), pid)? {
+            Opened::WithEvents(start_id) => Opened::WithEvents(Process {
                 kqueue: LazyAsyncFd::new(kqueue),
-                registration: Registration::new(pid),
+                registration: Registration::new(pid, start_id),
             }),
             Opened::Refused(refused) => Opened::Refused(refused),
         })
@@ -106,18 +110,10 @@ impl Process {
     }
 
     pub(crate) fn into_probe(self) -> Probe {
-        match self.registration.exit.get() {
-            Some(&status) => Probe::Exited(self.registration.pid, status),
+        match self.registration.exited() {
+            Some(exited) => Probe::Exited(exited),
             None => Probe::Kqueue(self.kqueue.into_inner(), self.registration),
         }
-    }
-}
-
-/// Returns the state of a process that has exited with this status, reaped or not.
-fn state_after_exit(pid: libc::pid_t, status: Option<Status>) -> State {
-    State::Exited {
-        status,
-        reaped: is_reaped_after_exit(proc_info::presence_of(pid)),
     }
 }
 
@@ -130,39 +126,6 @@ fn exit_event_unavailable() -> io::Error {
 fn key_unavailable() -> io::Error {
     let reason = "this system does not show what distinguishes the process from others";
     io::Error::new(io::ErrorKind::Unsupported, reason)
-}
-
-/// Registers a process with a kqueue.
-fn register(kqueue: BorrowedFd<'_>, pid: libc::pid_t) -> Result<Opened<()>, OpenError> {
-    if cfg!(tokio_process_exit_force_poll) {
-        let reason = io::Error::from_raw_os_error(libc::ENOSYS);
-        return PidProbe::open(pid, reason);
-    }
-    // A retry happens only if the pid is recycled at this moment.
-    const MAX_ROUNDS: u32 = 16;
-    for _ in 0..MAX_ROUNDS {
-        let Err(error) = kevent::register(kqueue, pid) else {
-            return Ok(Opened::WithEvents(()));
-        };
-        if refusal(errno_of(&error), false) != Refusal::NotRunning {
-            return PidProbe::open(pid, error);
-        }
-        let reason = exit_event_unavailable();
-        let exited = |status| Opened::refused(Probe::Exited(pid, status), reason);
-        // One call shows that the process is our child and has exited, and returns its status.
-        if let status @ Some(_) = child_status(libc::P_PID, pid as libc::id_t) {
-            return Ok(exited(status));
-        }
-        match esrch_cause(proc_info::presence_of(pid)) {
-            EsrchCause::NoSuchProcess => return Err(OpenError::NoSuchProcess),
-            // A child may have exited after `waitid`, so call it again.
-            EsrchCause::Zombie => return Ok(exited(child_status(libc::P_PID, pid as libc::id_t))),
-            EsrchCause::Exiting => return PidProbe::open(pid, exit_event_unavailable()),
-            EsrchCause::Recycled => {}
-        }
-    }
-    let reason = io::Error::from_raw_os_error(libc::ESRCH);
-    PidProbe::open(pid, reason)
 }
 
 fn errno_of(error: &io::Error) -> i32 {

@@ -3,22 +3,25 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::proc_info::{self, StartId};
-use super::semantics::{PolledState, Presence, is_exhaustion, polled_state};
+use super::kernel::{is_child, system};
+use super::proc_info::{self, Entry, StartId};
+use super::semantics::{
+    PolledState, Presence, hidden_or_zombie, is_exhaustion, is_reaped_after_exit, polled_state,
+};
 use super::{
-    LazyAsyncFd, Opened, Process, Registration, State, Status, child_status, errno_of, kevent,
-    key_unavailable, send_signal, state_after_exit,
+    LazyAsyncFd, Opened, Process, Registration, State, Status, attach, child_status, errno_of,
+    kevent, key_unavailable, send_signal,
 };
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::sys::Reopened;
-use crate::sys::unix::syscalls::{is_child, pid_unverified};
+use crate::sys::unix::syscalls::pid_unverified;
 
 pub(crate) enum Probe {
     /// A kqueue that the reactor refused.
     Kqueue(OwnedFd, Registration),
-    /// A process that has exited with this status. A wait for its reap may go on.
-    Exited(libc::pid_t, Option<Status>),
+    /// A process that has exited. A wait for its reap may go on.
+    Exited(Exited),
     /// A process that the kernel refused to register.
     Pid(PidProbe),
 }
@@ -27,7 +30,7 @@ impl Probe {
     pub(crate) fn state(&self) -> io::Result<State> {
         match self {
             Probe::Kqueue(kqueue, registration) => registration.state(kqueue.as_fd()),
-            &Probe::Exited(pid, status) => Ok(state_after_exit(pid, status)),
+            Probe::Exited(exited) => Ok(exited.state()),
             Probe::Pid(probe) => Ok(probe.state()),
         }
     }
@@ -67,6 +70,53 @@ impl Probe {
     }
 }
 
+/// A process that has exited, and its status if that is known.
+pub(crate) struct Exited {
+    pub(super) pid: libc::pid_t,
+    /// Whether the process has been seen as a zombie. Otherwise it may still be exiting.
+    pub(super) was_zombie: bool,
+    /// Unknown if the system does not show it.
+    pub(super) start_id: Option<StartId>,
+    pub(super) status: Option<Status>,
+}
+
+impl Exited {
+    /// Opens our own child, if a child with the pid has exited.
+    pub(super) fn child(pid: libc::pid_t) -> Option<Exited> {
+        // Each further round needs a child that is reaped at this very moment.
+        const MAX_ROUNDS: u32 = 4;
+        for _ in 0..MAX_ROUNDS {
+            let (_, before) = proc_info::read(pid);
+            // This one call shows that the process is our child and has exited, and returns its status.
+            let status = child_status(libc::P_PID, pid as libc::id_t)?;
+            // Read the id before and after: it is the child's if it has not changed.
+            let (entry, after) = proc_info::read(pid);
+            let start_id = match (StartId::is_same(before, after), entry.presence) {
+                (Some(true), _) => after,
+                (None, Presence::Zombie | Presence::Hidden) if after.is_none() => None,
+                _ => continue,
+            };
+            return Some(Exited {
+                pid,
+                was_zombie: true,
+                start_id,
+                status: Some(status),
+            });
+        }
+        None
+    }
+
+    /// Returns the state of the process, which may have been reaped since.
+    pub(super) fn state(&self) -> State {
+        let (entry, start_id) = proc_info::read(self.pid);
+        let same = StartId::is_same(self.start_id, start_id);
+        State::Exited {
+            status: self.status,
+            reaped: is_reaped_after_exit(entry.presence, same, self.was_zombie),
+        }
+    }
+}
+
 /// A process without a filter: its pid, and what the process table showed when it was opened.
 pub(crate) struct PidProbe {
     pid: libc::pid_t,
@@ -79,22 +129,45 @@ impl PidProbe {
     /// Opens a process that the kernel refused to register for this reason.
     pub(super) fn open<T>(pid: libc::pid_t, reason: io::Error) -> Result<Opened<T>, OpenError> {
         // Read both at once: they must be of the same process.
-        let (presence, start_id) = proc_info::read(pid);
-        if presence == Presence::Gone {
-            return Err(OpenError::NoSuchProcess);
-        }
-        let may_reopen = is_exhaustion(errno_of(&reason));
-        let probe = Probe::Pid(PidProbe {
-            pid,
-            may_reopen,
-            start_id,
-        });
+        let (entry, start_id) = proc_info::read(pid);
+        PidProbe::open_entry(pid, entry, start_id, reason)
+    }
+
+    /// Opens the process of this entry, which has just been read.
+    pub(super) fn open_entry<T>(
+        pid: libc::pid_t,
+        entry: Entry,
+        start_id: Option<StartId>,
+        reason: io::Error,
+    ) -> Result<Opened<T>, OpenError> {
+        let probe = match entry.presence {
+            Presence::Gone => return Err(OpenError::NoSuchProcess),
+            Presence::Zombie => Probe::Exited(match entry.status {
+                // The status is in the same entry, so it is this zombie's even if the system shows no id.
+                status @ Some(_) => Exited {
+                    pid,
+                    was_zombie: true,
+                    start_id,
+                    status,
+                },
+                None => Exited::child(pid).unwrap_or(Exited {
+                    pid,
+                    was_zombie: true,
+                    start_id,
+                    status: None,
+                }),
+            }),
+            _ => Probe::Pid(PidProbe {
+                pid,
+                may_reopen: is_exhaustion(errno_of(&reason)),
+                start_id,
+            }),
+        };
         Ok(Opened::refused(probe, reason))
     }
 
     /// Opens a process that was running and is no longer registered.
-    pub(super) fn of_running(pid: libc::pid_t) -> PidProbe {
-        let (_, start_id) = proc_info::read(pid);
+    pub(super) fn of_running(pid: libc::pid_t, start_id: Option<StartId>) -> PidProbe {
         PidProbe {
             pid,
             may_reopen: false,
@@ -106,16 +179,20 @@ impl PidProbe {
         let child_status = || child_status(libc::P_PID, self.pid as libc::id_t);
         // Read the id after `waitid`: the status is this process's if the process still has the pid.
         let mut child = child_status();
-        let (mut presence, mut start_id) = proc_info::read(self.pid);
-        if child.is_none() && presence == Presence::Zombie {
+        let (mut entry, mut start_id) = proc_info::read(self.pid);
+        if child.or(entry.status).is_none() && entry.presence == Presence::Zombie {
             // A child may have exited after `waitid`. Call it again, and read the id after it.
             child = child_status();
-            (presence, start_id) = proc_info::read(self.pid);
+            (entry, start_id) = proc_info::read(self.pid);
         }
-        match polled_state(presence, self.is_same(start_id), child.is_some()) {
+        if entry.presence == Presence::Hidden && self.start_id.is_some() {
+            // The system has shown the process to us, so it shows the process unless it is a zombie.
+            entry.presence = hidden_or_zombie(system().hides_zombies(), true);
+        }
+        match polled_state(entry.presence, self.is_same(start_id), child.is_some()) {
             PolledState::Running => State::Running,
             PolledState::Zombie { certain } => State::Exited {
-                status: child.filter(|_| certain),
+                status: entry.status.or(child).filter(|_| certain),
                 reaped: false,
             },
             PolledState::Reaped => State::Exited {
@@ -148,7 +225,7 @@ impl PidProbe {
 
     /// Whether this is the id of the opened process. `None` if one of the two ids is unknown.
     fn is_same(&self, start_id: Option<StartId>) -> Option<bool> {
-        Some(self.start_id?.is_same(start_id?))
+        StartId::is_same(self.start_id, start_id)
     }
 
     fn reopen(&self) -> Reopened {
@@ -157,16 +234,17 @@ impl PidProbe {
             Err(error) if is_exhaustion(errno_of(&error)) => return Reopened::Exhausted,
             Err(_) => return Reopened::Unavailable,
         };
-        match kevent::register(kqueue.as_fd(), self.pid) {
-            Ok(()) => {}
-            Err(error) if is_exhaustion(errno_of(&error)) => return Reopened::Exhausted,
+        let start_id = match attach(kqueue.as_fd(), self.pid) {
+            Ok(Opened::WithEvents(start_id)) => start_id,
+            Ok(Opened::Refused(refused)) if is_exhaustion(errno_of(&refused.reason)) => {
+                return Reopened::Exhausted;
+            }
             // If the process has exited, the next query reports that.
-            Err(_) => return Reopened::Unavailable,
-        }
-        let (_, start_id) = proc_info::read(self.pid);
+            Ok(Opened::Refused(_)) | Err(_) => return Reopened::Unavailable,
+        };
         let process = Process {
             kqueue: LazyAsyncFd::new(kqueue),
-            registration: Registration::new(self.pid),
+            registration: Registration::new(self.pid, start_id),
         };
         // Query the registered process last: if it is running, the id was read from that process.
         match (self.is_same(start_id), process.state()) {

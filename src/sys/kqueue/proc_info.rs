@@ -6,20 +6,41 @@
 //! pointers to locals of the type that the call expects.
 
 use std::io;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::semantics::{self, Presence};
-use crate::identity::IdentityKey;
-use crate::sys::unix::syscalls::signal_0;
+use super::Status;
+#[cfg(all(test, tokio_process_exit_fake_kqueue))]
+use super::fake::table;
+use super::kernel::{signal_0, system};
+use super::semantics::{self, Presence, System};
+use crate::identity::{IdentityKey, KeyKind};
 
-pub(crate) const KEY_ROUNDING: u64 = system::ROUNDING as u64;
+/// OpenBSD adds two times in nanoseconds and rounds the sum to microseconds.
+pub(crate) const KEY_ROUNDING: u64 = if cfg!(target_os = "openbsd") { 1 } else { 0 };
 
 /// Returns the identity key of the process that has the pid, if the system shows it.
 pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
-    system::identity_key(pid)
+    // The key outlives this process, so use the time since boot, not since our start as in `read`.
+    let time_of_boot = || match system().start_follows_clock() {
+        true => table::time_of_boot(),
+        false => Some(0),
+    };
+    let before = time_of_boot()?;
+    let start = start_of(pid)?;
+    let is_settled = time_of_boot()? == before;
+    let value = u64::try_from(start.checked_sub(before)?).ok()?;
+    is_settled.then_some(IdentityKey {
+        kind: match system() {
+            System::Xnu => KeyKind::Unique,
+            _ => KeyKind::Start,
+        },
+        value,
+        namespace: None,
+    })
 }
 
 pub(crate) fn boot_id() -> io::Result<Option<String>> {
-    system::boot_id()
+    table::boot_id()
 }
 
 /// A value that distinguishes a process from later processes with the same pid.
@@ -27,97 +48,113 @@ pub(crate) fn boot_id() -> io::Result<Option<String>> {
 pub(super) struct StartId(i64);
 
 impl StartId {
-    pub(super) fn is_same(self, other: StartId) -> bool {
-        semantics::is_same_start(self.0, other.0, system::ROUNDING)
+    /// Whether two ids are of the same process. `None` if one of the ids is unknown.
+    pub(super) fn is_same(one: Option<StartId>, other: Option<StartId>) -> Option<bool> {
+        Some(is_same_start(one?.0, other?.0))
     }
 }
 
-/// Returns the presence of the process that has the pid.
-pub(super) fn presence_of(pid: libc::pid_t) -> Presence {
-    presence_with(pid, || system::info(pid).map(|info| info.presence))
+fn is_same_start(one: i64, other: i64) -> bool {
+    let rounding = match system() {
+        System::OpenBsd => 1,
+        _ => 0,
+    };
+    semantics::is_same_start(one, other, rounding)
 }
 
-/// Returns the presence of the process that has the pid, and its id if the system shows that.
-pub(super) fn read(pid: libc::pid_t) -> (Presence, Option<StartId>) {
-    let mut start_id = None;
-    let presence = presence_with(pid, || {
-        let (presence, id) = system::read(pid)?;
-        start_id = id;
-        Some(presence)
-    });
-    (presence, start_id)
+/// The entry of a process in the process table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) presence: Presence,
+    /// The start time, or another number that no other process has, if the system shows it.
+    start: Option<i64>,
+    /// The wait status of a zombie, if the system shows it.
+    pub(super) status: Option<Status>,
 }
 
-fn presence_with(pid: libc::pid_t, info: impl FnOnce() -> Option<Presence>) -> Presence {
-    // Check the existence before the entry: where zombies have no entry, a process that existed and has
-    // no entry afterwards has exited.
-    match signal_0(pid) {
-        Err(libc::ESRCH) => Presence::Gone,
-        signal_0 => info().unwrap_or_else(|| {
-            semantics::hidden_or_zombie(system::HIDES_ZOMBIES, signal_0.is_ok())
-        }),
+impl Entry {
+    #[cfg(all(test, tokio_process_exit_fake_kqueue))]
+    pub(super) fn new(presence: Presence, start: Option<i64>, status: Option<Status>) -> Entry {
+        Entry {
+            presence,
+            start,
+            status,
+        }
     }
+
+    /// Whether two entries, read shortly after each other, are of the same process, if that is known.
+    pub(super) fn is_same(&self, other: &Entry) -> Option<bool> {
+        Some(is_same_start(self.start?, other.start?))
+    }
+}
+
+/// Returns the entry of the process that has the pid.
+pub(super) fn entry(pid: libc::pid_t) -> Entry {
+    if let Some(entry) = table::entry(pid) {
+        return entry;
+    }
+    let without_entry = |presence| Entry {
+        presence,
+        start: None,
+        status: None,
+    };
+    let hides_zombies = system().hides_zombies();
+    let mut may_signal = false;
+    // Where zombies have an entry, each further round needs a process that is reaped at this very moment.
+    for _ in 0..if hides_zombies { 1 } else { 3 } {
+        // Check the existence before the entry: where zombies have no entry, a process that existed and
+        // has no entry afterwards has exited.
+        may_signal = match signal_0(pid) {
+            Err(libc::ESRCH) => return without_entry(Presence::Gone),
+            signal_0 => signal_0.is_ok(),
+        };
+        if let Some(entry) = table::entry(pid) {
+            return entry;
+        }
+    }
+    without_entry(semantics::hidden_or_zombie(hides_zombies, may_signal))
+}
+
+/// Returns the entry of the process that has the pid, and its id if the system shows that.
+pub(super) fn read(pid: libc::pid_t) -> (Entry, Option<StartId>) {
+    if !system().start_follows_clock() {
+        let entry = entry(pid);
+        return (entry, entry.start.map(StartId));
+    }
+    // The clock may have been set since another call, so use the difference to this process's start. That
+    // start must be the same before and after the entry is read: the clock may be set in between.
+    static START_OF_THIS: AtomicI64 = AtomicI64::new(i64::MIN);
+    let mut before = START_OF_THIS.load(Ordering::Acquire);
+    loop {
+        let entry = entry(pid);
+        let this = std::process::id() as libc::pid_t;
+        let (Some(start), Some(after)) = (entry.start, start_of(this)) else {
+            return (entry, None);
+        };
+        if before == after {
+            return (entry, Some(StartId(start.wrapping_sub(after))));
+        }
+        START_OF_THIS.store(after, Ordering::Release);
+        before = after;
+    }
+}
+
+fn start_of(pid: libc::pid_t) -> Option<i64> {
+    table::entry(pid)?.start
 }
 
 /// Reads the entry by [sysctl(3)](https://man.freebsd.org/sysctl/3), `kern.proc`.
-#[cfg(not(target_vendor = "apple"))]
-mod system {
+#[cfg(not(any(all(test, tokio_process_exit_fake_kqueue), target_vendor = "apple")))]
+mod table {
     use std::io;
     use std::mem::MaybeUninit;
     use std::ptr;
 
     use super::super::semantics;
-    use super::{IdentityKey, Presence, StartId};
-    use crate::identity::KeyKind;
+    use super::Entry;
 
-    pub(super) struct Info {
-        pub(super) presence: Presence,
-        /// The start time in microseconds of some clock, if the system shows it.
-        start: Option<i64>,
-    }
-
-    /// Whether zombies have no entry. Besides, BSDs can hide other users' processes: FreeBSD by
-    /// `security.bsd.see_other_uids`, NetBSD by `security.curtain`.
-    pub(super) const HIDES_ZOMBIES: bool = cfg!(target_os = "dragonfly");
-
-    /// OpenBSD adds two times in nanoseconds and rounds the sum to microseconds.
-    pub(super) const ROUNDING: i64 = if cfg!(target_os = "openbsd") { 1 } else { 0 };
-
-    pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
-        // FreeBSD and OpenBSD store the time since boot and add the time of the boot, which changes
-        // whenever the clock is set. So use the difference to this process's start. Read that start before
-        // and after: the clock may be set in between.
-        let this = std::process::id() as libc::pid_t;
-        let start_of_this = || info(this).and_then(|info| info.start);
-        let before = start_of_this();
-        let info = info(pid)?;
-        let start_id = match (before, info.start, start_of_this()) {
-            (Some(before), Some(start), Some(after)) if before == after => {
-                Some(StartId(start.wrapping_sub(before)))
-            }
-            _ => None,
-        };
-        Some((info.presence, start_id))
-    }
-
-    pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
-        // The key outlives this process, so use the time since boot, not since our start as in `read`.
-        let time_of_boot = || {
-            if cfg!(any(target_os = "freebsd", target_os = "openbsd")) {
-                time_of_boot()
-            } else {
-                Some(0)
-            }
-        };
-        let before = time_of_boot()?;
-        let start = info(pid)?.start?;
-        let is_settled = time_of_boot()? == before;
-        let value = u64::try_from(start.checked_sub(before)?).ok()?;
-        let kind = KeyKind::Start;
-        is_settled.then_some(IdentityKey { kind, value })
-    }
-
-    fn time_of_boot() -> Option<i64> {
+    /// Returns the time at which the system was booted, by its present clock.
+    pub(super) fn time_of_boot() -> Option<i64> {
         let time = sysctl::<libc::timeval>(&[libc::CTL_KERN, libc::KERN_BOOTTIME])?;
         micros(time.tv_sec as _, time.tv_usec as _)
     }
@@ -128,53 +165,62 @@ mod system {
 
     /// Returns the entry of a process. `None` if the system does not show it.
     #[cfg(target_os = "freebsd")]
-    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+    pub(super) fn entry(pid: libc::pid_t) -> Option<Entry> {
         let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
+        let is_zombie = info.ki_stat == libc::SZOMB;
         let is_exiting = info.ki_flag & libc::c_long::from(libc::P_WEXIT) != 0;
-        Some(Info {
-            presence: semantics::presence_by_flags(info.ki_stat == libc::SZOMB, is_exiting),
+        Some(Entry {
+            presence: semantics::presence_by_flags(is_zombie, is_exiting),
             start: micros(info.ki_start.tv_sec as _, info.ki_start.tv_usec as _),
+            // For a stopped process, this is the signal that has stopped it.
+            status: is_zombie.then(|| super::Status(info.ki_xstat.into())),
         })
     }
 
     /// Returns the entry of a process. `None` if the system does not show it.
     #[cfg(target_os = "netbsd")]
-    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+    pub(super) fn entry(pid: libc::pid_t) -> Option<Entry> {
         let size = size_of::<libc::kinfo_proc2>() as libc::c_int;
         let (by, count) = (libc::KERN_PROC_PID, 1);
         let mib = [libc::CTL_KERN, libc::KERN_PROC2, by, pid, size, count];
         let info = sysctl::<libc::kinfo_proc2>(&mib)?;
-        Some(Info {
-            presence: semantics::presence_on_netbsd(info.p_realstat, info.p_realflag),
+        let presence = semantics::presence_on_netbsd(info.p_realstat, info.p_realflag);
+        Some(Entry {
+            presence,
             // The entry of a zombie has no start time, nor has that of a process during `execve`.
             start: match info.p_uvalid {
                 0 => None,
                 _ => micros(info.p_ustart_sec.into(), info.p_ustart_usec.into()),
             },
+            // `P_WAITSTATUS` in `fill_kproc2`: sys/kern/kern_proc.c.
+            status: (presence == super::Presence::Zombie)
+                .then(|| super::Status(info.p_xstat.into())),
         })
     }
 
     /// Returns the entry of a process. `None` if the system does not show it.
     #[cfg(target_os = "openbsd")]
-    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+    pub(super) fn entry(pid: libc::pid_t) -> Option<Entry> {
         let size = size_of::<libc::kinfo_proc>() as libc::c_int;
         let (by, count) = (libc::KERN_PROC_PID, 1);
         let mib = [libc::CTL_KERN, libc::KERN_PROC, by, pid, size, count];
         let info = sysctl::<libc::kinfo_proc>(&mib)?;
-        Some(Info {
+        Some(Entry {
             presence: semantics::presence_on_openbsd(info.p_psflags),
             // The entry of a zombie has no start time.
             start: match info.p_uvalid {
                 0 => None,
                 _ => micros(info.p_ustart_sec as _, info.p_ustart_usec.into()),
             },
+            // `p_xstat` has only the signal, not the exit code.
+            status: None,
         })
     }
 
     /// Returns the entry of a process. `None` if the system does not show it.
     #[cfg(target_os = "dragonfly")]
-    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+    pub(super) fn entry(pid: libc::pid_t) -> Option<Entry> {
         const P_WEXIT: libc::c_int = 0x2000; // sys/proc.h
         let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
         let info = sysctl::<MaybeUninit<libc::kinfo_proc>>(&mib)?;
@@ -184,9 +230,10 @@ mod system {
         let flags = unsafe { (*info).kp_flags };
         // SAFETY: the fields are integers that the kernel has written.
         let start = unsafe { (*info).kp_start };
-        Some(Info {
+        Some(Entry {
             presence: semantics::presence_by_flags(false, flags & P_WEXIT != 0),
             start: micros(start.tv_sec as _, start.tv_usec as _),
+            status: None,
         })
     }
 
@@ -209,22 +256,13 @@ mod system {
 
 /// Reads the entry by `proc_pidinfo` of libproc: bsd/sys/proc_info.h.
 #[cfg(target_os = "macos")]
-mod system {
+mod table {
     use std::io;
     use std::mem::MaybeUninit;
     use std::ptr;
 
-    use super::super::semantics;
-    use super::{IdentityKey, Presence, StartId};
-    use crate::identity::KeyKind;
-
-    pub(super) struct Info {
-        pub(super) presence: Presence,
-    }
-
-    pub(super) const HIDES_ZOMBIES: bool = false;
-
-    pub(super) const ROUNDING: i64 = 0;
+    use super::super::{Status, semantics};
+    use super::{Entry, Presence};
 
     /// `struct proc_bsdshortinfo`, which the system shows for any user's process.
     #[repr(C)]
@@ -248,21 +286,15 @@ mod system {
         rest: [u64; 3],
     }
 
-    pub(super) fn read(pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
-        let presence = info(pid)?.presence;
-        // Read the presence before the id: the presence is the process's if the id is.
-        Some((presence, unique(pid).map(|id| StartId(id as i64))))
-    }
-
     fn unique(pid: libc::pid_t) -> Option<u64> {
         const PROC_PIDUNIQIDENTIFIERINFO: libc::c_int = 17;
         let info = pidinfo::<UniqueInfo>(pid, PROC_PIDUNIQIDENTIFIERINFO)?;
         Some(info.unique_id)
     }
 
-    pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
-        let kind = KeyKind::Unique;
-        unique(pid).map(|value| IdentityKey { kind, value })
+    /// Not used: the unique id does not depend on the clock.
+    pub(super) fn time_of_boot() -> Option<i64> {
+        None
     }
 
     /// `kern.bootsessionuuid`: bsd/kern/kern_sysctl.c.
@@ -281,15 +313,32 @@ mod system {
     }
 
     /// Returns the entry of a process. `None` if the system does not show it.
-    pub(super) fn info(pid: libc::pid_t) -> Option<Info> {
+    pub(super) fn entry(pid: libc::pid_t) -> Option<Entry> {
         const PROC_PIDT_SHORTBSDINFO: libc::c_int = 13;
         const SZOMB: u32 = 5;
         const PROC_FLAG_INEXIT: u32 = 4;
         let info = pidinfo::<ShortInfo>(pid, PROC_PIDT_SHORTBSDINFO)?;
         let is_exiting = info.flags & PROC_FLAG_INEXIT != 0;
-        Some(Info {
-            presence: semantics::presence_by_flags(info.status == SZOMB, is_exiting),
+        let presence = semantics::presence_by_flags(info.status == SZOMB, is_exiting);
+        // Read the presence before the id: the presence is the process's if the id is.
+        let id = unique(pid);
+        // Read the id again after the status: otherwise the status could be that of a later zombie.
+        let status = (presence == Presence::Zombie)
+            .then(|| zombie_status(pid))
+            .flatten()
+            .filter(|_| id.is_some() && unique(pid) == id);
+        Some(Entry {
+            presence,
+            start: id.map(|id| id as i64),
+            status,
         })
+    }
+
+    /// Returns the wait status of a zombie, if the system shows it to us.
+    fn zombie_status(pid: libc::pid_t) -> Option<Status> {
+        let info = pidinfo::<libc::proc_bsdinfo>(pid, libc::PROC_PIDTBSDINFO)?;
+        let status = i32::try_from(info.pbi_xstatus).ok()?;
+        Some(Status(status & 0xffff))
     }
 
     /// Returns information of this flavor. `T` must consist of integers and arrays of integers.
@@ -307,28 +356,16 @@ mod system {
 
 /// iOS does not show processes to apps.
 #[cfg(all(target_vendor = "apple", not(target_os = "macos")))]
-mod system {
+mod table {
     use std::io;
 
-    use super::{IdentityKey, Presence, StartId};
+    use super::Entry;
 
-    pub(super) struct Info {
-        pub(super) presence: Presence,
-    }
-
-    pub(super) const HIDES_ZOMBIES: bool = false;
-
-    pub(super) const ROUNDING: i64 = 0;
-
-    pub(super) fn read(_pid: libc::pid_t) -> Option<(Presence, Option<StartId>)> {
+    pub(super) fn entry(_pid: libc::pid_t) -> Option<Entry> {
         None
     }
 
-    pub(super) fn info(_pid: libc::pid_t) -> Option<Info> {
-        None
-    }
-
-    pub(super) fn identity_key(_pid: libc::pid_t) -> Option<IdentityKey> {
+    pub(super) fn time_of_boot() -> Option<i64> {
         None
     }
 

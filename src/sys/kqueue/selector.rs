@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
-use super::probe::PidProbe;
+use super::probe::{Exited, PidProbe};
+use super::proc_info::{self, StartId};
 use super::{
-    EventError, LazyAsyncFd, Opened, Probe, Process, State, Status, exit_event_unavailable, kevent,
-    key_unavailable, proc_info, register, send_signal, state_after_exit,
+    EventError, LazyAsyncFd, Opened, Probe, Process, State, Status, attach, exit_event_unavailable,
+    kevent, key_unavailable, send_signal,
 };
 use crate::error::OpenError;
 use crate::identity::IdentityKey;
@@ -29,6 +30,8 @@ pub(crate) struct Selector {
 /// the tracer has reaped the process.
 pub(crate) struct Registration {
     pub(super) pid: libc::pid_t,
+    /// Unknown if the system does not show it.
+    pub(super) start_id: Option<StartId>,
     /// Set once the event has been read, to the status if the event contains one.
     pub(super) exit: OnceLock<Option<Status>>,
 }
@@ -58,14 +61,16 @@ impl Selector {
             Ok(kqueue) => kqueue,
             Err(error) => return PidProbe::open(pid, error),
         };
-        Ok(match register(kqueue, pid)? {
-            Opened::WithEvents(()) => Opened::WithEvents(self.registration(pid, key)),
+        Ok(match attach(kqueue, pid)? {
+            Opened::WithEvents(start_id) => {
+                Opened::WithEvents(self.registration(pid, start_id, key))
+            }
             Opened::Refused(refused) => Opened::Refused(refused),
         })
     }
 
     pub(crate) fn register(&mut self, process: Process, key: u64) -> Opened<Registration> {
-        let pid = process.registration.pid;
+        let Registration { pid, start_id, .. } = process.registration;
         let refused = |process: Process, reason| Opened::refused(process.into_probe(), reason);
         let is_running = |process: &Process| matches!(process.state(), Ok(State::Running));
         // The pid of an exited process may be another member's. Registering would change its filter.
@@ -75,26 +80,32 @@ impl Selector {
         let Some(kqueue) = &self.kqueue else {
             // Use the process's own kqueue, which already has the filter.
             self.kqueue = Some(LazyAsyncFd::new(process.kqueue.into_inner()));
-            return Opened::WithEvents(self.registration(pid, key));
+            return Opened::WithEvents(self.registration(pid, start_id, key));
         };
         if let Err(reason) = kevent::register(kqueue.as_fd(), pid) {
             return refused(process, reason);
         }
-        // Register before the check: the filter is this process's if the process is still running.
+        // Register before the check: the filter is this process's if the process is still running. The
+        // event of an exit in between may be lost (see `attachment`), but the process's own filter has it.
         if !is_running(&process) {
             kevent::deregister(kqueue.as_fd(), pid);
             return refused(process, exit_event_unavailable());
         }
-        Opened::WithEvents(self.registration(pid, key))
+        Opened::WithEvents(self.registration(pid, start_id, key))
     }
 
-    fn registration(&mut self, pid: libc::pid_t, key: u64) -> Registration {
+    fn registration(
+        &mut self,
+        pid: libc::pid_t,
+        start_id: Option<StartId>,
+        key: u64,
+    ) -> Registration {
         self.keys.insert(pid, key);
         if let Some(kqueue) = &mut self.kqueue {
             // The process may have exited.
             kqueue.request_read();
         }
-        Registration::new(pid)
+        Registration::new(pid, start_id)
     }
 
     /// Does nothing: a process has only one event.
@@ -179,9 +190,10 @@ fn read_events(
 }
 
 impl Registration {
-    pub(super) fn new(pid: libc::pid_t) -> Registration {
+    pub(super) fn new(pid: libc::pid_t, start_id: Option<StartId>) -> Registration {
         Registration {
             pid,
+            start_id,
             exit: OnceLock::new(),
         }
     }
@@ -209,9 +221,20 @@ impl Registration {
 
     pub(super) fn state(&self, kqueue: BorrowedFd<'_>) -> io::Result<State> {
         self.read_exit(kqueue)?;
-        Ok(match self.exit.get() {
+        Ok(match self.exited() {
             None => State::Running,
-            Some(&status) => state_after_exit(self.pid, status),
+            Some(exited) => exited.state(),
+        })
+    }
+
+    /// Returns the process and its status, if the event has been read.
+    pub(super) fn exited(&self) -> Option<Exited> {
+        let &status = self.exit.get()?;
+        Some(Exited {
+            pid: self.pid,
+            was_zombie: false,
+            start_id: self.start_id,
+            status,
         })
     }
 
@@ -246,17 +269,17 @@ impl Registration {
     }
 
     pub(crate) fn is_reaped(&self) -> bool {
-        let state = |&status| state_after_exit(self.pid, status);
-        matches!(
-            self.exit.get().map(state),
-            Some(State::Exited { reaped: true, .. })
-        )
+        let state = self.exited().map(|exited| exited.state());
+        matches!(state, Some(State::Exited { reaped: true, .. }))
     }
 
     pub(crate) fn is_same(&self, process: &Process) -> bool {
-        // Two processes cannot have the pid at the same time. But a reaped process cannot be distinguished
-        // from a zombie with its pid. An event for only one of the two filters proves nothing: FreeBSD
-        // reports the exit at once to a new filter, and a little later to earlier filters.
+        if let Some(same) = StartId::is_same(self.start_id, process.registration.start_id) {
+            return same;
+        }
+        // Two processes cannot have the pid at the same time. But without ids, a reaped process cannot be
+        // distinguished from a zombie with its pid. An event for only one of the two filters proves
+        // nothing: FreeBSD reports the exit at once to a new filter, and a little later to earlier filters.
         let both_run = self.exit.get().is_none() && process.registration.exit.get().is_none();
         both_run || !self.is_reaped() && !process.is_reaped()
     }
@@ -266,9 +289,9 @@ impl Registration {
     }
 
     pub(crate) fn into_probe(self) -> Probe {
-        match self.exit.get() {
-            Some(&status) => Probe::Exited(self.pid, status),
-            None => Probe::Pid(PidProbe::of_running(self.pid)),
+        match self.exited() {
+            Some(exited) => Probe::Exited(exited),
+            None => Probe::Pid(PidProbe::of_running(self.pid, self.start_id)),
         }
     }
 }

@@ -10,6 +10,33 @@ const EACCES: i32 = 13;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 
+/// A kernel with kqueue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "each system uses one variant")]
+pub(crate) enum System {
+    Xnu,
+    FreeBsd,
+    NetBsd,
+    OpenBsd,
+    DragonFly,
+}
+
+impl System {
+    /// Whether zombies have no entry in the process table. Besides, BSDs can hide other users' processes:
+    /// FreeBSD by `security.bsd.see_other_uids`, NetBSD by `security.curtain`.
+    pub(super) fn hides_zombies(self) -> bool {
+        self == System::DragonFly
+    }
+
+    /// Whether the start time of a process changes whenever the clock is set.
+    ///
+    /// FreeBSD and OpenBSD store the time since boot, and add the time of the boot.
+    #[cfg_attr(target_os = "ios", allow(dead_code))]
+    pub(super) fn start_follows_clock(self) -> bool {
+        matches!(self, System::FreeBsd | System::OpenBsd)
+    }
+}
+
 /// The condition under which an event with `NOTE_EXIT` contains the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "each system uses one variant")]
@@ -74,6 +101,61 @@ pub(super) fn is_exhaustion(errno: i32) -> bool {
     matches!(errno, EMFILE | ENFILE | ENOMEM)
 }
 
+/// The worth of a filter that was added while its process may have been exiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attachment {
+    /// The filter reports the exit.
+    Reliable,
+    /// The kernel may have dropped the event. Delete the filter and add it again.
+    AddAgain,
+    /// The kernel may have dropped the event, and may drop it again. Delete the filter and poll.
+    Unreliable,
+}
+
+/// Returns the worth of a filter. The process table was read before and after the filter was added.
+///
+/// `same`: whether both entries are of one process, if that is known.
+///
+/// Three kernels lose the event of a process that exits while its filter is being added:
+///
+/// - FreeBSD (`filt_procattach`, `knote`; seen on 13.2): `knote` skips the new filter as long as
+///   `kqueue_register` is at work on it. A filter added once the process is exiting has its event at once.
+/// - OpenBSD with `kqueue_ps_list_lock` (`filt_procattach`; read): the call may sleep after it has checked
+///   that the process is not exiting. A later filter is refused with ESRCH.
+/// - DragonFly (`filt_procattach`; read): the call may sleep between `pfind` and `lwkt_gettoken`. A filter
+///   added to a zombie has its event at once, but not a filter added to a process that is exiting.
+///
+/// XNU and NetBSD (read) do not: the process is locked or referenced from the check to the insertion into
+/// its list, the exit waits for that, and `knote` skips no filter.
+pub(super) fn attachment(
+    system: System,
+    before: Presence,
+    same: Option<bool>,
+    after: Presence,
+) -> Attachment {
+    if same == Some(false) {
+        // The pid has been recycled: the filter may be the earlier process's.
+        return Attachment::AddAgain;
+    }
+    use Presence::{Exiting, Gone, Hidden, Running, Zombie};
+    match (system, before, after) {
+        (_, Running, Running) | (_, Hidden, Hidden) => Attachment::Reliable,
+        // The process has been reaped, and another process may have got its pid before the filter was
+        // added. On DragonFly, a zombie becomes hidden.
+        (_, _, Gone | Running | Hidden) => Attachment::AddAgain,
+        (System::Xnu | System::NetBsd, _, Exiting) | (System::Xnu, _, Zombie) => {
+            Attachment::Reliable
+        }
+        (System::FreeBsd, Exiting | Zombie, Exiting | Zombie) if same == Some(true) => {
+            Attachment::Reliable
+        }
+        (System::DragonFly, Zombie, Zombie) => Attachment::Reliable,
+        (System::DragonFly, _, Exiting) => Attachment::Unreliable,
+        // NetBSD shows the status of a zombie, but nothing that distinguishes it from later zombies.
+        (_, _, Exiting | Zombie) => Attachment::AddAgain,
+    }
+}
+
 /// The state of the process that has a pid, in the process table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
@@ -105,9 +187,11 @@ pub(super) enum EsrchCause {
 ///
 /// XNU, NetBSD and OpenBSD refuse a process from early in its exit on, although it can still be
 /// signalled. FreeBSD and DragonFly accept such a process and report its exit at once.
-pub(super) fn esrch_cause(presence: Presence) -> EsrchCause {
+pub(super) fn esrch_cause(system: System, presence: Presence) -> EsrchCause {
+    let accepts_exiting = matches!(system, System::FreeBsd | System::DragonFly);
     match presence {
         Presence::Gone => EsrchCause::NoSuchProcess,
+        _ if accepts_exiting => EsrchCause::Recycled,
         Presence::Zombie => EsrchCause::Zombie,
         Presence::Exiting | Presence::Hidden => EsrchCause::Exiting,
         Presence::Running => EsrchCause::Recycled,
@@ -116,10 +200,20 @@ pub(super) fn esrch_cause(presence: Presence) -> EsrchCause {
 
 /// Whether a process whose exit the kernel has reported has been reaped since.
 ///
-/// `presence` is that of the process that has the pid now. When its exit is reported, a process may not
-/// be a zombie yet (XNU, FreeBSD), but it is exiting. So a running process is another process.
-pub(super) fn is_reaped_after_exit(presence: Presence) -> bool {
-    matches!(presence, Presence::Gone | Presence::Running)
+/// `presence` is that of the process that has the pid now, and `same` is whether that is the exited
+/// process, if that is known. A process whose exit is reported may not be a zombie yet (XNU, FreeBSD), but
+/// is exiting. So a running process is another process, and so is a process that exits after the exited
+/// process `was_zombie`.
+pub(super) fn is_reaped_after_exit(
+    presence: Presence,
+    same: Option<bool>,
+    was_zombie: bool,
+) -> bool {
+    match presence {
+        Presence::Gone | Presence::Running => true,
+        Presence::Exiting => same == Some(false) || was_zombie,
+        Presence::Zombie | Presence::Hidden => same == Some(false),
+    }
 }
 
 /// The state of a polled process.
