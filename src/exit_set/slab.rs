@@ -223,7 +223,7 @@ mod tests {
     }
 
     /// The documentation states the memory of a process in a set. Most of that memory is this entry.
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(tokio_process_exit_fake_kqueue)))]
     #[test]
     fn an_entry_of_the_set_takes_at_most_24_bytes() {
         assert!(size_of::<Entry<crate::exit_set::slot::Slot>>() <= 24);

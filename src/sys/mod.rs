@@ -65,9 +65,17 @@ use std::io;
 use crate::error::OpenError;
 use crate::identity::{BootId, ParseProcessIdentityError};
 
-#[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux/mod.rs")]
+#[cfg_attr(
+    all(
+        any(target_os = "linux", target_os = "android"),
+        not(all(test, tokio_process_exit_fake_kqueue))
+    ),
+    path = "linux/mod.rs"
+)]
 #[cfg_attr(
     any(
+        // A model of kernels with kqueue, on any Linux.
+        all(test, tokio_process_exit_fake_kqueue),
         target_vendor = "apple",
         target_os = "freebsd",
         target_os = "netbsd",

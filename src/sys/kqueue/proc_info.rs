@@ -35,7 +35,6 @@ pub(super) fn identity_key(pid: libc::pid_t) -> Option<IdentityKey> {
             _ => KeyKind::Start,
         },
         value,
-        namespace: None,
     })
 }
 

@@ -34,6 +34,7 @@ pub(crate) fn signal_0(pid: libc::pid_t) -> Result<(), i32> {
 }
 
 /// Sends a signal to the process that has the pid now. `pid` must be positive.
+#[cfg_attr(tokio_process_exit_fake_kqueue, allow(dead_code))]
 pub(crate) fn send_signal(pid: libc::pid_t, signal: i32) -> io::Result<()> {
     kill(pid, signal).map_err(|errno| match errno {
         libc::ESRCH => io::ErrorKind::NotFound.into(),
