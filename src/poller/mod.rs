@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::polled::Polled;
 use self::polled::Target;
 pub(crate) use self::schedule::BATCH_SIZE;
-use self::schedule::{Schedule, Watched, idle_time};
+use self::schedule::{Schedule, Watched};
 pub(crate) use self::task_pacer::TaskPacer;
 use crate::sync::{Condvar, Mutex, thread};
 use crate::sys;
@@ -177,8 +177,7 @@ impl Poller {
             schedule.reopening = reopening;
             let wakers = schedule.handle_results(results, now);
             let before = mem::replace(&mut cpu_time, sys::thread_cpu_time());
-            let idle = idle_time(now - started, cpu_time.saturating_sub(before));
-            schedule.idle_until = Some(now + idle);
+            schedule.record_work(now, now - started, cpu_time.saturating_sub(before));
             if !wakers.is_empty() {
                 drop(schedule);
                 wakers.into_iter().for_each(wake);

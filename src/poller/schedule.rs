@@ -33,7 +33,7 @@ pub(super) struct Schedule {
     /// When the next query is due. `None` unless the poller is asleep until then.
     pub(super) asleep_until: Option<Instant>,
     /// When the poller may work again. Keeps its share of CPU time small.
-    pub(super) idle_until: Option<Instant>,
+    idle_until: Option<Instant>,
     pub(super) reopening: Reopening,
     /// Whether a thread queries the processes.
     pub(super) has_thread: bool,
@@ -159,6 +159,11 @@ impl Schedule {
         }
         wakers
     }
+
+    /// Makes the poller idle after a batch that ended at `now`.
+    pub(super) fn record_work(&mut self, now: Instant, elapsed: Duration, cpu_time: Duration) {
+        self.idle_until = Some(now + idle_time(elapsed, cpu_time));
+    }
 }
 
 /// Returns the interval that follows `interval`.
@@ -204,6 +209,52 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    /// Returns how long a poller takes to report 1,000 exits. Each batch takes `elapsed`, as the clock of
+    /// the system says, and `cpu_time`, as the CPU clock says.
+    #[cfg(not(miri))]
+    fn time_to_report_1000(elapsed: Duration, cpu_time: Duration) -> Duration {
+        use crate::sys::{Opened, Process};
+        use crate::wait_state::{Until, WaitState};
+
+        let probe = match Process::open(std::process::id()) {
+            Ok(Opened::WithEvents(process)) => process.into_probe(),
+            Ok(Opened::Refused(refused)) => refused.probe,
+            Err(_) => unreachable!("this process exists"),
+        };
+        let target = Arc::new(Target::new(probe, &WaitState::new(Until::Exit)));
+        let queue = Arc::default();
+        let mut schedule = Schedule::default();
+        for token in 0..1000 {
+            schedule.add(Watched::new(&target, &queue, token));
+        }
+        let start = Instant::now();
+        let mut now = start;
+        while !schedule.is_empty() {
+            now = now.max(schedule.next_due(now));
+            let batch = schedule.take_due(now);
+            now += elapsed;
+            let results = batch
+                .into_iter()
+                .map(|(key, _)| (key, Some(Outcome::Resolved)));
+            schedule.handle_results(results.collect(), now);
+            schedule.record_work(now, elapsed, cpu_time);
+        }
+        now - start
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn reports_many_exits_in_time_although_clocks_lie() {
+        let batches = 1000 / BATCH_SIZE as u32 + 1;
+        // A busy host has stolen 100 ms in each batch. The CPU clock counts them, stops, or jumps.
+        for cpu_time in [100 * MS, Duration::ZERO, 3600 * 1000 * MS] {
+            let time = time_to_report_1000(100 * MS, cpu_time);
+            assert!(time <= batches * (100 * MS + MAX_IDLE) + MS, "{time:?}");
+        }
+        let time = time_to_report_1000(MS, MS);
+        assert!(time <= batches * 25 * MS + MS, "{time:?}");
+    }
 
     #[test]
     fn idle_time_is_24_times_the_work() {

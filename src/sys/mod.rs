@@ -101,9 +101,15 @@ use crate::identity::{BootId, ParseProcessIdentityError};
 mod backend;
 pub(crate) use backend::*;
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(any(
+    not(any(target_os = "linux", target_os = "android")),
+    all(test, tokio_process_exit_fake_kqueue)
+))]
 mod no_namespaces;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(any(
+    not(any(target_os = "linux", target_os = "android")),
+    all(test, tokio_process_exit_fake_kqueue)
+))]
 pub(crate) use no_namespaces::{has_exited_elsewhere, origin};
 
 #[cfg(unix)]
