@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libc::*;
 use support::linux::{self, Forked, Grandchild};
@@ -229,10 +229,10 @@ impl Run {
             // Do not enable signals: their descriptors stay open until this process exits.
             .enable_io()
             .enable_time()
-            .on_thread_start(trap::arm)
             .build()
             .unwrap();
         (self.install)();
+        trap::arm_other_threads();
         runtime
     }
 }
@@ -666,6 +666,11 @@ fn run(scenario: &Scenario, fault: Option<Fault>) -> Report {
         if let Some(number) = trap::unknown() {
             run.record(Broken, format!("system call {number} is not in CALLS"));
         }
+        // The poller's thread may still hold a waker, and thereby descriptors of the runtime.
+        let start = Instant::now();
+        while linux::threads() > 1 && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let fds_after = linux::open_fds();
         if fds_after != fds {
             let leaked: Vec<_> = fds_after.iter().filter(|fd| !fds.contains(fd)).collect();
@@ -779,7 +784,7 @@ fn failing_calls_end_in_a_right_outcome_or_an_error() {
     if !linux::pidfd_reports_status() {
         return support::skip("this kernel is older than 6.15, or polling is forced");
     }
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let lines = Mutex::new(Vec::new());
     // Run many scenarios at once: a scenario mostly waits.

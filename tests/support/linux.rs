@@ -80,6 +80,11 @@ pub fn state_of(pid: u32) -> Option<char> {
     stat.get(name_end + 2).map(|&byte| byte as char)
 }
 
+/// Returns the number of threads of this process.
+pub fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("/proc").count()
+}
+
 /// Returns the number and the target of each open descriptor of this process.
 pub fn open_fds() -> Vec<String> {
     let mut fds: Vec<String> = fs::read_dir("/proc/self/fd")

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 
 use libc::c_long;
 use seccompiler::{
@@ -155,14 +155,18 @@ static FAILED: AtomicU32 = AtomicU32::new(0);
 /// Number of a trapped call that is not in [`CALLS`], or -1.
 static UNKNOWN: AtomicI32 = AtomicI32::new(-1);
 
+/// Whether a thread is armed that has not been armed or disarmed itself.
+static ARMED_BY_DEFAULT: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
     /// Whether the calls of this thread are counted and may fail.
-    static ARMED: Cell<bool> = const { Cell::new(false) };
+    static ARMED: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-/// Counts the calls of this thread from now on, and lets them fail.
-pub fn arm() {
-    ARMED.set(true);
+/// Counts all calls of the other threads from now on, and lets them fail: also those of the poller.
+pub fn arm_other_threads() {
+    ARMED.set(Some(false));
+    ARMED_BY_DEFAULT.store(true, Relaxed);
 }
 
 /// Runs code whose calls are counted and may fail.
@@ -170,11 +174,11 @@ pub fn armed<T>(body: impl FnOnce() -> T) -> T {
     struct Disarm;
     impl Drop for Disarm {
         fn drop(&mut self) {
-            ARMED.set(false);
+            ARMED.set(Some(false));
         }
     }
     let _disarm = Disarm;
-    ARMED.set(true);
+    ARMED.set(Some(true));
     body()
 }
 
@@ -284,7 +288,10 @@ fn result_of(number: c_long, arguments: [i64; 5]) -> i64 {
 
 /// Counts a call of an armed thread. Returns the errno if the call must fail.
 fn count_and_fail(call: usize) -> Option<i32> {
-    if !ARMED.get() {
+    if !ARMED
+        .get()
+        .unwrap_or_else(|| ARMED_BY_DEFAULT.load(Relaxed))
+    {
         return None;
     }
     let made = MADE[call].fetch_add(1, Relaxed) + 1;
