@@ -66,7 +66,7 @@ fn prints_each_exit_status() {
     pwait.stdout.read_until(&failing.exit_line(7));
     killed.kill();
     let killed = if cfg!(unix) {
-        format!("{}: killed by signal 9 (SIGKILL).\n", killed.pid())
+        killed.line("killed by signal 9 (SIGKILL).")
     } else {
         killed.exit_line(1)
     };
@@ -454,7 +454,17 @@ impl Target {
 
     /// Returns the line that `pwait -v` prints for the exit of this process.
     fn exit_line(&self, status: u8) -> String {
-        format!("{}: exited with status {status}.\n", self.pid())
+        self.line(&format!("exited with status {status}."))
+    }
+
+    /// Returns the line of `pwait -v` for an exit. `what` is the part that needs the status.
+    fn line(&self, what: &str) -> String {
+        // `pwait` is not the parent.
+        #[cfg(target_os = "linux")]
+        if !support::linux::stat_shows_status() {
+            return format!("{}: exited with unknown status.\n", self.pid());
+        }
+        format!("{}: {what}\n", self.pid())
     }
 
     /// Makes the process exit. Does not wait for the exit.
