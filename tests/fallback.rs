@@ -12,6 +12,7 @@ use std::ffi::CStr;
 use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -579,6 +580,78 @@ fn reports_missing_timers_once_a_second() {
         errors[0]
     );
     drop(stop.join().unwrap());
+}
+
+/// Counts the panics of this program from now on, also those that are caught.
+fn count_panics() -> &'static AtomicUsize {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    std::panic::set_hook(Box::new(|info| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        eprintln!("{info}");
+    }));
+    &PANICS
+}
+
+#[test]
+fn missing_timers_panic_once_for_each_runtime() {
+    let _ = in_own_process!(missing_timers_panic_once_for_each_runtime, ["1"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let child = Child::spawn(0);
+    let mut process = exit_of(child.id());
+    deny_threads();
+    let runtimes = [(); 3].map(|()| Builder::new_current_thread().build().unwrap());
+    let panics = count_panics();
+    for runtime in runtimes.iter().cycle().take(30) {
+        let _guard = runtime.enter();
+        if let Some(exit) = support::poll_once(&mut process) {
+            assert_eq!(exit.unwrap_err().kind(), ErrorKind::WouldBlock);
+        }
+    }
+    assert!(panics.load(Ordering::Relaxed) <= 3, "{panics:?} panics");
+    drop(child);
+}
+
+#[test]
+fn polling_in_the_task_outlives_the_runtimes_timers() {
+    let _ = in_own_process!(
+        polling_in_the_task_outlives_the_runtimes_timers,
+        ["alone", "set"]
+    );
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let mut child = Child::spawn(7);
+    let mut process = exit_of(child.id());
+    let mut set = ExitSet::new();
+    set.insert(child.id()).unwrap();
+    deny_threads();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let handle = runtime.handle().clone();
+    runtime.block_on(async {
+        still_pending(&mut process).await;
+        still_pending(set.next_exit()).await;
+    });
+    drop(runtime);
+    let panics = count_panics();
+    let in_set = support::role().as_deref() == Some("set");
+    let mut next = || {
+        handle.block_on(async {
+            match in_set {
+                true => set.next_exit().await.unwrap(),
+                false => (&mut process).await,
+            }
+        })
+    };
+    let error = next().unwrap_err().to_string();
+    assert!(error.contains("shut"), "{error}");
+    child.end();
+    let start = Instant::now();
+    let exit = loop {
+        match next() {
+            Ok(exit) => break exit,
+            Err(error) => assert!(start.elapsed() < support::max_wait(), "{error}"),
+        }
+    };
+    assert_eq!(exit.status().unwrap().code(), Some(7));
+    assert!(panics.load(Ordering::Relaxed) <= 1, "{panics:?} panics");
 }
 
 #[test]

@@ -19,7 +19,7 @@ const ERROR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits how often a task queries its own processes.
 ///
-/// The task sleeps by the timer of its runtime. If the runtime has no timers, the task yields until its
+/// The task sleeps by the timer of its runtime. If the runtime has no timers or has shut down, the task yields until its
 /// next query is due, which keeps one core busy. So an error then reports the cause once a second.
 pub(crate) struct TaskPacer {
     /// When the next queries are due. `None`: one interval after the next poll.
@@ -53,15 +53,16 @@ struct Shared {
     idle_until: Option<Instant>,
     /// When the next error may be reported.
     next_error: Option<Instant>,
-    /// The latest runtime that was found to have no timers.
-    without_timers: Option<runtime::Id>,
+    /// The runtimes that were found to have no timers, or to have shut down. This stays true: tokio
+    /// takes the ids from a counter, so no later runtime has the id of an earlier one.
+    without_timers: Vec<runtime::Id>,
 }
 
 fn shared() -> MutexGuard<'static, Shared> {
     static SHARED: StaticMutex<Shared> = StaticMutex::new(Shared {
         idle_until: None,
         next_error: None,
-        without_timers: None,
+        without_timers: Vec::new(),
     });
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -69,7 +70,7 @@ fn shared() -> MutexGuard<'static, Shared> {
 impl TaskPacer {
     /// Waits until the next queries are due.
     ///
-    /// Returns an error if the runtime has no timers, unless a task has returned this error within the
+    /// Returns an error if the runtime has no timers or has shut down, unless a task has returned this error within the
     /// last second. The wait goes on after the error.
     pub(crate) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let now = Instant::now();
@@ -77,9 +78,9 @@ impl TaskPacer {
         if due <= now {
             return Poll::Ready(Ok(()));
         }
-        match self.timer(due) {
-            Some(timer) => {
-                ready!(timer.poll(cx));
+        match self.poll_timer(due, cx) {
+            Some(elapsed) => {
+                ready!(elapsed);
                 self.due = Some(now);
                 Poll::Ready(Ok(()))
             }
@@ -119,30 +120,34 @@ impl TaskPacer {
         self.timer = None;
     }
 
-    /// Returns the timer for the next queries. `None` if the current runtime has no timers.
-    fn timer(&mut self, due: Instant) -> Option<Pin<&mut Sleep>> {
+    /// Polls the timer for the next queries. Returns `None` if the current runtime has no timers.
+    fn poll_timer(&mut self, due: Instant, cx: &mut Context<'_>) -> Option<Poll<()>> {
         let runtime = Handle::try_current().ok()?.id();
-        let current = self.timer.take().filter(|timer| timer.runtime == runtime);
-        let timer = current.or_else(|| {
-            let sleep = sleep_until(runtime, due.into())?;
-            Some(Timer { runtime, sleep })
-        })?;
-        Some(self.timer.insert(timer).sleep.as_mut())
+        if shared().without_timers.contains(&runtime) {
+            return None;
+        }
+        let timer = self.timer.take().filter(|timer| timer.runtime == runtime);
+        // tokio has no other way to find out than a panic.
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let mut timer = timer.unwrap_or_else(|| {
+                let sleep = Box::pin(tokio::time::sleep_until(due.into()));
+                Timer { runtime, sleep }
+            });
+            let elapsed = timer.sleep.as_mut().poll(cx);
+            (timer, elapsed)
+        }));
+        match polled {
+            Ok((timer, elapsed)) => {
+                self.timer = Some(timer);
+                Some(elapsed)
+            }
+            Err(_) => {
+                // Remember this, because the program's panic hook prints each panic.
+                shared().without_timers.push(runtime);
+                None
+            }
+        }
     }
-}
-
-/// Returns a timer of the current runtime. `None` if the runtime has no timers.
-fn sleep_until(runtime: runtime::Id, due: tokio::time::Instant) -> Option<Pin<Box<Sleep>>> {
-    if shared().without_timers == Some(runtime) {
-        return None;
-    }
-    // tokio has no other way to find out than a panic.
-    let sleep = catch_unwind(AssertUnwindSafe(|| Box::pin(tokio::time::sleep_until(due))));
-    if sleep.is_err() {
-        // Remember this, because the program's panic hook prints each panic.
-        shared().without_timers = Some(runtime);
-    }
-    sleep.ok()
 }
 
 /// Whether the last error was returned at least [`ERROR_INTERVAL`] ago. Counts the next error.
@@ -156,7 +161,7 @@ fn error_is_due(now: Instant) -> bool {
 }
 
 fn no_thread_and_no_timers() -> io::Error {
-    let reason = "polling needs a thread, which the system refuses, or timers, which the runtime lacks: \
-                  enable them by `enable_time`";
+    let reason = "polling needs a thread, which the system refuses, or timers: the runtime was built \
+                  without `enable_time`, or has shut down";
     io::Error::new(io::ErrorKind::WouldBlock, reason)
 }
