@@ -106,8 +106,8 @@ impl TaskPacer {
         let interval = self.interval.mul_f64(queried as f64 / total as f64);
         self.due = Some(idle_until.max(now + interval));
         // Use the elapsed time: the CPU clock of this thread also counts the work of other tasks. Count
-        // the time twice, because the timer and the wake-up take about as much as the queries.
-        shared.idle_until = Some(idle_until + idle_time(2 * (now - started), Duration::ZERO));
+        // the time three times, because the timer and the wake-up take up to twice as long as the queries.
+        shared.idle_until = Some(idle_until + idle_time(3 * (now - started), Duration::ZERO));
         self.interval = next_interval(self.interval);
         self.timer = None;
     }
