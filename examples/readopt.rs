@@ -26,7 +26,7 @@
 //! ```toml
 //! [dependencies]
 //! clap = { version = "4", features = ["derive"] }
-//! tokio = { version = "1", features = ["macros", "rt"] }
+//! tokio = { version = "1", features = ["rt"] }
 //! tokio-process-exit = "0.1"
 //!
 //! [target.'cfg(unix)'.dependencies]
@@ -41,6 +41,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
+use tokio::runtime::{self, Runtime};
 use tokio_process_exit::{ProcessExit, ProcessIdentity};
 
 /// Start a daemon, or find it running, and wait for its exit
@@ -75,18 +76,35 @@ Keep FILE where a container that restarts does not find it again, for example in
 Example:
   readopt /run/daemon.id sleep 60";
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = Args::parse();
     let mut command = Command::new(&args.command[0]);
     command.args(&args.command[1..]);
-    match supervise(&args.file, command).await {
+    let result = match build_runtime() {
+        Ok(runtime) => runtime.block_on(supervise(&args.file, command)),
+        Err(error) => {
+            let message = format!("cannot start the tokio runtime: {error}");
+            Err(io::Error::new(error.kind(), message))
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             print_error(format_args!("readopt: {error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn build_runtime() -> io::Result<Runtime> {
+    // A runtime takes six descriptors. Check that they are free: with the feature "signal" of tokio,
+    // `build` would panic if they are not.
+    #[cfg(unix)]
+    [(); 3]
+        .map(|()| std::os::unix::net::UnixStream::pair())
+        .into_iter()
+        .collect::<io::Result<Vec<_>>>()?;
+    runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Finds the running daemon or starts one, and waits for its exit.
@@ -147,8 +165,9 @@ fn start(file: &Path, mut command: Command) -> io::Result<ProcessExit> {
         return Err(with_path(file, &error));
     }
     print(format_args!("started process {pid}"));
-    // Reap the daemon on a thread, because awaiting a `ProcessExit` does not reap the process.
-    std::thread::spawn(move || child.wait());
+    // Reap the daemon on a thread, because awaiting a `ProcessExit` does not reap the process. If the
+    // system refuses a thread, the daemon is reaped when this supervisor exits.
+    let _ = std::thread::Builder::new().spawn(move || child.wait());
     Ok(daemon)
 }
 

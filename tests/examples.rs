@@ -288,6 +288,48 @@ mod readopt {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn waits_for_its_daemon_without_a_thread() {
+        use support::linux;
+        if !linux::seccomp_filters() {
+            return support::skip("seccomp filters are not supported");
+        }
+        let id_file = unused_path("unthreaded");
+        let mut command = support::command(example("readopt"));
+        command.args([id_file.to_str().unwrap(), "true"]);
+        let output = || {
+            // Only processes that this thread starts inherit the filter.
+            linux::deny_threads();
+            command.output().unwrap()
+        };
+        let output = std::thread::scope(|scope| scope.spawn(output).join().unwrap());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+        assert!(!id_file.exists());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn too_few_descriptors_are_one_clear_line() {
+        if support::runnable(example("readopt")).len() > 1 {
+            return support::skip("an emulator needs descriptors of its own");
+        }
+        let id_file = unused_path("descriptors");
+        for descriptors in 4..7 {
+            let mut command = support::command(example("readopt"));
+            command.args([id_file.to_str().unwrap(), "true"]);
+            let limit = rlimit::Resource::NOFILE;
+            support::linux::limit(&mut command, limit, descriptors, descriptors);
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            let line =
+                "readopt: cannot start the tokio runtime: Too many open files (os error 24)\n";
+            assert_eq!(String::from_utf8_lossy(&output.stderr), line);
+        }
+        assert!(!id_file.exists());
+    }
+
+    #[test]
     fn passes_options_to_the_command() {
         let id_file = unused_path("options");
         let arguments = [

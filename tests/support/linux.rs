@@ -163,6 +163,18 @@ pub fn kill_for(call: libc::c_long) {
     filter(call, Vec::new(), seccompiler::SeccompAction::KillProcess);
 }
 
+/// Makes the system refuse threads, but no processes, to this thread and to all that inherit from it.
+pub fn deny_threads() {
+    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+    // The C library then calls `clone`, whose flags a filter can read.
+    deny(libc::SYS_clone3, libc::ENOSYS);
+    let thread = libc::CLONE_THREAD as u64;
+    let operator = SeccompCmpOp::MaskedEq(thread);
+    let is_thread = SeccompCondition::new(0, SeccompCmpArgLen::Qword, operator, thread);
+    let rule = SeccompRule::new(vec![is_thread.unwrap()]).unwrap();
+    deny_if(libc::SYS_clone, vec![rule], libc::EAGAIN);
+}
+
 /// Makes a system call fail with `errno` if its first argument is `pid`.
 pub fn deny_for(call: libc::c_long, pid: u32, errno: i32) {
     use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
