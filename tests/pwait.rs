@@ -787,8 +787,11 @@ mod linux {
         let process = tokio_process_exit::ProcessExit::open(target.child.id()).unwrap();
         let own = tokio_process_exit::ProcessExit::open(std::process::id()).unwrap();
         let Some(inode) = inode_of(&process).filter(|&inode| Some(inode) != inode_of(&own)) else {
-            let refused = "this system has no inode for each process";
-            return Pwait::run(&["-e", &format!("{pid}:5678")]).assert_code(1, refused);
+            let refused = match process.fallback_reason() {
+                Some(reason) => reason.to_string(),
+                None => "this system has no inode for each process".into(),
+            };
+            return Pwait::run(&["-e", &format!("{pid}:5678")]).assert_code(1, &refused);
         };
         let wrong = format!("{pid}:{}", inode + 1);
         let gone = format!("pwait: {wrong}: this process has exited");
@@ -798,6 +801,28 @@ mod linux {
         let pwait = Pwait::start(&["-v", &format!("{pid}:{inode}")]);
         target.exit();
         pwait.output().assert_is(0, &target.exit_line(0), "");
+    }
+
+    #[test]
+    fn reports_why_an_inode_cannot_be_read() {
+        if !linux::seccomp_filters() {
+            return support::skip("seccomp filters are not supported");
+        }
+        let target = Target::new(0);
+        let argument = format!("{}:5678", target.pid());
+        let mut command = pwait_command(&["-e", &argument]);
+        let spawn = || {
+            // Only processes that this thread starts inherit the filter.
+            linux::deny(libc::SYS_pidfd_open, libc::EPERM);
+            Pwait::spawn(&mut command)
+        };
+        let output = thread::scope(|scope| scope.spawn(spawn).join().unwrap()).output();
+        let reason = match support::poll_forced() {
+            true => "Function not implemented (os error 38)",
+            false => "Operation not permitted (os error 1)",
+        };
+        let line = format!("pwait: {argument}: cannot read the inode of the process: {reason}\n");
+        output.assert_is(1, "", &line);
     }
 
     #[test]

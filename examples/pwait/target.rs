@@ -65,11 +65,16 @@ impl Display for Target {
 
 /// Opens a process by its pid, and checks the inode of its pidfds.
 fn open_with_inode(pid: u32, inode: u64) -> io::Result<ProcessExit> {
+    let unknown = |error: io::Error| {
+        let reason = format!("cannot read the inode of the process: {error}");
+        io::Error::other(format!("{pid}:{inode}: {reason}"))
+    };
     let process = ProcessExit::open(pid)?;
     let own = ProcessExit::open(std::process::id())?;
-    let (kind, reason) = match pidfd_inode(&process) {
+    let found = pidfd_inode(&process).map_err(unknown)?;
+    let (kind, reason) = match found {
         // Before Linux 6.9, the pidfds of all processes have the same inode.
-        found if found.is_none() || found == pidfd_inode(&own) => {
+        _ if found == pidfd_inode(&own).map_err(unknown)? => {
             let reason = "this system has no inode for each process";
             (io::ErrorKind::Unsupported, reason)
         }
@@ -82,17 +87,21 @@ fn open_with_inode(pid: u32, inode: u64) -> io::Result<ProcessExit> {
     Err(io::Error::new(kind, format!("{pid}:{inode}: {reason}")))
 }
 
-/// Returns the inode of a process's pidfds, or `None` if the system refuses a pidfd.
+/// Returns the inode of a process's pidfds, or the error with which the system refused a pidfd.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn pidfd_inode(process: &ProcessExit) -> Option<u64> {
+fn pidfd_inode(process: &ProcessExit) -> io::Result<Option<u64>> {
     use std::os::unix::fs::MetadataExt;
-    let pidfd = process.as_pidfd()?.try_clone_to_owned().ok()?;
-    Some(File::from(pidfd).metadata().ok()?.ino())
+    let Some(pidfd) = process.as_pidfd() else {
+        let refusal = process.fallback_reason().map(ToString::to_string);
+        return Err(io::Error::other(refusal.unwrap_or_default()));
+    };
+    let pidfd = File::from(pidfd.try_clone_to_owned()?);
+    Ok(Some(pidfd.metadata()?.ino()))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn pidfd_inode(_process: &ProcessExit) -> Option<u64> {
-    None
+fn pidfd_inode(_process: &ProcessExit) -> io::Result<Option<u64>> {
+    Ok(None)
 }
 
 /// Reads the first line of a pid file that is not empty. The following lines are ignored.
