@@ -1043,7 +1043,7 @@ fn in_dead_runtime<T>(body: impl Future<Output = T>) -> T {
 #[test]
 fn error_after_exits_is_returned_by_the_next_call() {
     if support::poll_forced() {
-        return skip("a polled wait does not depend on the runtime");
+        return support::skip("a polled wait does not depend on the runtime");
     }
     let mut sleepers = many(3);
     let mut set = set_of(&sleepers);
