@@ -150,6 +150,14 @@ pub(crate) fn action_error(action: &str, pid: Option<NonZeroU32>, error: &io::Er
     io::Error::new(error.kind(), message)
 }
 
+/// The error of reaping a process that is not our child.
+#[cfg(unix)]
+pub(crate) fn not_our_child(pid: Option<NonZeroU32>) -> io::Error {
+    let name = Name(pid);
+    let message = format!("{name} is not our child, or it has already been reaped");
+    io::Error::new(io::ErrorKind::NotFound, message)
+}
+
 /// The name of a process in a message. An adopted process may have no pid here.
 struct Name(Option<NonZeroU32>);
 

@@ -48,6 +48,14 @@ impl WaitState {
         self.resolved
     }
 
+    /// Returns the state of another wait for the same process, which has not been awaited.
+    pub(crate) fn of_clone(&self) -> WaitState {
+        WaitState {
+            terminated: false,
+            ..*self
+        }
+    }
+
     /// Starts a new wait, with another condition. Keeps a known status.
     pub(crate) fn restart(&mut self, until: Until) {
         self.until = until;

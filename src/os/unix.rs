@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::exit::Exit;
 use crate::exit_set::ExitSet;
 use crate::process_exit::ProcessExit;
 use crate::sys::{Probe, Process, Registration};
@@ -68,6 +69,51 @@ impl ProcessExit {
         let with_process = |process: &Process| process.signal(signal);
         let with_probe = |probe: &Probe| probe.signal(signal);
         self.with_process("signal", with_process, with_probe)
+    }
+
+    /// Collects the exit status of our own child, as `waitpid(2)` with `WNOHANG` does. Unix only.
+    ///
+    /// Nothing else in this crate reaps. This is for a subreaper or pid 1, which gets children that it has
+    /// not spawned. Do not call this for a child that another part of the program waits for, such as a
+    /// `Child` of std or tokio: its owner would lose the status.
+    ///
+    /// `None`: the child is running, or it cannot be collected yet because another process traces it. The
+    /// exit resolves the wait, also a wait [`until_reaped`](ProcessExit::until_reaped). Its status is always
+    /// known. Other waits for the child may have no status, so reap after they have resolved. The pid is
+    /// free from the reap on.
+    ///
+    /// # Platforms
+    ///
+    /// On Linux, a pidfd names the child (Linux 5.4). Without a pidfd, the child is reaped by its pid,
+    /// right after a check that the child still has this pid. On macOS and the BSDs, this check cannot
+    /// distinguish the child from a later child with its pid once both have exited. So nobody else in the
+    /// program may reap the child there.
+    ///
+    /// # Errors
+    ///
+    /// - [`NotFound`](io::ErrorKind::NotFound): the process is not our child, or has already been reaped,
+    ///   also by this call. If `SIGCHLD` is ignored, the kernel reaps children itself;
+    /// - [`Unsupported`](io::ErrorKind::Unsupported): the system does not show whether the child still has
+    ///   its pid. This is so on every Unix but Linux, macOS and the BSDs;
+    /// - the error of opening the process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use tokio_process_exit::ProcessExit;
+    ///
+    /// let child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn()?;
+    /// let mut process = ProcessExit::open(child.id())?;
+    /// (&mut process).await?;
+    /// let exit = process.reap()?.expect("the child has exited");
+    /// assert_eq!(exit.status().unwrap().code(), Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reap(&mut self) -> io::Result<Option<Exit>> {
+        self.reap_child()
     }
 }
 

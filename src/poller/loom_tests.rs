@@ -38,7 +38,7 @@ fn watch(poller: &Arc<Poller>, queue: &Arc<OutcomeQueue>) -> Watch {
             Ok(sys::Opened::Refused(refused)) => refused.probe,
             Err(_) => unreachable!("this process exists"),
         };
-        Arc::new(Target::new(probe, &WaitState::new(Until::Exit)))
+        Arc::new(Target::new(Arc::new(probe), &WaitState::new(Until::Exit)))
     });
     let poller = poller.clone();
     let key = poller.add(Watched::new(&TARGET, queue, 0)).unwrap();

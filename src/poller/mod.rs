@@ -12,6 +12,7 @@ mod loom_tests;
 mod polled;
 mod schedule;
 mod task_pacer;
+mod thread_pacer;
 
 use std::io;
 use std::mem;
@@ -24,6 +25,7 @@ use self::polled::Target;
 pub(crate) use self::schedule::BATCH_SIZE;
 use self::schedule::{Schedule, Watched};
 pub(crate) use self::task_pacer::TaskPacer;
+pub(crate) use self::thread_pacer::ThreadPacer;
 use crate::sync::{Condvar, Mutex, thread};
 use crate::sys;
 use crate::wake_queue::{WakeQueue, lock, wake};

@@ -18,7 +18,7 @@ pub(crate) struct Polled {
 
 /// The part of a [`Polled`] that is shared with its poller.
 pub(super) struct Target {
-    pub(super) probe: Probe,
+    pub(super) probe: Arc<Probe>,
     /// Whether the wait ends with the reap, instead of with the exit.
     until_reaped: AtomicBool,
     /// The first exit status that was read.
@@ -28,7 +28,15 @@ pub(super) struct Target {
 impl Polled {
     pub(crate) fn new(probe: Probe, wait: &WaitState) -> Polled {
         Polled {
-            target: Arc::new(Target::new(probe, wait)),
+            target: Arc::new(Target::new(Arc::new(probe), wait)),
+            watch: None,
+        }
+    }
+
+    /// Returns another wait for the same process, which shares the probe.
+    pub(crate) fn another(&self, wait: &WaitState) -> Polled {
+        Polled {
+            target: Arc::new(Target::new(self.target.probe.clone(), wait)),
             watch: None,
         }
     }
@@ -92,7 +100,7 @@ impl Polled {
 }
 
 impl Target {
-    pub(super) fn new(probe: Probe, wait: &WaitState) -> Target {
+    pub(super) fn new(probe: Arc<Probe>, wait: &WaitState) -> Target {
         Target {
             probe,
             until_reaped: AtomicBool::new(wait.until == Until::Reap),

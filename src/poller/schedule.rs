@@ -222,7 +222,8 @@ mod tests {
             Ok(Opened::Refused(refused)) => refused.probe,
             Err(_) => unreachable!("this process exists"),
         };
-        let target = Arc::new(Target::new(probe, &WaitState::new(Until::Exit)));
+        let target = Target::new(Arc::new(probe), &WaitState::new(Until::Exit));
+        let target = Arc::new(target);
         let queue = Arc::default();
         let mut schedule = Schedule::default();
         for token in 0..1000 {

@@ -1,7 +1,11 @@
 //! Waiting for one process.
 
+mod blocking;
+mod clone;
 mod future;
 mod open_identity;
+#[cfg(unix)]
+mod reap;
 mod source;
 
 use std::fmt;
@@ -12,7 +16,7 @@ pub(crate) use self::source::{Source, reap_events_unsupported};
 use crate::error::{OpenError, action_error, wait_error};
 use crate::exit::Exit;
 use crate::identity::{IdentityKey, KeyKind, ProcessIdentity};
-use crate::mechanism::{self, Mechanism};
+use crate::mechanism::Mechanism;
 use crate::poller::Outcome;
 use crate::sys::{self, Opened, Probe};
 use crate::wait_state::{Until, WaitState};
@@ -67,9 +71,10 @@ pub fn exit_of(pid: u32) -> ProcessExit {
 ///
 /// # Panics
 ///
-/// On Unix, awaiting panics outside a tokio runtime, and in a runtime without I/O enabled (see
-/// [`Builder::enable_io`](tokio::runtime::Builder::enable_io)), unless the process is
-/// [polled](Mechanism::Polling).
+/// On Unix, awaiting panics outside a tokio runtime, and in a runtime without I/O enabled, unless the
+/// process is [polled](Mechanism::Polling). tokio does not report without a panic whether I/O is enabled.
+/// Enable it by [`Builder::enable_io`](tokio::runtime::Builder::enable_io). If you cannot, call
+/// [`blocking_wait`](ProcessExit::blocking_wait) in [`spawn_blocking`](tokio::task::spawn_blocking).
 ///
 /// # When it resolves
 ///
@@ -134,13 +139,7 @@ impl ProcessExit {
     ) -> ProcessExit {
         let wait = WaitState::new(Until::Exit);
         let source = match opened {
-            Ok(Opened::WithEvents(process)) => {
-                mechanism::trace(pid, sys::Process::MECHANISM, None);
-                Source::WithEvents(process)
-            }
-            Ok(Opened::Refused(refused)) => {
-                Source::polled(pid, refused.probe, &wait, refused.reason)
-            }
+            Ok(opened) => Source::opened(pid, opened, &wait),
             Err(error) => Source::Failed(error),
         };
         ProcessExit { pid, wait, source }

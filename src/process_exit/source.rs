@@ -11,7 +11,7 @@ use tokio::task::coop;
 use crate::error::OpenError;
 use crate::mechanism::{self, Mechanism};
 use crate::poller::{Outcome, OutcomeQueue, Polled, TaskPacer};
-use crate::sys::{self, Probe};
+use crate::sys::{self, Opened, Probe};
 use crate::wait_state::WaitState;
 
 /// The source from which a [`ProcessExit`] learns the state of its process.
@@ -35,6 +35,20 @@ pub(crate) struct PolledSource {
 }
 
 impl Source {
+    pub(super) fn opened(
+        pid: Option<NonZeroU32>,
+        opened: Opened<sys::Process>,
+        wait: &WaitState,
+    ) -> Source {
+        match opened {
+            Opened::WithEvents(process) => {
+                mechanism::trace(pid, sys::Process::MECHANISM, None);
+                Source::WithEvents(process)
+            }
+            Opened::Refused(refused) => Source::polled(pid, refused.probe, wait, refused.reason),
+        }
+    }
+
     #[cold]
     pub(super) fn polled(
         pid: Option<NonZeroU32>,
@@ -42,13 +56,8 @@ impl Source {
         wait: &WaitState,
         reason: io::Error,
     ) -> Source {
-        mechanism::trace(pid, Mechanism::Polling, Some(&reason));
-        Source::Polled(Box::new(PolledSource {
-            polled: Polled::new(probe, wait),
-            queue: Arc::default(),
-            pacer: None,
-            reason,
-        }))
+        let polled = Polled::new(probe, wait);
+        Source::Polled(Box::new(PolledSource::new(pid, polled, reason)))
     }
 
     /// Returns a number that no other process ever has, if the system has such numbers.
@@ -62,6 +71,27 @@ impl Source {
 }
 
 impl PolledSource {
+    fn new(pid: Option<NonZeroU32>, polled: Polled, reason: io::Error) -> PolledSource {
+        mechanism::trace(pid, Mechanism::Polling, Some(&reason));
+        PolledSource {
+            polled,
+            queue: Arc::default(),
+            pacer: None,
+            reason,
+        }
+    }
+
+    /// Returns the source of another wait for the same process.
+    pub(super) fn another(&self, pid: Option<NonZeroU32>, wait: &WaitState) -> PolledSource {
+        let reason = match self.reason.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(self.reason.kind(), self.reason.to_string()),
+        };
+        let mut wait = *wait;
+        wait.record_status(self.polled.status());
+        PolledSource::new(pid, self.polled.another(&wait), reason)
+    }
+
     pub(crate) fn probe(&self) -> &Probe {
         self.polled.probe()
     }

@@ -14,6 +14,11 @@
 //!     current runtime's reactor, and then queries the process: the reactor reports an earlier exit some
 //!     time later. An event is a hint: the state may be [`State::Running`].
 //!   - `deregister()` undoes the registration. The next `poll_event` registers again.
+//!   - `wait_event(state, timeout)` blocks the calling thread, outside any runtime, until the event after
+//!     this state or until the timeout is over. It may return early, and does not disturb a registration.
+//!     The timeout is at most a day: no system takes every duration. An error means that the system
+//!     refuses to wait.
+//!   - `try_clone()` opens the same process again, without a registration.
 //!   - `has_reap_event()`: whether `poll_event` also reports the reap.
 //!   - `into_probe()` returns the process without its event source.
 //! - `Probe` is a process without an event source, to be polled.
@@ -25,6 +30,9 @@
 //!   - `unique_id()`: a number that no other process ever has, if the system has such numbers. A process
 //!     and its probe may have different ids.
 //!   - `signal(signal)` on Unix, `terminate(exit_code)` on Windows: `NotFound` after the exit.
+//!   - `reap()`, on Unix, not of a `Registration`: reaps our own child without blocking, and returns its
+//!     status. `None` before the exit, `NotFound` if the process is not our child or has been reaped. It
+//!     returns an error unless the pid is certainly still the child's.
 //!   - `identity_key(kind)`, not of a `Registration`: the identity key of this kind, or of the most
 //!     precise kind. `NotFound` once the system no longer reports the key.
 //! - `Selector` is an event source for any number of processes. Dropping it releases all resources.

@@ -9,6 +9,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::time::Duration;
 
 use super::Status;
 use super::errno_of;
@@ -67,6 +68,22 @@ pub(super) fn deregister(kqueue: BorrowedFd<'_>, pid: libc::pid_t) {
 
 /// Reads a batch of events, without waiting. Returns their number, which is 0 if none are left.
 pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) -> io::Result<usize> {
+    loop {
+        match read_within(kqueue, Duration::ZERO, &mut report) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Blocks until there are events, and reads a batch. Returns their number, which is 0 after the timeout.
+///
+/// The error is `Interrupted` if a signal handler has run.
+pub(super) fn read_within(
+    kqueue: BorrowedFd<'_>,
+    timeout: Duration,
+    mut report: impl FnMut(ExitEvent),
+) -> io::Result<usize> {
     // The model of the kernel has few processes.
     const BATCH_SIZE: usize = if cfg!(all(test, tokio_process_exit_fake_kqueue)) {
         2
@@ -74,24 +91,16 @@ pub(super) fn read(kqueue: BorrowedFd<'_>, mut report: impl FnMut(ExitEvent)) ->
         64
     };
     let mut batch = [MaybeUninit::<kernel::kevent>::uninit(); BATCH_SIZE];
-    let now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs() as _,
+        tv_nsec: timeout.subsec_nanos() as _,
     };
-    let count = loop {
-        let (kqueue, buffer) = (kqueue.as_raw_fd(), batch.as_mut_ptr().cast());
-        // SAFETY: `batch` has room for that many events, and `now` is readable.
-        let count =
-            unsafe { kernel::kevent(kqueue, ptr::null(), 0, buffer, BATCH_SIZE as _, &now) };
-        match usize::try_from(count) {
-            Ok(count) => break count,
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
+    let (kqueue, buffer) = (kqueue.as_raw_fd(), batch.as_mut_ptr().cast());
+    // SAFETY: `batch` has room for that many events, and `timeout` is readable.
+    let count =
+        unsafe { kernel::kevent(kqueue, ptr::null(), 0, buffer, BATCH_SIZE as _, &timeout) };
+    let Ok(count) = usize::try_from(count) else {
+        return Err(io::Error::last_os_error());
     };
     for event in &batch[..count] {
         // SAFETY: the kernel has written the first `count` events.

@@ -23,8 +23,11 @@ mod selector;
 mod semantics;
 
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll, ready};
+use std::thread;
+use std::time::Duration;
 
 use self::attach::attach;
 use self::kernel::{child_status, send_signal};
@@ -35,6 +38,7 @@ pub(super) use self::proc_info::boot_id;
 pub(crate) use self::selector::{Event, Registration, Selector};
 use super::unix::async_fd::LazyAsyncFd;
 pub(crate) use super::unix::child::open_child;
+use super::unix::syscalls;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
 pub(crate) use super::unix::wait_status::Status;
 use super::{EventError, Opened, State};
@@ -87,6 +91,47 @@ impl Process {
         self.kqueue.deregister();
     }
 
+    pub(crate) fn wait_event(&self, _state: State, timeout: Duration) -> io::Result<()> {
+        // The exit is the only event.
+        let read = kevent::read_within(self.kqueue.as_fd(), timeout, |event| {
+            let _ = self.registration.exit.set(event.status);
+        });
+        match read {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Opened<Process>> {
+        let pid = self.registration.pid;
+        if self.state()? == State::Running {
+            let kqueue = kevent::create()?;
+            let attached = attach(kqueue.as_fd(), pid);
+            // Attach before the check: the filter is this process's if the process is still running.
+            if self.state()? == State::Running {
+                return match attached {
+                    Ok(Opened::WithEvents(start_id)) => Ok(Opened::WithEvents(Process {
+                        kqueue: LazyAsyncFd::new(kqueue),
+                        registration: Registration::new(pid, start_id),
+                    })),
+                    Ok(Opened::Refused(refused)) => Ok(Opened::Refused(refused)),
+                    Err(error) => Err(error.to_io_error(NonZeroU32::new(pid.unsigned_abs()))),
+                };
+            }
+        }
+        match self.registration.exited() {
+            Some(exited) => Ok(Opened::refused(
+                Probe::Exited(exited),
+                exit_event_unavailable(),
+            )),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    pub(crate) fn reap(&self) -> io::Result<Option<Status>> {
+        reap(self.registration.pid, self.state()?)
+    }
+
     /// Always `false`. XNU has `NOTE_REAP`, but deprecates it.
     pub(crate) fn has_reap_event(&self) -> bool {
         false
@@ -113,6 +158,28 @@ impl Process {
         match self.registration.exited() {
             Some(exited) => Probe::Exited(exited),
             None => Probe::Kqueue(self.kqueue.into_inner(), self.registration),
+        }
+    }
+}
+
+/// Reaps our own child. The caller has just queried its state.
+///
+/// Nobody but this program can reap its child, so only another part of the program can have freed the pid.
+fn reap(pid: libc::pid_t, state: State) -> io::Result<Option<Status>> {
+    // The kernels report the exit some microseconds before the process is waitable.
+    const MAX_YIELDS: u32 = 100;
+    let mut yields = 0;
+    loop {
+        let result = match state {
+            State::Exited { reaped: true, .. } => Err(io::ErrorKind::NotFound.into()),
+            _ => syscalls::reap(libc::P_PID, pid as libc::id_t),
+        };
+        match result {
+            Ok(None) if state != State::Running && yields < MAX_YIELDS => {
+                yields += 1;
+                thread::yield_now();
+            }
+            result => return result,
         }
     }
 }

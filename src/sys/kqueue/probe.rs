@@ -10,7 +10,7 @@ use super::semantics::{
 };
 use super::{
     LazyAsyncFd, Opened, Process, Registration, State, Status, attach, child_status, errno_of,
-    kevent, key_unavailable, send_signal,
+    kevent, key_unavailable, reap, send_signal,
 };
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
@@ -59,6 +59,15 @@ impl Probe {
             Probe::Kqueue(kqueue, registration) => registration.identity_key(kqueue.as_fd()),
             Probe::Exited(..) => Err(io::ErrorKind::NotFound.into()),
             Probe::Pid(probe) => probe.identity_key(),
+        }
+    }
+
+    pub(crate) fn reap(&self) -> io::Result<Option<Status>> {
+        match self {
+            Probe::Kqueue(_, Registration { pid, .. }) | Probe::Exited(Exited { pid, .. }) => {
+                reap(*pid, self.state()?)
+            }
+            Probe::Pid(probe) => probe.reap(),
         }
     }
 
@@ -211,6 +220,20 @@ impl PidProbe {
                 send_signal(self.pid, signal)
             }
             State::Running => Err(pid_unverified()),
+        }
+    }
+
+    /// Reaps our own child, right after a check that the child has the pid.
+    fn reap(&self) -> io::Result<Option<Status>> {
+        let state = self.state();
+        let (_, start_id) = proc_info::read(self.pid);
+        match StartId::is_same(self.start_id, start_id) {
+            _ if matches!(state, State::Exited { reaped: true, .. }) => {
+                Err(io::ErrorKind::NotFound.into())
+            }
+            Some(true) => reap(self.pid, state),
+            Some(false) => Err(io::ErrorKind::NotFound.into()),
+            None => Err(pid_unverified()),
         }
     }
 

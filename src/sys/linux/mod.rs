@@ -14,9 +14,10 @@ mod task;
 use std::fs;
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::thread;
+use std::time::Duration;
 
 pub(crate) use self::namespaces::{has_exited_elsewhere, origin};
 use self::pidfd::Liveness;
@@ -125,6 +126,30 @@ impl Process {
 
     pub(crate) fn deregister(&mut self) {
         self.pidfd.deregister();
+    }
+
+    pub(crate) fn wait_event(&self, state: State, timeout: Duration) -> io::Result<()> {
+        if cfg!(tokio_process_exit_force_poll) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        // A zombie stays readable, so wait only for POLLHUP, which `poll` always reports.
+        let events = match state {
+            State::Running => libc::POLLIN,
+            State::Exited { .. } => 0,
+        };
+        pidfd::wait(self.as_fd(), events, timeout)
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Opened<Process>> {
+        let duplicate = pidfd::duplicate(self.as_fd())?;
+        pidfd_id::copy(self.as_fd(), duplicate.as_fd());
+        Ok(Opened::WithEvents(Process {
+            pidfd: LazyAsyncFd::new(duplicate),
+        }))
+    }
+
+    pub(crate) fn reap(&self) -> io::Result<Option<Status>> {
+        reap(self.as_fd())
     }
 
     pub(crate) fn has_reap_event(&self) -> bool {
@@ -254,6 +279,11 @@ fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
         }),
         State::Exited { .. } => Err(io::ErrorKind::NotFound.into()),
     }
+}
+
+/// Reaps our own child. Linux 5.3 has pidfds, but does not reap by them.
+fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Status>> {
+    syscalls::reap(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t)
 }
 
 fn identity_key(pidfd: BorrowedFd<'_>, kind: Option<KeyKind>) -> io::Result<IdentityKey> {

@@ -10,6 +10,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use super::fd_limit::from_raw_sparing_last;
 use super::{Status, child, procfs, syscalls};
@@ -96,6 +97,45 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
     } else {
         Ok(Liveness::Zombie)
     }
+}
+
+/// Blocks until `poll` reports one of the events or the reap (Linux 6.9), or until the timeout is over.
+///
+/// May return earlier, for example after a signal handler has run.
+///
+/// [ppoll(2)](https://man7.org/linux/man-pages/man2/poll.2.html)
+pub(super) fn wait(
+    pidfd: BorrowedFd<'_>,
+    events: libc::c_short,
+    timeout: Duration,
+) -> io::Result<()> {
+    let mut poll = libc::pollfd {
+        fd: pidfd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: a `timespec` is all integers, for which all zeroes is a valid value.
+    let mut limit: libc::timespec = unsafe { mem::zeroed() };
+    limit.tv_sec = timeout.as_secs() as _;
+    limit.tv_nsec = timeout.subsec_nanos() as _;
+    let (poll, limit, no_mask) = (&raw mut poll, &raw const limit, ptr::null());
+    // SAFETY: one `pollfd` and a count of one, a readable timeout, and no signal mask.
+    let result = unsafe { libc::ppoll(poll, 1, limit, no_mask) };
+    match errno() {
+        _ if result >= 0 => Ok(()),
+        libc::EINTR => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Duplicates a pidfd, unless the duplicate takes the last descriptor.
+pub(super) fn duplicate(pidfd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // Spare the numbers of the standard streams, as std does.
+    const MIN_NUMBER: RawFd = 3;
+    // SAFETY: takes integers.
+    let fd = unsafe { libc::fcntl(pidfd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, MIN_NUMBER) };
+    // SAFETY: the system call has just returned this descriptor.
+    unsafe { from_raw_sparing_last(fd) }
 }
 
 /// Polls by [select(2)](https://man7.org/linux/man-pages/man2/select.2.html), which works even if the

@@ -48,12 +48,26 @@ pub(super) fn record(pidfd: BorrowedFd<'_>, pid: Option<u32>) {
         .and_then(proc_inode)
         // Read before the check: the inode is this process's if the process still has the pid.
         .filter(|_| !matches!(pidfd::liveness(pidfd), Ok(Liveness::Reaped) | Err(_)));
-    let number = pidfd.as_raw_fd() as usize;
     let mut inodes = PROC_INODES.lock().unwrap_or_else(PoisonError::into_inner);
+    set(&mut inodes, pidfd, inode.unwrap_or(0));
+}
+
+/// Records for a duplicate what was recorded for its pidfd, before Linux 6.9.
+pub(super) fn copy(pidfd: BorrowedFd<'_>, duplicate: BorrowedFd<'_>) {
+    if pidfd::is_on_pidfs(pidfd) {
+        return;
+    }
+    let mut inodes = PROC_INODES.lock().unwrap_or_else(PoisonError::into_inner);
+    let inode = inodes.get(pidfd.as_raw_fd() as usize).copied();
+    set(&mut inodes, duplicate, inode.unwrap_or(0));
+}
+
+fn set(inodes: &mut Vec<u64>, pidfd: BorrowedFd<'_>, inode: u64) {
+    let number = pidfd.as_raw_fd() as usize;
     if inodes.len() <= number {
         inodes.resize(number + 1, 0);
     }
-    inodes[number] = inode.unwrap_or(0);
+    inodes[number] = inode;
 }
 
 /// Returns the inode of `/proc/<pid>`, if `/proc` belongs to our pid namespace.

@@ -10,7 +10,7 @@ use super::procfs::{self, Stat};
 use super::selector::Event;
 use super::{
     Process, State, Status, child, identity_key, is_exhaustion, is_reaped, open_pidfd, pidfd_id,
-    proc_unavailable, query_state, send_signal, start_key, syscalls, task,
+    proc_unavailable, query_state, reap, send_signal, start_key, syscalls, task,
 };
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
@@ -64,6 +64,13 @@ impl Probe {
         match self {
             Probe::PidFd(pidfd) => identity_key(pidfd.as_fd(), kind),
             Probe::Pid(probe) => probe.identity_key(kind),
+        }
+    }
+
+    pub(crate) fn reap(&self) -> io::Result<Option<Status>> {
+        match self {
+            Probe::PidFd(pidfd) => reap(pidfd.as_fd()),
+            Probe::Pid(probe) => probe.reap(),
         }
     }
 
@@ -236,6 +243,19 @@ impl PidProbe {
             return Err(syscalls::pid_unverified());
         }
         syscalls::send_signal(self.pid, signal)
+    }
+
+    /// Reaps our own child, right after a check that the child has the pid.
+    ///
+    /// Nobody but this program can reap its child, so only another thread can free the pid after the check.
+    fn reap(&self) -> io::Result<Option<Status>> {
+        let directory = self.directory.get();
+        let stat = self.read_stat(directory);
+        match self.pid_owner(directory, stat.as_ref()) {
+            PidOwner::Same => syscalls::reap(libc::P_PID, self.pid.unsigned_abs()),
+            PidOwner::Another => Err(io::ErrorKind::NotFound.into()),
+            PidOwner::LikelySame | PidOwner::Unknown => Err(syscalls::pid_unverified()),
+        }
     }
 
     fn identity_key(&self, kind: Option<KeyKind>) -> io::Result<IdentityKey> {

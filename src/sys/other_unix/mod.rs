@@ -68,6 +68,15 @@ impl Probe {
         }
     }
 
+    /// Always an error: the pid may be a later child's.
+    pub(crate) fn reap(&self) -> io::Result<Option<Status>> {
+        match self.state()? {
+            State::Exited { reaped: true, .. } => Err(io::ErrorKind::NotFound.into()),
+            _ if !is_child(self.pid) => Err(io::ErrorKind::NotFound.into()),
+            _ => Err(pid_unverified()),
+        }
+    }
+
     pub(crate) fn identity_key(&self, _kind: Option<KeyKind>) -> io::Result<IdentityKey> {
         let reason = "this system reports nothing that distinguishes a process from a later one";
         Err(io::Error::new(io::ErrorKind::Unsupported, reason))

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::Probe;
+use super::{Probe, Status};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
 use crate::mechanism::Mechanism;
@@ -33,6 +34,18 @@ impl Process {
     }
 
     pub(crate) fn deregister(&mut self) {
+        match self.0 {}
+    }
+
+    pub(crate) fn wait_event(&self, _state: State, _timeout: Duration) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Opened<Process>> {
+        match self.0 {}
+    }
+
+    pub(crate) fn reap(&self) -> io::Result<Option<Status>> {
         match self.0 {}
     }
 

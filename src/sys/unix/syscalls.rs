@@ -59,7 +59,11 @@ pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Statu
 
 /// Returns the pid and the exit status of our own child, as [`child_status`] does.
 pub(crate) fn exited_child(kind: libc::idtype_t, id: libc::id_t) -> Option<(libc::pid_t, Status)> {
-    let info = waitid(kind, id).ok()?;
+    exit_in(waitid(kind, id).ok()?)
+}
+
+/// Returns the pid and the exit status in the siginfo of a `waitid` for exits.
+fn exit_in(info: libc::siginfo_t) -> Option<(libc::pid_t, Status)> {
     // If the pid is 0, the child is not waitable, and `waitid` has written nothing.
     // SAFETY: the siginfo is a child's, or the zeroes that `waitid` was given.
     let pid = unsafe { info.si_pid() };
@@ -92,7 +96,29 @@ const ALL_CHILDREN: libc::c_int = 0;
 /// Calls [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html) without blocking (`WNOHANG`)
 /// or reaping (`WNOWAIT`). The error is the errno.
 pub(crate) fn waitid(kind: libc::idtype_t, id: libc::id_t) -> Result<libc::siginfo_t, i32> {
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | ALL_CHILDREN;
+    waitid_for_exit(kind, id, libc::WNOWAIT)
+}
+
+/// Reaps our own child, without blocking. Returns its exit status, or `None` if it is not waitable yet.
+///
+/// # Errors
+///
+/// `NotFound` if the process is not our child, or has been reaped.
+#[allow(dead_code, reason = "without events, the pid may be another child's")]
+pub(crate) fn reap(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<Status>> {
+    match waitid_for_exit(kind, id, 0) {
+        Ok(info) => Ok(exit_in(info).map(|(_, status)| status)),
+        Err(libc::ECHILD) => Err(io::ErrorKind::NotFound.into()),
+        Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn waitid_for_exit(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    options: libc::c_int,
+) -> Result<libc::siginfo_t, i32> {
+    let options = options | libc::WEXITED | libc::WNOHANG | ALL_CHILDREN;
     // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
     let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
     // WNOHANG makes EINTR impossible.

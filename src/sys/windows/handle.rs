@@ -84,14 +84,22 @@ impl ProcessHandle {
     }
 
     pub(super) fn state(&self) -> io::Result<State> {
-        // SAFETY: the handle is open.
-        match unsafe { WaitForSingleObject(self.0.as_raw_handle(), 0) } {
-            WAIT_OBJECT_0 => Ok(State::Exited {
+        Ok(match self.wait(0)? {
+            true => State::Exited {
                 status: self.status(),
                 reaped: true,
-            }),
+            },
+            false => State::Running,
+        })
+    }
+
+    /// Blocks until the process has exited, up to this number of milliseconds. Returns whether it has.
+    pub(super) fn wait(&self, timeout: u32) -> io::Result<bool> {
+        // SAFETY: the handle is open.
+        match unsafe { WaitForSingleObject(self.0.as_raw_handle(), timeout) } {
+            WAIT_OBJECT_0 => Ok(true),
             WAIT_FAILED => Err(io::Error::last_os_error()),
-            _ => Ok(State::Running),
+            _ => Ok(false),
         }
     }
 

@@ -12,6 +12,7 @@ use std::os::windows::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::task::coop;
 
@@ -105,6 +106,19 @@ impl Process {
 
     pub(crate) fn deregister(&mut self) {
         self.wait = None;
+    }
+
+    pub(crate) fn wait_event(&self, _state: State, timeout: Duration) -> io::Result<()> {
+        // Round up: otherwise the last millisecond would be a busy loop.
+        let timeout = timeout.as_nanos().div_ceil(1_000_000);
+        // The largest number means no timeout.
+        let timeout = u32::try_from(timeout).map_or(u32::MAX - 1, |ms| ms.min(u32::MAX - 1));
+        self.handle.wait(timeout).map(drop)
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Opened<Process>> {
+        let (wait, handle) = (None, self.handle.clone());
+        Ok(Opened::WithEvents(Process { wait, handle }))
     }
 
     /// Always `true`: an exited process counts as reaped here.

@@ -1,0 +1,35 @@
+//! Polling by a thread that blocks until the exit.
+
+use std::thread;
+use std::time::Duration;
+
+use super::schedule::{MIN_INTERVAL, Reopening, next_interval};
+use super::{Outcome, Polled};
+
+/// The intervals between the queries of a thread that waits for one process.
+pub(crate) struct ThreadPacer {
+    interval: Duration,
+    reopening: Reopening,
+}
+
+impl Default for ThreadPacer {
+    fn default() -> ThreadPacer {
+        ThreadPacer {
+            interval: MIN_INTERVAL,
+            reopening: Reopening::default(),
+        }
+    }
+}
+
+impl ThreadPacer {
+    /// Queries the process. Returns `None` if the wait goes on.
+    pub(crate) fn query(&mut self, polled: &Polled) -> Option<Outcome> {
+        polled.target.query(&mut self.reopening)
+    }
+
+    /// Blocks for the next interval, but no longer than `max`.
+    pub(crate) fn sleep(&mut self, max: Duration) {
+        thread::sleep(self.interval.min(max));
+        self.interval = next_interval(self.interval);
+    }
+}
