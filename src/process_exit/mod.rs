@@ -7,6 +7,7 @@ mod open_identity;
 #[cfg(unix)]
 mod reap;
 mod source;
+mod stop;
 
 use std::fmt;
 use std::io;
