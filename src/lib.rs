@@ -26,22 +26,25 @@
 //! |---|---|
 //! | a loop around `kill(pid, 0)` | [`exit_of(pid).await`](exit_of) |
 //! | `psutil.Process(pid).wait(timeout)` | [`timeout(duration, exit_of(pid)).await`](tokio::time::timeout) |
+//! | `psutil.Process(pid).wait(timeout)` without a runtime | [`ProcessExit::blocking_wait`] |
 //! | `psutil.wait_procs(processes, timeout)` | [`ExitSet::exits_within`] |
 //! | `psutil.Process(pid) == process` | [`ProcessExit::identity`], [`ProcessIdentity`] |
 //! | sysinfo's `process.wait()` | [`exit_of(pid).await`](exit_of) |
-//! | `waitpid_any::WaitHandle::open(pid)?.wait()` on a thread | [`ProcessExit::open(pid)?.await`](ProcessExit::open) |
+//! | `waitpid_any::WaitHandle::open(pid)?.wait()` on a thread | [`ProcessExit::open(pid)?.await`](ProcessExit::open), [`ProcessExit::blocking_wait`] |
 //! | `child.id()` of a [`std::process::Child`] | [`ProcessExit::from(&child)`](ProcessExit#impl-From%3C%26Child%3E-for-ProcessExit) |
 //! | `child.id()` of tokio's `Child` | `child.id().map(exit_of)`, or `ProcessExit::from(&child)` with the feature `process` |
-//! | SIGTERM, five seconds, SIGKILL | `ProcessExit::signal` (Unix) |
+//! | SIGTERM, five seconds, SIGKILL | [`ProcessExit::stop`] |
+//! | an extra match arm for a process that is gone | [`ProcessExit::find`], [`ProcessIdentity::find`] |
 //!
 //! # When not to use it
 //!
 //! - To spawn a child and wait for it: `tokio::process` does both.
-//! - To reap: this crate never does. The parent must wait for its children as before.
+//! - To reap: the parent must wait for its children as before. Only `ProcessExit::reap` (Unix) reaps, for a
+//!   subreaper or pid 1.
 //! - To wait for a process group, a session, a container or a thread: each wait is for one process.
 //! - To notice that a process starts, stops, forks or calls `execve`: only exits are reported.
-//! - Without tokio: every wait needs a tokio runtime, except for [`ProcessExit::try_wait`] and
-//!   [`ExitSet::try_next_exit`].
+//! - Without tokio: every wait needs a tokio runtime, except for [`ProcessExit::blocking_wait`],
+//!   [`ProcessExit::try_wait`] and [`ExitSet::try_next_exit`].
 //!
 //! # What "exited" means
 //!
@@ -92,12 +95,14 @@
 //!     use tokio::time::timeout;
 //!     use tokio_process_exit::ProcessExit;
 //!
-//!     let mut process = ProcessExit::open(pid)?;
-//!     // An error means that the process has exited, or that we may not signal it.
-//!     let _ = process.signal(libc::SIGTERM);
+//!     let Some(mut process) = ProcessExit::find(pid)? else {
+//!         return Ok(()); // already gone
+//!     };
+//!     // SIGINT first. An error means that the process has exited, or that we may not signal it.
+//!     let _ = process.signal(libc::SIGINT);
 //!     if timeout(Duration::from_secs(5), &mut process).await.is_err() {
-//!         let _ = process.signal(libc::SIGKILL);
-//!         process.await?;
+//!         // SIGTERM, up to five seconds, SIGKILL.
+//!         process.stop(Duration::from_secs(5)).await?;
 //!     }
 //!     Ok(())
 //! }

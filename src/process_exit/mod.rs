@@ -186,6 +186,30 @@ impl ProcessExit {
         }
     }
 
+    /// Opens the process `pid`, as [`open`](ProcessExit::open) does. `None` if no process has this pid.
+    ///
+    /// For a caller to whom a process that is already gone is not a failure. A zombie is still there: it is
+    /// opened, and its wait resolves at once.
+    ///
+    /// # Errors
+    ///
+    /// The other errors of [`open`](ProcessExit::open).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use tokio_process_exit::ProcessExit;
+    ///
+    /// assert!(ProcessExit::find(std::process::id())?.is_some());
+    /// assert!(ProcessExit::find(i32::MAX as u32)?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn find(pid: u32) -> io::Result<Option<ProcessExit>> {
+        found(ProcessExit::open(pid))
+    }
+
     /// Returns the pid that the process was opened with.
     ///
     /// `None` if the process has no pid here: it was adopted after its reap, or it is outside our pid
@@ -431,6 +455,14 @@ impl ProcessExit {
     #[allow(dead_code, reason = "not every system has descriptors to lend")]
     pub(crate) fn source(&self) -> &Source {
         &self.source
+    }
+}
+
+/// Converts the error of a process that is gone to `None`.
+fn found(opened: io::Result<ProcessExit>) -> io::Result<Option<ProcessExit>> {
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{ProcessExit, Source, exit_of};
+use super::{ProcessExit, Source, exit_of, found};
 use crate::error::OpenError;
 use crate::identity::{Boot, KeyKind, Origin, PidNamespace, ProcessIdentity};
 use crate::sys;
@@ -48,6 +48,28 @@ impl ProcessIdentity {
     pub fn open(&self) -> io::Result<ProcessExit> {
         self.open_verified()
             .map_err(|error| error.to_io_error(Some(self.pid)))
+    }
+
+    /// Opens the process with this identity, as [`open`](ProcessIdentity::open) does. `None` if the process
+    /// has certainly exited and been reaped.
+    ///
+    /// # Errors
+    ///
+    /// The other errors of [`open`](ProcessIdentity::open). So `None` permits to start a new process in place
+    /// of the old, and an error does not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tokio_process_exit::{ProcessExit, ProcessIdentity};
+    ///
+    /// fn find_daemon(line: &str) -> std::io::Result<Option<ProcessExit>> {
+    ///     let identity: ProcessIdentity = line.parse().map_err(std::io::Error::other)?;
+    ///     identity.find()
+    /// }
+    /// ```
+    pub fn find(&self) -> io::Result<Option<ProcessExit>> {
+        found(self.open())
     }
 
     fn open_verified(&self) -> Result<ProcessExit, OpenError> {
