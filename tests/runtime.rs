@@ -114,6 +114,17 @@ fn awaiting_outside_a_runtime_panics() {
     let _ = futures::executor::block_on(exit_of(std::process::id()));
 }
 
+#[cfg(unix)]
+#[test]
+#[should_panic(expected = "Call `enable_io` on the runtime builder")]
+fn awaiting_in_a_runtime_without_io_panics() {
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    if support::poll_forced() {
+        panic!("Call `enable_io` on the runtime builder: polling is forced and needs no reactor");
+    }
+    let _ = runtime.block_on(exit_of(std::process::id()));
+}
+
 #[test]
 fn opens_a_process_outside_a_runtime() {
     let child = Child::spawn(0);
