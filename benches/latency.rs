@@ -326,6 +326,18 @@ fn contenders<'a>(subjects: &Subjects, python: Option<&Python>) -> Vec<Contender
             in_task(&runtime, subjects, other.pid)
         })
     });
+    add("blocking_wait, no runtime", None, CHILD_STATUS, Event, {
+        Box::new(|subjects| {
+            let child = subjects.fork_child();
+            blocking(subjects, child.pid)
+        })
+    });
+    add("blocking_wait, no runtime", None, OTHER_STATUS, Event, {
+        Box::new(|subjects| {
+            let other = subjects.fork_grandchild();
+            blocking(subjects, other.pid)
+        })
+    });
     add(
         "tokio::process: Child::wait",
         Some("tokio Child::wait"),
@@ -541,6 +553,15 @@ fn in_task(runtime: &Runtime, subjects: &Subjects, pid: u32) -> u64 {
     wait.recv().expect("the task polls");
     subjects.release();
     runtime.block_on(task).expect("the task does not panic")
+}
+
+fn blocking(subjects: &Subjects, pid: u32) -> u64 {
+    let mut process = exit_of(pid);
+    subjects.release();
+    let exit = process.blocking_wait(None).expect("an exit");
+    let now = now();
+    assert_eq!(exit.and_then(code_of), Some(7));
+    now
 }
 
 fn on_thread(runtime: &Runtime, subjects: &Subjects, pid: u32) -> u64 {
