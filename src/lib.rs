@@ -145,6 +145,7 @@ mod exit_set;
 mod fake_kqueue;
 mod identity;
 mod mechanism;
+mod members;
 mod os;
 mod poller;
 mod process_exit;

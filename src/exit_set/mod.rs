@@ -1,31 +1,21 @@
 //! Waiting for many processes.
 
-mod close_queue;
-mod events;
 mod insert;
-mod polled;
-mod slab;
-mod slot;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroU32;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use tokio::task::coop;
 
-use self::close_queue::CloseQueue;
-use self::polled::PolledMembers;
-use self::slab::{Key, Slab};
-use self::slot::Slot;
-use crate::error::action_error;
 use crate::exit::Exit;
-use crate::sys::{Event, Probe, Registration, Selector};
+use crate::members::{Ended, Key, Members};
+use crate::sys::{Probe, Registration};
 
 /// A set of processes, which yields each process when it exits.
 ///
@@ -98,20 +88,9 @@ use crate::sys::{Event, Probe, Registration, Selector};
 /// ```
 #[derive(Default)]
 pub struct ExitSet {
-    selector: Selector,
-    members: Slab<Slot>,
+    members: Members,
     /// The key of the latest member with each pid.
     by_pid: HashMap<NonZeroU32, Key>,
-    /// Events that were read and have not been handled.
-    events: VecDeque<Event>,
-    /// Keys of members whose wait has ended, in the order in which they are yielded.
-    ended: VecDeque<Key>,
-    polled: PolledMembers,
-    close_queue: CloseQueue,
-    /// An error of a wait that has also found exits. The next wait without exits returns it.
-    deferred_error: Option<io::Error>,
-    /// The task that waits for the next exit, while no exit is queued.
-    waker: Option<Waker>,
 }
 
 impl ExitSet {
@@ -138,7 +117,6 @@ impl ExitSet {
         let mut set = ExitSet::default();
         set.members.reserve(capacity);
         set.by_pid.reserve(capacity);
-        set.selector.reserve(capacity);
         set
     }
 
@@ -161,17 +139,7 @@ impl ExitSet {
     /// ```
     pub fn remove(&mut self, pid: u32) -> bool {
         let key = NonZeroU32::new(pid).and_then(|pid| self.by_pid.remove(&pid));
-        let Some((key, (_, slot))) = key.and_then(|key| Some((key, self.members.remove(key)?)))
-        else {
-            return false;
-        };
-        match slot {
-            Slot::Registered(registration) => self.selector.deregister(registration),
-            Slot::RegisteredUntilReap(waiting) => self.selector.deregister(waiting.0),
-            Slot::Polled(_) => self.polled.remove_one(),
-            _ => self.ended.retain(|&ended| ended != key),
-        }
-        true
+        key.is_some_and(|key| self.members.remove(key))
     }
 
     /// Returns whether a member has this pid, or had this pid when it was inserted.
@@ -224,7 +192,7 @@ impl ExitSet {
     /// }
     /// ```
     pub fn polled_len(&self) -> usize {
-        self.polled.len
+        self.members.polled_len()
     }
 
     /// Waits for the next exit. Returns `None` if the set is empty.
@@ -277,26 +245,8 @@ impl ExitSet {
     /// }
     /// ```
     pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Exit>>> {
-        self.waker = None;
-        if !self.ended.is_empty() {
-            // `poll_ended` has consumed budget for this exit, but perhaps in an earlier poll.
-            ready!(coop::poll_proceed(cx)).made_progress();
-            return Poll::Ready(self.pop_ended());
-        }
-        match self.poll_ended(0, cx) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
-            Poll::Pending => {
-                self.close_if_idle(cx);
-                self.waker = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-        }
-        match self.pop_ended() {
-            // The set is empty. Close all descriptors before returning `None`.
-            None if self.close_some(cx) => Poll::Pending,
-            exit => Poll::Ready(exit),
-        }
+        let next = self.members.poll_next(cx);
+        next.map(|result| self.result_of(result))
     }
 
     /// Returns the next exit that has already happened, or `None`.
@@ -318,18 +268,8 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn try_next_exit(&mut self) -> Option<io::Result<Exit>> {
-        loop {
-            if let Some(exit) = self.pop_ended() {
-                return Some(exit);
-            }
-            if let Err(error) = self.try_ended() {
-                return Some(Err(error));
-            }
-            if self.ended.is_empty() {
-                self.close_queue.close_all();
-                return None;
-            }
-        }
+        let result = self.members.try_next();
+        self.result_of(result)
     }
 
     /// Waits until all processes have exited or `timeout` has elapsed.
@@ -367,55 +307,24 @@ impl ExitSet {
     /// # }
     /// ```
     pub async fn exits_within(&mut self, timeout: Duration) -> io::Result<Vec<Exit>> {
-        let mut elapsed = pin!(tokio::time::sleep(timeout));
-        let mut is_last_round = false;
-        let waited = poll_fn(|cx| {
-            if self.ended.is_empty() {
-                self.deferred_error.take().map_or(Ok(()), Err)?;
-            }
-            while self.ended.len() < self.len() {
-                if let Poll::Ready(result) = self.poll_ended(self.ended.len(), cx) {
-                    result?;
-                    continue;
-                }
-                self.close_if_idle(cx);
-                if !coop::has_budget_remaining() {
-                    // More exits may be ready, but other tasks must run first.
-                    return Poll::Pending;
-                }
-                ready!(Future::poll(elapsed.as_mut(), cx));
-                if is_last_round {
-                    break;
-                }
-                // The reactor and the poller may not have reported the latest exits yet.
-                self.find_events()?;
-                if self.events.is_empty() {
-                    is_last_round = true;
-                    self.unwatch_all();
-                }
-            }
-            Poll::Ready(Ok(()))
-        })
-        .await;
-        if let Err(error) = waited {
-            if self.ended.is_empty() {
+        if let Err(error) = self.members.wait_within(timeout).await {
+            if self.members.ended_len() == 0 {
                 return Err(error);
             }
-            self.deferred_error = Some(error);
+            self.members.defer_error(error);
         }
-        let mut exits = Vec::with_capacity(self.ended.len());
-        while let Some(&key) = self.ended.front() {
-            let is_error = matches!(self.members.get(key), Some(Slot::Failed(_)));
-            if is_error && !exits.is_empty() {
+        let mut exits = Vec::with_capacity(self.members.ended_len());
+        loop {
+            if self.members.is_next_failed() && !exits.is_empty() {
                 return Ok(exits);
             }
-            match self.pop_ended() {
-                Some(exit) => exits.push(exit?),
+            match self.members.pop_ended() {
+                Some(ended) => exits.push(self.forget(ended)?),
                 None => break,
             }
         }
         // The set may never be polled again. One batch closes all of a small set, and takes little time.
-        self.close_queue.close_batch();
+        self.members.close_batch();
         Ok(exits)
     }
 
@@ -427,19 +336,12 @@ impl ExitSet {
         with_registration: impl FnOnce(&Registration) -> io::Result<()>,
         with_probe: impl FnOnce(&Probe) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.drain_events();
-        let key = self.key_of(NonZeroU32::new(pid));
-        let Some(slot) = key.and_then(|key| self.members.get(key)) else {
+        let Some(key) = self.key_of(NonZeroU32::new(pid)) else {
             let reason = format!("process {pid} is not in the set");
             return Err(io::Error::new(io::ErrorKind::NotFound, reason));
         };
-        let result = match (slot.registration(), slot.probe()) {
-            _ if slot.has_ended() => Err(io::ErrorKind::NotFound.into()),
-            (Some(registration), _) => with_registration(registration),
-            (None, Some(probe)) => with_probe(probe),
-            (None, None) => Err(io::ErrorKind::NotFound.into()),
-        };
-        result.map_err(|error| action_error(action, NonZeroU32::new(pid), &error))
+        self.members
+            .with_member(key, action, with_registration, with_probe)
     }
 
     /// Returns the key of the latest member with this pid.
@@ -447,47 +349,22 @@ impl ExitSet {
         self.by_pid.get(&pid?).copied()
     }
 
-    /// Removes the next member whose wait has ended, and returns its exit or error.
-    fn pop_ended(&mut self) -> Option<io::Result<Exit>> {
-        let key = self.ended.pop_front()?;
-        let (pid, slot) = self.members.remove(key)?;
+    /// Returns what the set yields.
+    fn result_of(&mut self, next: io::Result<Option<Ended>>) -> Option<io::Result<Exit>> {
+        match next {
+            Ok(ended) => ended.map(|ended| self.forget(ended)),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Removes the pid of a member that has been removed. Returns the result of its wait.
+    fn forget(&mut self, ended: Ended) -> io::Result<Exit> {
+        let Ended { key, pid, result } = ended;
         // A later member may have the pid by now.
         if let Some(pid) = pid.filter(|pid| self.by_pid.get(pid) == Some(&key)) {
             self.by_pid.remove(&pid);
         }
-        match slot {
-            Slot::Ended {
-                registration,
-                status,
-            } => {
-                let should_close_eagerly = || self.selector.should_close_eagerly();
-                self.close_queue.push(registration, should_close_eagerly);
-                Some(Ok(Exit::new(pid, status)))
-            }
-            Slot::EndedPolled(polled) => Some(Ok(Exit::new(pid, polled.status()))),
-            Slot::Failed(error) => Some(Err(*error)),
-            _ => None,
-        }
-    }
-
-    /// Closes a batch of descriptors if no exit is ready. If the budget is exhausted, an exit may be ready.
-    fn close_if_idle(&mut self, cx: &mut Context<'_>) {
-        if self.events.is_empty() && coop::has_budget_remaining() {
-            self.close_queue.reset_scarcity();
-            self.close_some(cx);
-        }
-    }
-
-    /// Closes a batch of descriptors. Wakes the task to close the rest after other tasks have run.
-    ///
-    /// Returns whether any are left.
-    fn close_some(&mut self, cx: &mut Context<'_>) -> bool {
-        self.close_queue.close_batch();
-        let has_rest = !self.close_queue.is_empty();
-        if has_rest {
-            cx.waker().wake_by_ref();
-        }
-        has_rest
+        result
     }
 }
 
@@ -508,7 +385,7 @@ impl fmt::Debug for ExitSet {
         f.debug_struct("ExitSet")
             .field("len", &self.len())
             .field("polled", &self.polled_len())
-            .field("exited", &self.ended.len())
+            .field("exited", &self.members.ended_len())
             .finish_non_exhaustive()
     }
 }

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use tokio::task::coop;
 
-use super::ExitSet;
+use super::Members;
 use super::slab::Key;
 use super::slot::Slot;
 use crate::mechanism::{self, Mechanism};
 use crate::poller::{self, Outcome, OutcomeQueue, Polled, TaskPacer};
 use crate::wait_state::{Until, WaitState};
 
-/// The polled members of a set.
+/// The members that are polled.
 #[derive(Default)]
 pub(super) struct PolledMembers {
     pub(super) len: usize,
@@ -41,14 +41,14 @@ impl PolledMembers {
     }
 }
 
-impl ExitSet {
+impl Members {
     /// Counts a new polled member, which no poller watches yet. Returns its slot.
     pub(super) fn polled_slot(&mut self, key: Key, polled: Polled) -> Slot {
         let PolledMembers { len, unwatched, .. } = &mut self.polled;
         *len += 1;
         // Bound the number of keys of removed members.
         if unwatched.len() > 2 * *len + 64 {
-            unwatched.retain(|&key| self.members.get(key).is_some());
+            unwatched.retain(|&key| self.slots.get(key).is_some());
         }
         unwatched.push_back(key);
         Slot::Polled(Box::new(polled))
@@ -56,7 +56,7 @@ impl ExitSet {
 
     /// Falls back to polling for one registered member.
     pub(super) fn demote_to_polling(&mut self, key: Key, reason: &io::Error) {
-        let Some(slot) = self.members.get_mut(key) else {
+        let Some(slot) = self.slots.get_mut(key) else {
             return;
         };
         let (registration, wait) = match slot.take() {
@@ -67,7 +67,7 @@ impl ExitSet {
                 return;
             }
         };
-        mechanism::trace(self.members.pid(key), Mechanism::Polling, Some(reason));
+        mechanism::trace(self.slots.pid(key), Mechanism::Polling, Some(reason));
         let slot = self.polled_slot(key, Polled::new(registration.into_probe(), &wait));
         self.set_slot(key, slot);
         // The next poll adds the member to the poller.
@@ -124,7 +124,7 @@ impl ExitSet {
 
     /// Queries a member, and adds it to the poller. Returns the outcome if the wait has ended.
     fn query_and_watch(&mut self, key: Key, may_reopen: bool) -> Option<(Key, Outcome)> {
-        let polled = self.members.get_mut(key).and_then(Slot::polled_mut)?;
+        let polled = self.slots.get_mut(key).and_then(Slot::polled_mut)?;
         let PolledMembers {
             without_thread,
             queue,
@@ -177,7 +177,7 @@ impl ExitSet {
             Outcome::EventsAvailable(process) => {
                 let wait = polled.wait_state();
                 self.polled.remove_one();
-                let pid = self.members.pid(key);
+                let pid = self.slots.pid(key);
                 let slot = self.register(pid, key, process, wait);
                 self.set_slot(key, slot);
             }
@@ -189,12 +189,12 @@ impl ExitSet {
     }
 
     fn polled_mut(&mut self, key: Key) -> Option<&mut Polled> {
-        self.members.get_mut(key)?.polled_mut()
+        self.slots.get_mut(key)?.polled_mut()
     }
 
     fn polled_keys(&self) -> Vec<Key> {
         let polled = self
-            .members
+            .slots
             .iter()
             .filter(|(_, slot)| matches!(slot, Slot::Polled(_)));
         polled.map(|(key, _)| key).collect()

@@ -4,8 +4,8 @@ use std::mem;
 use std::num::NonZeroU32;
 
 /// The key of a value in a [`Slab`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
     index: u32,
     /// The number of values that the entry held before.
     generation: u32,
@@ -226,7 +226,7 @@ mod tests {
     #[cfg(all(target_os = "linux", not(tokio_process_exit_fake_kqueue)))]
     #[test]
     fn an_entry_of_the_set_takes_at_most_24_bytes() {
-        assert!(size_of::<Entry<crate::exit_set::slot::Slot>>() <= 24);
+        assert!(size_of::<Entry<crate::members::slot::Slot>>() <= 24);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
 
-use super::ExitSet;
+use super::Members;
 use super::slab::Key;
 use super::slot::Slot;
 use crate::error::wait_error;
@@ -16,7 +16,7 @@ use crate::process_exit::reap_events_unsupported;
 use crate::sys::{Event, EventError, Selector, State, Status};
 use crate::wait_state::{Until, WaitState};
 
-impl ExitSet {
+impl Members {
     /// Waits until more than `known` waits have ended, or all have.
     pub(super) fn poll_ended(
         &mut self,
@@ -89,7 +89,7 @@ impl ExitSet {
 
     /// Reads events, without waiting. Also finds exits whose events the system has yet to deliver.
     pub(super) fn find_events(&mut self) -> io::Result<()> {
-        let registered = self.members.iter().filter_map(|(key, slot)| {
+        let registered = self.slots.iter().filter_map(|(key, slot)| {
             let registration = slot.registration().filter(|_| !slot.has_ended())?;
             Some((key.to_u64(), registration))
         });
@@ -98,9 +98,9 @@ impl ExitSet {
 
     /// Handles all events that have been delivered.
     ///
-    /// Call this before the set relies on a member's pid. Otherwise an exited member would count as
+    /// Call this before anything relies on a member's pid. Otherwise an exited member would count as
     /// running, because with kqueue the event is the only evidence of the exit.
-    pub(super) fn drain_events(&mut self) {
+    pub(crate) fn drain_events(&mut self) {
         loop {
             while let Some(event) = self.events.pop_front() {
                 self.handle_event(&event);
@@ -115,7 +115,7 @@ impl ExitSet {
     fn handle_event(&mut self, event: &Event) {
         let key = Key::from_u64(event.key);
         // The member may have been removed since the event was read.
-        let Some(slot) = self.members.get_mut(key) else {
+        let Some(slot) = self.slots.get_mut(key) else {
             return;
         };
         let mut until_exit = WaitState::new(Until::Exit);
@@ -159,7 +159,7 @@ impl ExitSet {
     #[cold]
     fn fall_back(&mut self, reason: &io::Error) {
         self.drain_events();
-        let keys: Vec<Key> = self.members.iter().map(|(key, _)| key).collect();
+        let keys: Vec<Key> = self.slots.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.demote_to_polling(key, reason);
         }
@@ -172,7 +172,7 @@ impl ExitSet {
 
     /// Ends the wait of a member.
     pub(super) fn end(&mut self, key: Key, status: Option<Status>) {
-        if let Some(slot) = self.members.get_mut(key) {
+        if let Some(slot) = self.slots.get_mut(key) {
             slot.end(status);
             self.push_ended(key);
         }
@@ -180,8 +180,8 @@ impl ExitSet {
 
     /// Ends the wait of a member with an error.
     pub(super) fn fail(&mut self, key: Key, error: &io::Error) {
-        let error = wait_error(self.members.pid(key), error);
-        if let Some(slot) = self.members.get_mut(key) {
+        let error = wait_error(self.slots.pid(key), error);
+        if let Some(slot) = self.slots.get_mut(key) {
             *slot = Slot::Failed(Box::new(error));
             self.push_ended(key);
         }
@@ -204,7 +204,7 @@ impl ExitSet {
     }
 
     pub(super) fn set_slot(&mut self, key: Key, slot: Slot) {
-        if let Some(current) = self.members.get_mut(key) {
+        if let Some(current) = self.slots.get_mut(key) {
             *current = slot;
         }
     }

@@ -44,7 +44,7 @@ impl Slot {
         }
     }
 
-    /// Whether the wait has ended and the set may yield the member.
+    /// Whether the wait has ended, so that the member may be yielded.
     pub(super) fn has_ended(&self) -> bool {
         matches!(
             self,

@@ -1,17 +1,17 @@
-//! Deferred closing of the processes that a set has yielded.
+//! Deferred closing of the processes that have been yielded.
 
 use crate::sys::Registration;
 
 /// The number of registrations that are closed before other tasks run, in about 0.3 ms on Linux.
 pub(super) const BATCH_SIZE: usize = 128;
 
-/// Registrations of yielded members, which the set closes in batches after all ready exits.
+/// Registrations of yielded members, closed in batches after all ready exits.
 #[derive(Default)]
 pub(super) struct CloseQueue {
     registrations: Vec<Registration>,
     /// Whether registrations are closed as soon as their members are yielded: descriptors are scarce.
     ///
-    /// Stays set until the set is idle or grows, because our own closing hides the shortage.
+    /// Stays set until no exit is ready or a member is added, because our own closing hides the shortage.
     close_eagerly: bool,
 }
 

@@ -1,0 +1,247 @@
+//! The members of a set or a map, and the waits for their exits.
+//!
+//! [`Members`] gives each member a [`Key`]. It neither compares processes nor finds a process by its pid:
+//! the set and the map do.
+
+mod close_queue;
+mod events;
+mod insert;
+mod polled;
+mod slab;
+mod slot;
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::num::NonZeroU32;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::task::coop;
+
+use self::close_queue::CloseQueue;
+use self::polled::PolledMembers;
+pub(crate) use self::slab::Key;
+use self::slab::Slab;
+use self::slot::Slot;
+use crate::error::action_error;
+use crate::exit::Exit;
+use crate::sys::{Event, Probe, Registration, Selector};
+
+/// Processes that are yielded when they exit.
+#[derive(Default)]
+pub(crate) struct Members {
+    selector: Selector,
+    slots: Slab<Slot>,
+    /// Events that were read and have not been handled.
+    events: VecDeque<Event>,
+    /// Keys of members whose wait has ended, in the order in which they are yielded.
+    ended: VecDeque<Key>,
+    polled: PolledMembers,
+    close_queue: CloseQueue,
+    /// An error of a wait that has also found exits. The next wait without exits returns it.
+    deferred_error: Option<io::Error>,
+    /// The task that waits for the next exit, while no exit is queued.
+    waker: Option<Waker>,
+}
+
+/// A member that has been removed because its wait has ended.
+pub(crate) struct Ended {
+    pub(crate) key: Key,
+    pub(crate) pid: Option<NonZeroU32>,
+    pub(crate) result: io::Result<Exit>,
+}
+
+impl Members {
+    /// Makes room for `capacity` processes.
+    pub(crate) fn reserve(&mut self, capacity: usize) {
+        self.slots.reserve(capacity);
+        self.selector.reserve(capacity);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Returns the number of members that are polled.
+    pub(crate) fn polled_len(&self) -> usize {
+        self.polled.len
+    }
+
+    /// Returns the number of members whose wait has ended.
+    pub(crate) fn ended_len(&self) -> usize {
+        self.ended.len()
+    }
+
+    pub(crate) fn pids(&self) -> impl Iterator<Item = NonZeroU32> + '_ {
+        self.slots.pids()
+    }
+
+    /// Removes a member. Returns `false` if there is no such member.
+    pub(crate) fn remove(&mut self, key: Key) -> bool {
+        let Some((_, slot)) = self.slots.remove(key) else {
+            return false;
+        };
+        match slot {
+            Slot::Registered(registration) => self.selector.deregister(registration),
+            Slot::RegisteredUntilReap(waiting) => self.selector.deregister(waiting.0),
+            Slot::Polled(_) => self.polled.remove_one(),
+            _ => self.ended.retain(|&ended| ended != key),
+        }
+        true
+    }
+
+    /// Waits for the next member whose wait ends, and removes it. Returns `None` if there are no members.
+    ///
+    /// An error concerns the waits for all members, which continue.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Ended>>> {
+        self.waker = None;
+        if !self.ended.is_empty() {
+            // `poll_ended` has consumed budget for this exit, but perhaps in an earlier poll.
+            ready!(coop::poll_proceed(cx)).made_progress();
+            return Poll::Ready(Ok(self.pop_ended()));
+        }
+        match self.poll_ended(0, cx) {
+            Poll::Ready(result) => result?,
+            Poll::Pending => {
+                self.close_if_idle(cx);
+                self.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        match self.pop_ended() {
+            // No members are left. Close all descriptors before returning `None`.
+            None if self.close_some(cx) => Poll::Pending,
+            ended => Poll::Ready(Ok(ended)),
+        }
+    }
+
+    /// Removes and returns the next member whose wait has ended, without waiting.
+    pub(crate) fn try_next(&mut self) -> io::Result<Option<Ended>> {
+        loop {
+            if let Some(ended) = self.pop_ended() {
+                return Ok(Some(ended));
+            }
+            self.try_ended()?;
+            if self.ended.is_empty() {
+                self.close_queue.close_all();
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until all waits have ended or `timeout` has elapsed. [`pop_ended`](Members::pop_ended) then
+    /// returns the members whose wait has ended.
+    pub(crate) async fn wait_within(&mut self, timeout: Duration) -> io::Result<()> {
+        let mut elapsed = pin!(tokio::time::sleep(timeout));
+        let mut is_last_round = false;
+        poll_fn(|cx| {
+            if self.ended.is_empty() {
+                self.deferred_error.take().map_or(Ok(()), Err)?;
+            }
+            while self.ended.len() < self.len() {
+                if let Poll::Ready(result) = self.poll_ended(self.ended.len(), cx) {
+                    result?;
+                    continue;
+                }
+                self.close_if_idle(cx);
+                if !coop::has_budget_remaining() {
+                    // More exits may be ready, but other tasks must run first.
+                    return Poll::Pending;
+                }
+                ready!(Future::poll(elapsed.as_mut(), cx));
+                if is_last_round {
+                    break;
+                }
+                // The reactor and the poller may not have reported the latest exits yet.
+                self.find_events()?;
+                if self.events.is_empty() {
+                    is_last_round = true;
+                    self.unwatch_all();
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Keeps an error until the next wait without exits.
+    pub(crate) fn defer_error(&mut self, error: io::Error) {
+        self.deferred_error = Some(error);
+    }
+
+    /// Whether the next member whose wait has ended has failed.
+    pub(crate) fn is_next_failed(&self) -> bool {
+        let key = self.ended.front();
+        matches!(
+            key.and_then(|&key| self.slots.get(key)),
+            Some(Slot::Failed(_))
+        )
+    }
+
+    /// Closes the descriptors of a small number of yielded members. Takes little time.
+    pub(crate) fn close_batch(&mut self) {
+        self.close_queue.close_batch();
+    }
+
+    /// Calls one of two functions with a member. Returns `NotFound` if its wait has ended.
+    pub(crate) fn with_member(
+        &mut self,
+        key: Key,
+        action: &str,
+        with_registration: impl FnOnce(&Registration) -> io::Result<()>,
+        with_probe: impl FnOnce(&Probe) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.drain_events();
+        let result = match self.slots.get(key) {
+            Some(slot) if !slot.has_ended() => match (slot.registration(), slot.probe()) {
+                (Some(registration), _) => with_registration(registration),
+                (None, Some(probe)) => with_probe(probe),
+                (None, None) => Err(io::ErrorKind::NotFound.into()),
+            },
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        result.map_err(|error| action_error(action, self.slots.pid(key), &error))
+    }
+
+    /// Removes the next member whose wait has ended.
+    pub(crate) fn pop_ended(&mut self) -> Option<Ended> {
+        let key = self.ended.pop_front()?;
+        let (pid, slot) = self.slots.remove(key)?;
+        let result = match slot {
+            Slot::Ended {
+                registration,
+                status,
+            } => {
+                let should_close_eagerly = || self.selector.should_close_eagerly();
+                self.close_queue.push(registration, should_close_eagerly);
+                Ok(Exit::new(pid, status))
+            }
+            Slot::EndedPolled(polled) => Ok(Exit::new(pid, polled.status())),
+            Slot::Failed(error) => Err(*error),
+            _ => return None,
+        };
+        Some(Ended { key, pid, result })
+    }
+
+    /// Closes a batch of descriptors if no exit is ready. If the budget is exhausted, an exit may be ready.
+    fn close_if_idle(&mut self, cx: &mut Context<'_>) {
+        if self.events.is_empty() && coop::has_budget_remaining() {
+            self.close_queue.reset_scarcity();
+            self.close_some(cx);
+        }
+    }
+
+    /// Closes a batch of descriptors. Wakes the task to close the rest after other tasks have run.
+    ///
+    /// Returns whether any are left.
+    fn close_some(&mut self, cx: &mut Context<'_>) -> bool {
+        self.close_queue.close_batch();
+        let has_rest = !self.close_queue.is_empty();
+        if has_rest {
+            cx.waker().wake_by_ref();
+        }
+        has_rest
+    }
+}
