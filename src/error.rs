@@ -1,8 +1,69 @@
 //! Error messages.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
+
+/// The inner error of an [`io::Error`] about one process.
+///
+/// Every error of this crate about one process has this inner error, if the process has a pid. Other
+/// errors do not concern one process, for example that the runtime of an
+/// [`ExitSet`](crate::ExitSet) is shutting down.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use tokio_process_exit::{ProcessError, exit_of};
+///
+/// fn pid_of(error: &io::Error) -> Option<u32> {
+///     let process = error.get_ref()?.downcast_ref::<ProcessError>()?;
+///     Some(process.pid())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let error = exit_of(i32::MAX as u32).await.unwrap_err();
+/// assert_eq!(error.kind(), io::ErrorKind::NotFound);
+/// assert_eq!(pid_of(&error), Some(i32::MAX as u32));
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ProcessError {
+    pid: NonZeroU32,
+    message: String,
+}
+
+impl ProcessError {
+    /// Returns the pid with which the process was opened.
+    ///
+    /// The process may have exited, and its pid may belong to another process. If no process could be opened,
+    /// this is the number that was passed.
+    pub fn pid(&self) -> u32 {
+        self.pid.get()
+    }
+}
+
+impl fmt::Display for ProcessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ProcessError {}
+
+/// Returns an error about the process with this pid, if the process has a pid here.
+pub(crate) fn process_error(
+    kind: io::ErrorKind,
+    pid: Option<NonZeroU32>,
+    message: String,
+) -> io::Error {
+    match pid {
+        Some(pid) => io::Error::new(kind, ProcessError { pid, message }),
+        None => io::Error::new(kind, message),
+    }
+}
 
 /// The reason why a process could not be opened.
 ///
@@ -130,14 +191,14 @@ impl OpenError {
             ),
             OpenError::System(code) => return wait_error(pid, &io::Error::from_raw_os_error(code)),
         };
-        io::Error::new(kind, message)
+        process_error(kind, pid, message)
     }
 }
 
 /// Adds the process to the error of a wait.
 pub(crate) fn wait_error(pid: Option<NonZeroU32>, error: &io::Error) -> io::Error {
     let message = format!("cannot wait for {}: {error}", Name(pid));
-    io::Error::new(error.kind(), message)
+    process_error(error.kind(), pid, message)
 }
 
 /// Adds the action and the process to an error. `NotFound` means that the process has exited.
@@ -147,7 +208,7 @@ pub(crate) fn action_error(action: &str, pid: Option<NonZeroU32>, error: &io::Er
         io::ErrorKind::NotFound => format!("{name} has exited"),
         _ => format!("cannot {action} {name}: {error}"),
     };
-    io::Error::new(error.kind(), message)
+    process_error(error.kind(), pid, message)
 }
 
 /// The error of reaping a process that is not our child.

@@ -154,6 +154,7 @@ mod sys;
 mod wait_state;
 mod wake_queue;
 
+pub use error::ProcessError;
 pub use exit::Exit;
 pub use exit_set::ExitSet;
 pub use identity::{ParseProcessIdentityError, ProcessIdentity};

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::io;
 
 use futures::future::FusedFuture;
-use tokio_process_exit::{Exit, Mechanism, ProcessExit, exit_of};
+use tokio_process_exit::{Exit, Mechanism, ProcessError, ProcessExit, exit_of};
 
 fn is_sendable<T: Send + Sync + Unpin + Debug + 'static>() {}
 fn is_a_value<T: Copy + Eq + Hash + Debug>() {}
@@ -16,10 +16,12 @@ fn implements_the_expected_traits() {
     is_sendable::<ProcessExit>();
     is_sendable::<Exit>();
     is_sendable::<Mechanism>();
+    is_sendable::<ProcessError>();
     is_a_value::<Exit>();
     is_a_value::<Mechanism>();
     fn is_displayed<T: Display>() {}
     is_displayed::<Exit>();
+    is_displayed::<ProcessError>();
     fn is_awaited<T: Future<Output = io::Result<Exit>> + FusedFuture>() {}
     is_awaited::<ProcessExit>();
 }

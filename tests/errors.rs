@@ -6,7 +6,14 @@ use std::io::{Error, ErrorKind};
 
 use futures::future::FusedFuture;
 use support::{Child, deadline};
-use tokio_process_exit::{ProcessExit, exit_of};
+use tokio_process_exit::{ExitSet, ProcessError, ProcessExit, exit_of};
+
+/// Returns the pid that the inner error names.
+fn pid_of(error: &Error) -> Option<u32> {
+    let inner = error.get_ref()?.downcast_ref::<ProcessError>()?;
+    assert_eq!(inner.to_string(), error.to_string());
+    Some(inner.pid())
+}
 
 /// Returns the error of opening `pid`.
 ///
@@ -25,6 +32,7 @@ async fn error_of(pid: u32) -> Error {
                 (error.kind(), error.to_string()),
                 (opened.kind(), opened.to_string())
             );
+            assert_eq!(pid_of(error), (pid != 0).then_some(pid));
         }
         assert!(FusedFuture::is_terminated(&process));
     }
@@ -60,6 +68,35 @@ async fn unused_pid_is_not_found() {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.to_string(), format!("no process with pid {pid}"));
     }
+}
+
+#[tokio::test]
+async fn errors_of_a_set_have_the_pid() {
+    let mut set = ExitSet::new();
+    let error = set.insert(i32::MAX as u32).unwrap_err();
+    assert_eq!(pid_of(&error), Some(i32::MAX as u32));
+    set.insert_exit(exit_of(u32::MAX));
+    let error = deadline(set.next_exit()).await.unwrap().unwrap_err();
+    assert_eq!(pid_of(&error), Some(u32::MAX));
+    set.insert_exit(exit_of(0));
+    let error = deadline(set.next_exit()).await.unwrap().unwrap_err();
+    assert_eq!(pid_of(&error), None);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn errors_of_signals_have_the_pid() {
+    let child = Child::zombie(0);
+    let process = exit_of(child.id());
+    assert_eq!(pid_of(&process.signal(0).unwrap_err()), Some(child.id()));
+    let mut set = ExitSet::new();
+    // The process is not in the set.
+    let error = set.signal(child.id(), 0).unwrap_err();
+    assert_eq!(pid_of(&error), Some(child.id()));
+    set.insert(child.id()).unwrap();
+    let error = set.signal(child.id(), 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(pid_of(&error), Some(child.id()));
 }
 
 #[cfg(any(target_os = "linux", windows))]

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
+use crate::error::process_error;
 use crate::exit::Exit;
 use crate::members::{Ended, Key, Members};
 use crate::sys::{Probe, Registration};
@@ -199,9 +200,10 @@ impl ExitSet {
     ///
     /// # Errors
     ///
-    /// An error about one process is returned once, and removes the process from the set. Either the
-    /// process was added by [`insert_exit`](ExitSet::insert_exit) and could not be opened, or the system
-    /// no longer permits querying it.
+    /// An error about one process is returned once, and removes the process from the set. Its inner error is
+    /// a [`ProcessError`](crate::ProcessError) with the pid. Either the process was added by
+    /// [`insert_exit`](ExitSet::insert_exit) and could not be opened, or the system no longer permits querying
+    /// it.
     ///
     /// Two errors leave all processes in the set: the runtime is shutting down, or the poller has no
     /// thread and the runtime has no timers (see [`ProcessExit`](crate::ProcessExit#errors)).
@@ -336,9 +338,10 @@ impl ExitSet {
         with_registration: impl FnOnce(&Registration) -> io::Result<()>,
         with_probe: impl FnOnce(&Probe) -> io::Result<()>,
     ) -> io::Result<()> {
-        let Some(key) = self.key_of(NonZeroU32::new(pid)) else {
-            let reason = format!("process {pid} is not in the set");
-            return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+        let number = NonZeroU32::new(pid);
+        let Some(key) = self.key_of(number) else {
+            let message = format!("process {pid} is not in the set");
+            return Err(process_error(io::ErrorKind::NotFound, number, message));
         };
         self.members
             .with_member(key, action, with_registration, with_probe)
