@@ -1171,3 +1171,151 @@ fn inserting_a_failed_wait_wakes_the_task() {
     assert!(task.poll_next().is_ready());
     assert!(task.poll_next().is_pending());
 }
+
+mod stop {
+    use super::*;
+
+    #[cfg(unix)]
+    fn signal_of(exit: &std::io::Result<Exit>) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        exit.as_ref().unwrap().status().unwrap().signal()
+    }
+
+    /// Starts a shell that ignores SIGTERM.
+    #[cfg(unix)]
+    fn stubborn() -> Child {
+        let (mut ready, write) = support::unix::pipe();
+        let mut command = support::shell("trap '' TERM; echo >&2; read line");
+        let child = Child::spawn_command(command.stderr(std::os::fd::OwnedFd::from(write)));
+        drop(command);
+        std::io::Read::read_exact(&mut ready, &mut [0]).expect("the shell reports the trap");
+        child
+    }
+
+    #[test]
+    fn stop_ends_all_processes_on_both_runtimes() {
+        for runtime in support::runtimes() {
+            let sleepers = many(at_most(500));
+            let mut set = set_of(&sleepers);
+            let grace = match cfg!(windows) {
+                true => Duration::from_millis(200),
+                false => Duration::MAX,
+            };
+            let exits = runtime.block_on(async { deadline(set.stop(grace)).await });
+            let pids: HashSet<u32> = exits
+                .iter()
+                .map(|exit| exit.as_ref().unwrap().pid().unwrap())
+                .collect();
+            assert_eq!(pids, sleepers.iter().map(Sleeper::id).collect());
+            #[cfg(unix)]
+            for exit in &exits {
+                assert_eq!(signal_of(exit), Some(libc::SIGTERM));
+            }
+            assert_eq!(exits.len(), sleepers.len());
+            assert!(set.is_empty());
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn stop_kills_after_the_grace() {
+        let (sleeper, child) = (many(1), stubborn());
+        let mut set = set_of(&sleeper);
+        set.insert(child.id()).unwrap();
+        let started = Instant::now();
+        let grace = Duration::from_millis(300);
+        let exits = deadline(set.stop(grace)).await;
+        assert!(started.elapsed() >= grace);
+        assert_eq!(exits.len(), 2);
+        for exit in &exits {
+            let is_sleeper = exit.as_ref().unwrap().pid() == Some(sleeper[0].id());
+            let expected = if is_sleeper {
+                libc::SIGTERM
+            } else {
+                libc::SIGKILL
+            };
+            assert_eq!(signal_of(exit), Some(expected));
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn stop_continues_a_stopped_process() {
+        let sleeper = many(1);
+        support::unix::kill(sleeper[0].id(), libc::SIGSTOP);
+        let mut set = set_of(&sleeper);
+        let exits = deadline(set.stop(Duration::MAX)).await;
+        assert_eq!(signal_of(&exits[0]), Some(libc::SIGTERM));
+    }
+
+    #[tokio::test]
+    async fn stop_returns_earlier_exits_and_errors() {
+        let zombie = Child::zombie(7);
+        let mut set = ExitSet::new();
+        set.insert(zombie.id()).unwrap();
+        set.insert_exit(exit_of(u32::MAX));
+        let exits = deadline(set.stop(Duration::MAX)).await;
+        assert_eq!(exits.len(), 2);
+        let codes: Vec<_> = exits
+            .iter()
+            .filter_map(|exit| exit.as_ref().ok()?.status()?.code())
+            .collect();
+        assert_eq!(codes, [7]);
+        assert!(set.is_empty());
+        assert!(deadline(set.stop(Duration::MAX)).await.is_empty());
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn dropped_stop_loses_no_exit() {
+        let (mut sleepers, child) = (many(20), stubborn());
+        let mut set = set_of(&sleepers);
+        set.insert(child.id()).unwrap();
+        let mut stop = Box::pin(set.stop(Duration::MAX));
+        assert!(poll_once(&mut stop).is_none());
+        // All but one have been asked to exit.
+        for sleeper in &mut sleepers {
+            support::until("the process is a zombie", || {
+                support::unix::is_zombie(sleeper.id())
+            });
+        }
+        assert!(poll_once(&mut stop).is_none());
+        drop(stop);
+        let exits = set.exits_within(Duration::ZERO).await.unwrap();
+        assert_eq!(exits.len(), sleepers.len());
+        assert_eq!(set.pids().collect::<Vec<_>>(), [child.id()]);
+        // A second call starts again.
+        let exits = deadline(set.stop(Duration::from_millis(50))).await;
+        assert_eq!(exits.len(), 1);
+        assert_eq!(signal_of(&exits[0]), Some(libc::SIGKILL));
+    }
+
+    /// The exits of processes that may not be signalled are returned if they happen in time.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn stop_returns_the_error_of_a_refused_signal() {
+        let test = "stop::stop_returns_the_error_of_a_refused_signal";
+        if support::role().is_some() {
+            return current_thread().block_on(async {
+                let (sleeper, child) = (many(1), stubborn());
+                let mut set = set_of(&sleeper);
+                set.insert(1).unwrap();
+                set.insert(child.id()).unwrap();
+                let exits = deadline(set.stop(Duration::from_millis(50))).await;
+                assert_eq!(exits.len(), 3);
+                let error = exits[2].as_ref().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+                let inner = error.get_ref().unwrap();
+                let inner = inner.downcast_ref::<tokio_process_exit::ProcessError>();
+                assert_eq!(inner.unwrap().pid(), 1);
+                assert_eq!(set.pids().collect::<Vec<_>>(), [1]);
+                let exits = deadline(set.stop(Duration::MAX)).await;
+                assert_eq!(exits.len(), 1);
+            });
+        }
+        match linux::rerun_as_nobody(test, &[]) {
+            Some(output) => support::assert_passed(&output),
+            None => support::skip("not root, or the user nobody cannot start this binary"),
+        }
+    }
+}

@@ -330,6 +330,70 @@ impl ExitSet {
         Ok(exits)
     }
 
+    /// Stops all processes, side by side: asks each process to exit, and kills those that have not exited
+    /// after `grace`.
+    ///
+    /// On Unix, sends `SIGTERM`, and then `SIGCONT`, so that a stopped process handles `SIGTERM`. After `grace`,
+    /// sends `SIGKILL`. Windows has no such request: this waits for `grace`, and then terminates the remaining
+    /// processes with exit code 1. A `grace` of zero kills all processes soon after the request.
+    ///
+    /// Waits until all processes have exited, and returns their exits. A process that you may not signal
+    /// stays in the set. This does not wait for it, and returns the error of the signal instead, unless the
+    /// process has exited in the meantime.
+    ///
+    /// A process that was added after [`until_reaped`](crate::ProcessExit::until_reaped) is waited for until its
+    /// reap.
+    ///
+    /// # Errors
+    ///
+    /// - for each process that cannot be signalled, the error of `ExitSet::signal` (Unix) or
+    ///   `ExitSet::terminate` (Windows). The inner error is a [`ProcessError`](crate::ProcessError) with the pid;
+    /// - the errors of [`next_exit`](ExitSet::next_exit). If the runtime is shutting down, the error ends the
+    ///   call, and the remaining processes stay in the set.
+    ///
+    /// # Panics
+    ///
+    /// If the runtime has no timers enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no exit: the processes that have exited stay in the set and are yielded by
+    /// the next call. The processes that were not killed may go on. A second call starts again, with the
+    /// whole `grace`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tokio_process_exit::ExitSet;
+    ///
+    /// # #[cfg(unix)]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let mut set = ExitSet::new();
+    /// for _ in 0..3 {
+    ///     set.insert(std::process::Command::new("sleep").arg("60").spawn()?.id())?;
+    /// }
+    /// for exit in set.stop(Duration::from_secs(5)).await {
+    ///     println!("{}", exit?);
+    /// }
+    /// assert!(set.is_empty());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(unix))]
+    /// # fn main() {}
+    /// ```
+    pub async fn stop(&mut self, grace: Duration) -> Vec<io::Result<Exit>> {
+        let errors = self.members.stop(grace).await;
+        let mut exits = Vec::with_capacity(self.members.ended_len() + errors.len());
+        while let Some(ended) = self.members.pop_ended() {
+            exits.push(self.forget(ended));
+        }
+        exits.extend(errors.into_iter().map(|(_, error)| Err(error)));
+        self.members.close_batch();
+        exits
+    }
+
     /// Calls one of two functions with a member. Returns `NotFound` if its wait has ended.
     pub(crate) fn with_process(
         &mut self,

@@ -9,8 +9,9 @@ mod insert;
 mod polled;
 mod slab;
 mod slot;
+mod stop;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroU32;
@@ -78,6 +79,30 @@ impl Members {
         self.slots.pids()
     }
 
+    /// Returns the pid of a member. `None` also if there is no such member.
+    pub(crate) fn pid(&self, key: Key) -> Option<NonZeroU32> {
+        self.slots.pid(key)
+    }
+
+    /// Returns the members whose wait has not ended.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Key> + '_ {
+        let waiting = self.slots.iter().filter(|(_, slot)| !slot.has_ended());
+        waiting.map(|(key, _)| key)
+    }
+
+    fn is_waiting(&self, key: Key) -> bool {
+        self.slots.get(key).is_some_and(|slot| !slot.has_ended())
+    }
+
+    /// Whether a member is the process that has this pid now, and is registered for its exit.
+    ///
+    /// Drain the events before.
+    pub(crate) fn is_registered_as(&self, key: Key, pid: u32) -> bool {
+        self.slots.pid(key).map(NonZeroU32::get) == Some(pid)
+            && matches!(self.slots.get(key), Some(Slot::Registered(_)))
+            && !self.is_reaped(key)
+    }
+
     /// Removes a member. Returns `false` if there is no such member.
     pub(crate) fn remove(&mut self, key: Key) -> bool {
         let Some((_, slot)) = self.slots.remove(key) else {
@@ -134,13 +159,32 @@ impl Members {
     /// Waits until all waits have ended or `timeout` has elapsed. [`pop_ended`](Members::pop_ended) then
     /// returns the members whose wait has ended.
     pub(crate) async fn wait_within(&mut self, timeout: Duration) -> io::Result<()> {
+        self.wait_for_others(&HashSet::new(), timeout).await
+    }
+
+    /// Waits like [`wait_within`](Members::wait_within), but does not wait for the members in `exempt`.
+    async fn wait_for_others(
+        &mut self,
+        exempt: &HashSet<Key>,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let mut exempt_len = exempt.iter().filter(|&&key| self.is_waiting(key)).count();
+        let mut counted = self.ended.len();
         let mut elapsed = pin!(tokio::time::sleep(timeout));
         let mut is_last_round = false;
         poll_fn(|cx| {
             if self.ended.is_empty() {
                 self.deferred_error.take().map_or(Ok(()), Err)?;
             }
-            while self.ended.len() < self.len() {
+            loop {
+                if !exempt.is_empty() {
+                    let ended = self.ended.range(counted..);
+                    exempt_len -= ended.filter(|key| exempt.contains(key)).count();
+                    counted = self.ended.len();
+                }
+                if self.ended.len() + exempt_len >= self.len() {
+                    break;
+                }
                 if let Poll::Ready(result) = self.poll_ended(self.ended.len(), cx) {
                     result?;
                     continue;

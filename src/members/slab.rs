@@ -12,6 +12,11 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// Returns the index of the entry. Two values never have the same index at the same time.
+    pub(crate) fn index(self) -> usize {
+        self.index as usize
+    }
+
     /// Packs the key into the integer that an event source carries.
     pub(super) fn to_u64(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)

@@ -1,0 +1,105 @@
+//! Stopping all members.
+
+use std::collections::HashSet;
+use std::io;
+use std::time::Duration;
+
+use tokio::task::coop;
+
+use super::Members;
+use super::slab::Key;
+use crate::sys::{Probe, Registration};
+
+/// The exit code of a process that is killed on Windows. The same as that of [`std::process::Child::kill`].
+#[cfg(windows)]
+const EXIT_CODE: u32 = 1;
+
+impl Members {
+    /// Asks all members to exit, and kills those that have not exited after `grace`.
+    ///
+    /// [`pop_ended`](Members::pop_ended) then returns the members that have exited. Returns the errors of
+    /// the members that could not be signalled and are still running. An error without a key concerns the
+    /// waits for all members, and has ended this wait too.
+    ///
+    /// Only waits are cancelled if the future is dropped: no member is removed here.
+    pub(crate) async fn stop(&mut self, grace: Duration) -> Vec<(Option<Key>, io::Error)> {
+        let mut refused = Vec::new();
+        // An error of an earlier wait must not end this wait.
+        let earlier = self.deferred_error.take();
+        let stopped = self.stop_permitted(grace, &mut refused).await;
+        let errors = earlier.into_iter().chain(stopped.err());
+        let refused = refused.into_iter().filter(|&(key, _)| self.is_waiting(key));
+        refused
+            .map(|(key, error)| (Some(key), error))
+            .chain(errors.map(|error| (None, error)))
+            .collect()
+    }
+
+    /// Stops the members that may be signalled. Adds the others to `refused`, and does not wait for them.
+    async fn stop_permitted(
+        &mut self,
+        grace: Duration,
+        refused: &mut Vec<(Key, io::Error)>,
+    ) -> io::Result<()> {
+        #[cfg(unix)]
+        self.signal_all(refused, &[libc::SIGTERM, libc::SIGCONT])
+            .await;
+        self.wait_for_others(&keys_of(refused), grace).await?;
+        #[cfg(unix)]
+        self.signal_all(refused, &[libc::SIGKILL]).await;
+        #[cfg(windows)]
+        self.terminate_all(refused).await;
+        self.wait_for_others(&keys_of(refused), Duration::MAX).await
+    }
+
+    /// Sends these signals to each member that is waited for and not in `refused`. Adds a member to
+    /// `refused` if the first signal fails and the member has not exited.
+    #[cfg(unix)]
+    async fn signal_all(&mut self, refused: &mut Vec<(Key, io::Error)>, signals: &[i32]) {
+        let exempt = keys_of(refused);
+        for key in self.waiting_but(&exempt) {
+            for (n, &signal) in signals.iter().enumerate() {
+                let with_registration = |registration: &Registration| registration.signal(signal);
+                let with_probe = |probe: &Probe| probe.signal(signal);
+                match self.with_member(key, "signal", with_registration, with_probe) {
+                    Err(error) if n == 0 && error.kind() != io::ErrorKind::NotFound => {
+                        refused.push((key, error));
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+            // Other tasks must not wait until thousands of processes have been signalled.
+            coop::consume_budget().await;
+        }
+    }
+
+    /// Terminates each member that is waited for and not in `refused`. Adds a member to `refused` if that
+    /// fails and the member has not exited.
+    #[cfg(windows)]
+    async fn terminate_all(&mut self, refused: &mut Vec<(Key, io::Error)>) {
+        let exempt = keys_of(refused);
+        for key in self.waiting_but(&exempt) {
+            let with_registration = |registration: &Registration| registration.terminate(EXIT_CODE);
+            let with_probe = |probe: &Probe| probe.terminate(EXIT_CODE);
+            match self.with_member(key, "terminate", with_registration, with_probe) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    refused.push((key, error));
+                }
+                _ => {}
+            }
+            // Other tasks must not wait until thousands of processes have been terminated.
+            coop::consume_budget().await;
+        }
+    }
+
+    /// Returns the members that are waited for, except for `exempt`.
+    fn waiting_but(&self, exempt: &HashSet<Key>) -> Vec<Key> {
+        let waiting = self.waiting().filter(|key| !exempt.contains(key));
+        waiting.collect()
+    }
+}
+
+fn keys_of(refused: &[(Key, io::Error)]) -> HashSet<Key> {
+    refused.iter().map(|&(key, _)| key).collect()
+}
