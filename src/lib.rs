@@ -12,7 +12,7 @@
 //! gets the exit status. There is no busy loop.
 //!
 //! - [`exit_of`] returns a future for one process: [`ProcessExit`].
-//! - [`ExitSet`] waits for thousands of processes.
+//! - [`ExitSet`] waits for thousands of processes. [`ExitMap`] has a key for each process.
 //! - [`ProcessIdentity`] is a line for a pid file. It finds the same process again, not a later process
 //!   with the same pid.
 //!
@@ -33,7 +33,7 @@
 //! | `waitpid_any::WaitHandle::open(pid)?.wait()` on a thread | [`ProcessExit::open(pid)?.await`](ProcessExit::open), [`ProcessExit::blocking_wait`] |
 //! | `child.id()` of a [`std::process::Child`] | [`ProcessExit::from(&child)`](ProcessExit#impl-From%3C%26Child%3E-for-ProcessExit) |
 //! | `child.id()` of tokio's `Child` | `child.id().map(exit_of)`, or `ProcessExit::from(&child)` with the feature `process` |
-//! | SIGTERM, five seconds, SIGKILL | [`ProcessExit::stop`] |
+//! | SIGTERM, five seconds, SIGKILL | [`ProcessExit::stop`], [`ExitSet::stop`], [`ExitMap::stop`] |
 //! | an extra match arm for a process that is gone | [`ProcessExit::find`], [`ProcessIdentity::find`] |
 //!
 //! # When not to use it
@@ -44,7 +44,7 @@
 //! - To wait for a process group, a session, a container or a thread: each wait is for one process.
 //! - To notice that a process starts, stops, forks or calls `execve`: only exits are reported.
 //! - Without tokio: every wait needs a tokio runtime, except for [`ProcessExit::blocking_wait`],
-//!   [`ProcessExit::try_wait`] and [`ExitSet::try_next_exit`].
+//!   [`ProcessExit::try_wait`], [`ExitSet::try_next_exit`] and [`ExitMap::try_next_exit`].
 //!
 //! # What "exited" means
 //!
@@ -108,6 +108,33 @@
 //! }
 //! ```
 //!
+//! [`ExitSet::stop`] does this for many processes, side by side. A supervisor that restarts its workers uses
+//! an [`ExitMap`], which returns the key of a worker along with its exit:
+//!
+//! ```
+//! use std::time::Duration;
+//! use tokio_process_exit::ExitMap;
+//!
+//! # fn start(name: &str) -> std::io::Result<u32> { todo!() }
+//! # async fn stop_requested() {}
+//! async fn supervise(mut workers: ExitMap<String>) -> std::io::Result<()> {
+//!     loop {
+//!         tokio::select! {
+//!             Some((name, exit)) = workers.next_exit() => {
+//!                 println!("{name}: {}", exit?);
+//!                 let pid = start(&name)?;
+//!                 workers.insert(name, pid)?;
+//!             }
+//!             () = stop_requested() => break,
+//!         }
+//!     }
+//!     for (name, exit) in workers.stop(Duration::from_secs(5)).await {
+//!         println!("{name}: {}", exit?);
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # Platforms
 //!
 //! Linux and Android use a pidfd, macOS and the BSDs a kqueue, Windows a wait of the system's thread
@@ -140,6 +167,7 @@
 mod child;
 mod error;
 mod exit;
+mod exit_map;
 mod exit_set;
 #[cfg(all(test, tokio_process_exit_fake_kqueue))]
 mod fake_kqueue;
@@ -156,6 +184,7 @@ mod wake_queue;
 
 pub use error::ProcessError;
 pub use exit::Exit;
+pub use exit_map::ExitMap;
 pub use exit_set::ExitSet;
 pub use identity::{ParseProcessIdentityError, ProcessIdentity};
 pub use mechanism::Mechanism;

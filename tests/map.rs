@@ -1,0 +1,555 @@
+//! Promise: an `ExitMap` yields each exit exactly once, with the key of its process.
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt};
+#[cfg(target_os = "linux")]
+use support::linux;
+use support::{Child, at_most, deadline, expired, many, poll_once, runtimes, still_pending};
+use tokio_process_exit::{Exit, ExitMap, ProcessError, exit_of};
+
+async fn next<K: Clone + Eq + std::hash::Hash>(map: &mut ExitMap<K>) -> (K, Exit) {
+    let (key, exit) = deadline(map.next_exit())
+        .await
+        .expect("the map is not empty");
+    (key, exit.expect("the wait succeeds"))
+}
+
+fn pid_of(error: &io::Error) -> Option<u32> {
+    let inner = error.get_ref()?.downcast_ref::<ProcessError>()?;
+    Some(inner.pid())
+}
+
+#[test]
+fn implements_the_expected_traits() {
+    struct NotUnpin(#[allow(dead_code)] std::marker::PhantomPinned);
+    fn is_sendable<T: Send + Sync + Debug + Default + 'static>() {}
+    fn is_unpin<T: Unpin>() {}
+    fn is_sent<T: Send>(_: T) {}
+    is_sendable::<ExitMap<String>>();
+    is_unpin::<ExitMap<NotUnpin>>();
+    is_sent(async {
+        let mut map = ExitMap::<String>::new();
+        map.next_exit().await;
+        map.exits_within(Duration::ZERO).await;
+        map.stop(Duration::ZERO).await;
+    });
+}
+
+#[tokio::test]
+async fn empty_map_resolves_at_once() {
+    let mut map = ExitMap::<u32>::with_capacity(10);
+    assert!(map.is_empty());
+    assert_eq!(map.keys().count(), 0);
+    assert!(deadline(map.next_exit()).await.is_none());
+    assert!(map.try_next_exit().is_none());
+    assert!(deadline(map.exits_within(Duration::MAX)).await.is_empty());
+    assert!(deadline(map.stop(Duration::MAX)).await.is_empty());
+    assert!(!map.remove(&1));
+    assert_eq!(map.pid(&1), None);
+}
+
+#[test]
+fn yields_each_exit_with_its_key() {
+    for runtime in runtimes() {
+        let task = async {
+            let mut map = ExitMap::new();
+            let mut children: Vec<Child> = (0..10).map(Child::spawn).collect();
+            for (n, child) in children.iter().enumerate() {
+                map.insert(format!("worker {n}"), child.id()).unwrap();
+            }
+            still_pending(map.next_exit()).await;
+            assert_eq!(map.len(), 10);
+            for (n, child) in children.iter_mut().enumerate().rev() {
+                let key = format!("worker {n}");
+                assert_eq!(map.pid(&key), Some(child.id()));
+                child.end();
+                let (yielded, exit) = next(&mut map).await;
+                assert_eq!(yielded, key);
+                assert_eq!(exit.pid(), Some(child.id()));
+                assert_eq!(exit.status().unwrap().code(), Some(n as i32));
+                assert!(!map.contains_key(&key));
+                assert_eq!(map.len(), n);
+            }
+            assert!(deadline(map.next_exit()).await.is_none());
+        };
+        runtime.block_on(task);
+    }
+}
+
+#[tokio::test]
+async fn insert_drops_a_wait_that_had_the_key() {
+    let (mut first, mut second) = (Child::spawn(1), Child::spawn(2));
+    let mut map = ExitMap::new();
+    map.insert("key", first.id()).unwrap();
+    still_pending(map.next_exit()).await;
+    map.insert("key", second.id()).unwrap();
+    assert_eq!((map.len(), map.pid(&"key")), (1, Some(second.id())));
+    first.end();
+    first.until_exited();
+    still_pending(map.next_exit()).await;
+    map.insert_exit("key", exit_of(first.id()));
+    second.end();
+    second.until_exited();
+    assert_eq!(next(&mut map).await.1.pid(), Some(first.id()));
+    assert!(map.is_empty());
+
+    // The wait that is dropped has ended.
+    map.insert("key", first.id()).unwrap();
+    map.insert_exit("other", exit_of(0));
+    map.insert("key", second.id()).unwrap();
+    map.remove(&"other");
+    assert_eq!(next(&mut map).await.1.pid(), Some(second.id()));
+    assert!(deadline(map.next_exit()).await.is_none());
+}
+
+#[tokio::test]
+async fn insert_of_the_same_process_yields_it_once() {
+    let mut child = Child::spawn(7);
+    let mut map = ExitMap::new();
+    for _ in 0..3 {
+        map.insert("key", child.id()).unwrap();
+        map.insert_exit("key", exit_of(child.id()));
+        map.insert_exit("key", exit_of(child.id()).until_reaped());
+        map.insert("key", child.id()).unwrap();
+    }
+    assert_eq!(map.len(), 1);
+    still_pending(map.next_exit()).await;
+    child.end();
+    assert_eq!(next(&mut map).await.1.status().unwrap().code(), Some(7));
+    assert!(deadline(map.next_exit()).await.is_none());
+    // A zombie can be inserted again.
+    map.insert("key", child.id()).unwrap();
+    assert_eq!(next(&mut map).await.0, "key");
+}
+
+#[tokio::test]
+async fn failed_insert_leaves_the_map_unchanged() {
+    let mut child = Child::spawn(7);
+    let mut map = ExitMap::new();
+    map.insert("key", child.id()).unwrap();
+    for key in ["key", "other"] {
+        let error = map.insert(key, i32::MAX as u32).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(pid_of(&error), Some(i32::MAX as u32));
+        assert_eq!(
+            map.insert(key, 0).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+    }
+    assert_eq!(map.keys().collect::<Vec<_>>(), [&"key"]);
+    assert_eq!(map.pid(&"key"), Some(child.id()));
+    child.end();
+    assert_eq!(next(&mut map).await.0, "key");
+}
+
+#[tokio::test]
+async fn yields_a_process_once_for_each_of_its_keys() {
+    let (mut child, mut other) = (Child::spawn(7), Child::spawn(1));
+    let mut map = ExitMap::new();
+    for key in 0..4 {
+        map.insert(key, child.id()).unwrap();
+        map.insert_exit(10 + key, exit_of(child.id()));
+    }
+    map.insert(100, other.id()).unwrap();
+    // Removing one of the keys leaves the waits of the others.
+    assert!(map.remove(&0));
+    assert!(map.remove(&11));
+    still_pending(map.next_exit()).await;
+    child.end();
+    let mut keys = HashSet::new();
+    for _ in 0..6 {
+        let (key, exit) = next(&mut map).await;
+        assert_eq!(exit.pid(), Some(child.id()));
+        assert!(keys.insert(key));
+    }
+    assert_eq!(keys, HashSet::from([1, 2, 3, 10, 12, 13]));
+    still_pending(map.next_exit()).await;
+    other.end();
+    assert_eq!(next(&mut map).await.0, 100);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn recycled_pid_can_be_under_another_key() {
+    let mut first = Child::spawn(1);
+    let pid = first.id();
+    let mut map = ExitMap::new();
+    map.insert("first", pid).unwrap();
+    first.reap();
+    std::thread::sleep(Duration::from_millis(30));
+    let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
+        return support::skip("pids cannot be chosen (not root)");
+    };
+    map.insert("second", pid).unwrap();
+    assert_eq!(
+        (map.pid(&"first"), map.pid(&"second")),
+        (Some(pid), Some(pid))
+    );
+    let error = map.signal(&"first", 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert_eq!(next(&mut map).await.0, "first");
+    still_pending(map.next_exit()).await;
+    second.end();
+    let (key, exit) = next(&mut map).await;
+    assert_eq!((key, exit.status().unwrap().code()), ("second", Some(2)));
+
+    // Under the same key, the later process replaces the earlier one.
+    let mut third = second;
+    map.insert("key", pid).unwrap();
+    third.reap();
+    std::thread::sleep(Duration::from_millis(30));
+    let Some(mut fourth) = linux::recycle(pid, || Child::spawn(4), Child::id) else {
+        return support::skip("the pid was not recycled");
+    };
+    map.insert("key", pid).unwrap();
+    still_pending(map.next_exit()).await;
+    fourth.end();
+    assert_eq!(next(&mut map).await.1.status().unwrap().code(), Some(4));
+    assert!(map.is_empty());
+}
+
+#[tokio::test]
+async fn does_not_yield_a_removed_process() {
+    let mut sleepers = many(3);
+    let mut map = ExitMap::new();
+    for (n, sleeper) in sleepers.iter().enumerate() {
+        map.insert(n, sleeper.id()).unwrap();
+    }
+    assert!(map.remove(&0));
+    assert!(!map.remove(&0));
+    still_pending(map.next_exit()).await;
+    sleepers.iter_mut().for_each(support::Sleeper::kill);
+    assert!(map.remove(&1));
+    assert_eq!(next(&mut map).await.0, 2);
+    assert!(deadline(map.next_exit()).await.is_none());
+}
+
+#[tokio::test]
+async fn errors_come_with_their_key() {
+    let mut child = Child::spawn(0);
+    let mut map = ExitMap::new();
+    map.insert("running", child.id()).unwrap();
+    map.insert_exit("invalid", exit_of(u32::MAX));
+    map.insert_exit("zero", exit_of(0));
+    let exits = deadline(map.exits_within(Duration::ZERO)).await;
+    let mut errors: HashMap<_, _> = exits
+        .into_iter()
+        .map(|(key, exit)| (key, exit.unwrap_err()))
+        .collect();
+    assert_eq!(pid_of(&errors.remove("invalid").unwrap()), Some(u32::MAX));
+    assert_eq!(pid_of(&errors.remove("zero").unwrap()), None);
+    assert!(errors.is_empty());
+    assert_eq!(map.keys().collect::<Vec<_>>(), [&"running"]);
+    child.end();
+    assert_eq!(next(&mut map).await.0, "running");
+}
+
+#[tokio::test]
+async fn exits_within_returns_exits_and_keeps_the_rest() {
+    let mut children: Vec<Child> = (0..6).map(Child::spawn).collect();
+    let mut map = ExitMap::new();
+    for (n, child) in children.iter().enumerate() {
+        map.insert(n, child.id()).unwrap();
+    }
+    assert!(deadline(map.exits_within(Duration::ZERO)).await.is_empty());
+    for child in &mut children[..3] {
+        child.end();
+        child.until_exited();
+    }
+    let exits = deadline(map.exits_within(Duration::ZERO)).await;
+    let keys: HashSet<usize> = exits.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, HashSet::from([0, 1, 2]));
+    assert_eq!(map.len(), 3);
+    for child in &mut children[3..] {
+        child.end();
+    }
+    let exits = deadline(map.exits_within(Duration::MAX)).await;
+    for (n, exit) in &exits {
+        assert_eq!(
+            exit.as_ref().unwrap().status().unwrap().code(),
+            Some(*n as i32)
+        );
+    }
+    assert_eq!(exits.len(), 3);
+    assert!(map.is_empty());
+}
+
+#[tokio::test]
+async fn dropped_futures_lose_no_exit() {
+    let mut sleepers = many(at_most(300));
+    let mut map = ExitMap::new();
+    for (n, sleeper) in sleepers.iter().enumerate() {
+        map.insert(n, sleeper.id()).unwrap();
+    }
+    let mut keys = HashSet::new();
+    for n in 0..sleepers.len() {
+        sleepers[n].kill();
+        // Drop futures that may have read the event.
+        let _ = map.exits_within(Duration::MAX).now_or_never();
+        if let Ok(Some((key, _))) = expired(map.next_exit()).await {
+            assert!(keys.insert(key));
+        }
+        tokio::task::yield_now().await;
+    }
+    while let Some((key, exit)) = deadline(map.next_exit()).await {
+        exit.unwrap();
+        assert!(keys.insert(key));
+    }
+    assert_eq!(keys.len(), sleepers.len());
+}
+
+#[tokio::test]
+async fn is_a_stream() {
+    let mut child = Child::spawn(7);
+    let mut map = ExitMap::new();
+    map.insert('a', child.id()).unwrap();
+    map.insert('b', child.id()).unwrap();
+    assert_eq!(map.size_hint(), (2, Some(2)));
+    child.end();
+    let mut keys: Vec<char> = deadline(map.map(|(key, _)| key).collect()).await;
+    keys.sort();
+    assert_eq!(keys, ['a', 'b']);
+}
+
+#[test]
+fn try_next_exit_works_outside_a_runtime() {
+    let mut child = Child::spawn(7);
+    let mut map = ExitMap::new();
+    map.insert((1, "key"), child.id()).unwrap();
+    assert!(map.try_next_exit().is_none());
+    child.end();
+    child.until_exited();
+    let (key, exit) = map.try_next_exit().unwrap();
+    assert_eq!(key, (1, "key"));
+    assert_eq!(exit.unwrap().status().unwrap().code(), Some(7));
+    assert!(map.try_next_exit().is_none());
+}
+
+#[tokio::test]
+async fn signals_the_process_under_the_key() {
+    let (first, second) = (Child::spawn(0), Child::spawn(0));
+    let mut map = ExitMap::new();
+    map.insert("first", first.id()).unwrap();
+    map.insert("second", second.id()).unwrap();
+    #[cfg(unix)]
+    let kill = |map: &mut ExitMap<_>, key| map.signal(&key, libc::SIGKILL);
+    #[cfg(windows)]
+    let kill = |map: &mut ExitMap<_>, key| map.terminate(&key, 1);
+    kill(&mut map, "second").unwrap();
+    let (key, exit) = next(&mut map).await;
+    assert_eq!((key, exit.pid()), ("second", Some(second.id())));
+    still_pending(map.next_exit()).await;
+    for key in ["second", "unknown"] {
+        let error = kill(&mut map, key).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+    kill(&mut map, "first").unwrap();
+    assert_eq!(next(&mut map).await.0, "first");
+}
+
+#[cfg(unix)]
+#[test]
+fn runtime_shutdown_error_leaves_the_map_unchanged() {
+    if support::poll_forced() {
+        return support::skip("a polled wait does not depend on the runtime");
+    }
+    let [first, second] = runtimes();
+    let mut child = Child::spawn(7);
+    let mut map = ExitMap::new();
+    map.insert("key", child.id()).unwrap();
+    let handle = first.handle().clone();
+    drop(first);
+    {
+        let _guard = handle.enter();
+        let (key, exit) = poll_once(Box::pin(map.next_exit())).unwrap().unwrap();
+        assert_eq!(key, "key");
+        assert_eq!(pid_of(&exit.unwrap_err()), None);
+    }
+    assert!(map.contains_key(&"key"));
+    child.end();
+    let (key, exit) = second.block_on(next(&mut map));
+    assert_eq!((key, exit.status().unwrap().code()), ("key", Some(7)));
+}
+
+/// Keys may panic. Then the map is as before.
+#[tokio::test]
+async fn key_that_panics_leaves_the_map_usable() {
+    #[derive(PartialEq, Eq, Hash)]
+    struct Key(u32, bool);
+    impl Clone for Key {
+        fn clone(&self) -> Key {
+            assert!(!self.1, "this key cannot be cloned");
+            Key(self.0, self.1)
+        }
+    }
+    let mut child = Child::spawn(0);
+    let mut map = ExitMap::new();
+    map.insert(Key(1, false), child.id()).unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = map.insert(Key(2, true), child.id());
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(map.len(), 1);
+    child.end();
+    assert_eq!(next(&mut map).await.0.0, 1);
+    assert!(deadline(map.next_exit()).await.is_none());
+}
+
+mod stop {
+    use super::*;
+
+    #[test]
+    fn returns_the_exit_of_each_key() {
+        for runtime in runtimes() {
+            let sleepers = many(5);
+            let mut zombie = Child::spawn(7);
+            let mut map = ExitMap::new();
+            for (n, sleeper) in sleepers.iter().enumerate() {
+                map.insert(n, sleeper.id()).unwrap();
+            }
+            map.insert(100, zombie.id()).unwrap();
+            map.insert_exit(101, exit_of(0));
+            zombie.end();
+            zombie.until_exited();
+            let grace = match cfg!(windows) {
+                true => Duration::from_millis(200),
+                false => Duration::MAX,
+            };
+            let exits = runtime.block_on(async { deadline(map.stop(grace)).await });
+            let exits: HashMap<usize, io::Result<Exit>> = exits.into_iter().collect();
+            assert_eq!(exits.len(), 7);
+            for (n, sleeper) in sleepers.iter().enumerate() {
+                assert_eq!(exits[&n].as_ref().unwrap().pid(), Some(sleeper.id()));
+            }
+            let exit = exits[&100].as_ref().unwrap();
+            assert_eq!(exit.status().unwrap().code(), Some(7));
+            assert!(exits[&101].is_err());
+            assert!(map.is_empty());
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn process_that_may_not_be_signalled_stays() {
+        let test = "stop::process_that_may_not_be_signalled_stays";
+        if support::role().is_some() {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().unwrap();
+            return runtime.block_on(async {
+                let sleeper = many(1);
+                let mut map = ExitMap::new();
+                map.insert("init", 1).unwrap();
+                map.insert("ours", sleeper[0].id()).unwrap();
+                let exits = deadline(map.stop(Duration::ZERO)).await;
+                let [(ours, exit), (init, error)] = &exits[..] else {
+                    panic!("{exits:?}");
+                };
+                assert_eq!((*ours, *init), ("ours", "init"));
+                assert_eq!(exit.as_ref().unwrap().pid(), Some(sleeper[0].id()));
+                let error = error.as_ref().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+                assert_eq!(pid_of(error), Some(1));
+                assert!(map.contains_key(&"init"));
+                still_pending(map.next_exit()).await;
+            });
+        }
+        match linux::rerun_as_nobody(test, &[]) {
+            Some(output) => support::assert_passed(&output),
+            None => support::skip("not root, or the user nobody cannot start this binary"),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod model {
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Insert(u8, usize),
+        InsertExit(u8, usize),
+        Remove(u8),
+        Kill(usize),
+        TryNext,
+        ExitsWithin,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (key, process) = (0..6_u8, 0..4_usize);
+        prop_oneof![
+            (key.clone(), process.clone()).prop_map(|(key, n)| Step::Insert(key, n)),
+            (key.clone(), process.clone()).prop_map(|(key, n)| Step::InsertExit(key, n)),
+            key.prop_map(Step::Remove),
+            process.prop_map(Step::Kill),
+            Just(Step::TryNext),
+            Just(Step::ExitsWithin),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn yields_what_a_map_of_pids_predicts(steps in prop::collection::vec(step(), 0..40)) {
+            let mut children: Vec<Child> = (0..4)
+                .map(|_| Child::spawn_command(Command::new("sleep").arg("1000")))
+                .collect();
+            let mut dead = HashSet::new();
+            let mut expected = HashMap::<u8, u32>::new();
+            let mut map = ExitMap::new();
+            let runtime = &runtimes()[0];
+            for step in steps {
+                match step {
+                    Step::Insert(key, n) => {
+                        map.insert(key, children[n].id()).unwrap();
+                        expected.insert(key, children[n].id());
+                    }
+                    Step::InsertExit(key, n) => {
+                        map.insert_exit(key, exit_of(children[n].id()));
+                        expected.insert(key, children[n].id());
+                    }
+                    Step::Remove(key) => {
+                        prop_assert_eq!(map.remove(&key), expected.remove(&key).is_some());
+                    }
+                    Step::Kill(n) => {
+                        children[n].kill();
+                        dead.insert(children[n].id());
+                    }
+                    Step::TryNext => {
+                        let next = map.try_next_exit();
+                        let any = expected.values().any(|pid| dead.contains(pid));
+                        prop_assert_eq!(next.is_some(), any);
+                        if let Some((key, exit)) = next {
+                            let pid = expected.remove(&key);
+                            prop_assert_eq!(exit.unwrap().pid(), pid);
+                            prop_assert!(dead.contains(&pid.unwrap()));
+                        }
+                    }
+                    Step::ExitsWithin => {
+                        let exits = runtime.block_on(map.exits_within(Duration::ZERO));
+                        for (key, exit) in exits {
+                            prop_assert_eq!(exit.unwrap().pid(), expected.remove(&key));
+                        }
+                        prop_assert!(!expected.values().any(|pid| dead.contains(pid)));
+                    }
+                }
+                prop_assert_eq!(map.len(), expected.len());
+                let keys: HashSet<u8> = map.keys().copied().collect();
+                prop_assert_eq!(keys, expected.keys().copied().collect::<HashSet<u8>>());
+                for (key, pid) in &expected {
+                    prop_assert_eq!(map.pid(key), Some(*pid));
+                }
+            }
+        }
+    }
+}
