@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::{FutureExt, Stream, StreamExt};
 #[cfg(target_os = "linux")]
 use support::linux;
-use support::{Child, at_most, deadline, expired, many, poll_once, runtimes, still_pending};
+use support::{Child, at_most, deadline, expired, many, runtimes, still_pending};
 use tokio_process_exit::{Exit, ExitMap, ProcessError, exit_of};
 
 async fn next<K: Clone + Eq + std::hash::Hash>(map: &mut ExitMap<K>) -> (K, Exit) {
@@ -288,8 +288,8 @@ async fn dropped_futures_lose_no_exit() {
         map.insert(n, sleeper.id()).unwrap();
     }
     let mut keys = HashSet::new();
-    for n in 0..sleepers.len() {
-        sleepers[n].kill();
+    for sleeper in &mut sleepers {
+        sleeper.kill();
         // Drop futures that may have read the event.
         let _ = map.exits_within(Duration::MAX).now_or_never();
         if let Ok(Some((key, _))) = expired(map.next_exit()).await {
@@ -367,7 +367,9 @@ fn runtime_shutdown_error_leaves_the_map_unchanged() {
     drop(first);
     {
         let _guard = handle.enter();
-        let (key, exit) = poll_once(Box::pin(map.next_exit())).unwrap().unwrap();
+        let (key, exit) = support::poll_once(Box::pin(map.next_exit()))
+            .unwrap()
+            .unwrap();
         assert_eq!(key, "key");
         assert_eq!(pid_of(&exit.unwrap_err()), None);
     }
