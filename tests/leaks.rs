@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::unix::Grandchild;
 use support::{Child, deadline, open_handles};
 use tokio::time::timeout;
-use tokio_process_exit::{ProcessExit, exit_of};
+use tokio_process_exit::{ExitMap, ExitSet, ProcessExit, exit_of};
 
 #[test]
 fn waits_leak_no_descriptor_and_no_zombie() {
@@ -69,6 +69,30 @@ async fn end_waits_in_every_way() {
     deadline(&mut process).await.unwrap();
     child.reap();
     deadline(process.until_reaped()).await.unwrap();
+
+    // Replace, remove and drop the waits of a map.
+    let mut child = Child::spawn(0);
+    let mut map = ExitMap::new();
+    for key in ["first", "second", "third"] {
+        map.insert(key, child.id()).unwrap();
+        map.insert_exit(key, exit_of(child.id()));
+    }
+    assert!(map.remove(&"first"));
+    assert!(map.exits_within(Duration::ZERO).await.is_empty());
+    child.end();
+    deadline(map.next_exit()).await.unwrap().1.unwrap();
+    drop(map);
+
+    // Stop processes, and drop the future of another stop.
+    let child = Child::spawn(0);
+    let mut set = ExitSet::new();
+    set.insert(child.id()).unwrap();
+    let stop = set.stop(Duration::MAX);
+    let _ = timeout(Duration::ZERO, stop).await;
+    for exit in deadline(set.stop(Duration::from_millis(10))).await {
+        exit.unwrap();
+    }
+    drop(set);
 
     // Fail to open or adopt a process.
     assert!(exit_of(0).await.is_err());
