@@ -20,7 +20,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_process_exit::{Exit, ExitSet, ProcessExit, exit_of};
+use tokio_process_exit::{Exit, ExitMap, ExitSet, ProcessExit, exit_of};
 
 use crate::chart;
 use crate::os::{self, Epoll, cpu_time};
@@ -279,7 +279,7 @@ struct Contender {
 const PREPARED: &str = "ExitSet with_capacity, multi_thread";
 const AT_ONCE: &str = "ExitSet with_capacity, closed at once";
 
-const CONTENDERS: [Contender; 9] = [
+const CONTENDERS: [Contender; 10] = [
     Contender {
         name: "epoll by hand, closed later",
         label: Some("epoll by hand"),
@@ -320,6 +320,11 @@ const CONTENDERS: [Contender; 9] = [
             os::limit_descriptors(before);
             round
         },
+    },
+    Contender {
+        name: "ExitMap, keys of 4 bytes",
+        label: None,
+        run: map,
     },
     Contender {
         name: "FuturesUnordered of ProcessExit",
@@ -431,6 +436,34 @@ fn set(
 fn prepared_set(pids: &[u32], sleepers: &Sleepers) -> Round {
     let new = || ExitSet::with_capacity(pids.len());
     set(os::multi_thread(), new, pids, sleepers)
+}
+
+fn map(pids: &[u32], sleepers: &Sleepers) -> Round {
+    let mut round = Round::default();
+    let bytes = allocated();
+    let mut meter = Meter::start();
+    let mut map = ExitMap::new();
+    round.created = meter.lap();
+    os::current_thread().block_on(async {
+        for (key, &pid) in (0_u32..).zip(pids) {
+            map.insert(key, pid).expect("the process exists");
+        }
+        assert!(futures::FutureExt::now_or_never(map.next_exit()).is_none());
+        round.register = meter.lap();
+        round.bytes = allocated().saturating_sub(bytes);
+        sleepers.kill();
+        meter.lap();
+        let cpu = cpu_time();
+        for _ in pids {
+            let (key, exit) = map.next_exit().await.expect("the map is not empty");
+            std::hint::black_box((key, exit.expect("an exit")));
+        }
+        round.last_exit = meter.lap();
+        drop(map);
+        round.closed = meter.lap();
+        round.cpu = (cpu_time() - cpu).as_nanos() as f64;
+    });
+    round
 }
 
 fn futures_unordered(pids: &[u32], sleepers: &Sleepers) -> Round {

@@ -115,7 +115,7 @@
 //! use std::time::Duration;
 //! use tokio_process_exit::ExitMap;
 //!
-//! # fn start(name: &str) -> std::io::Result<u32> { todo!() }
+//! # fn start(_: &str) -> std::io::Result<u32> { todo!() }
 //! # async fn stop_requested() {}
 //! async fn supervise(mut workers: ExitMap<String>) -> std::io::Result<()> {
 //!     loop {

@@ -43,7 +43,7 @@ use crate::sys::{Probe, Registration};
 /// ```no_run
 /// use tokio_process_exit::ExitMap;
 ///
-/// # fn start(name: &str) -> std::io::Result<u32> { todo!() }
+/// # fn start(_: &str) -> std::io::Result<u32> { todo!() }
 /// # async fn supervise() -> std::io::Result<()> {
 /// let mut workers = ExitMap::new();
 /// for name in ["web", "mail"] {

@@ -39,6 +39,8 @@
 //!   - `open(pid, key)` opens and registers a process. `register(process, key)` registers an open process.
 //!     Drain the events before both calls: otherwise an exited process with the pid may still be
 //!     registered.
+//!     A process may be registered with several keys. If it has one event, the registrations after the
+//!     first are refused.
 //!   - `deregister(registration)` removes a process that may still have an event.
 //!   - `poll_events(cx, events)` waits for events and appends them. It consumes tokio's coop budget:
 //!     otherwise `exits_within` could not distinguish an exhausted budget from a lack of events. The
