@@ -1598,6 +1598,47 @@ fn makes_up_no_status_under_hidepid() {
 }
 
 #[test]
+fn status_of_own_child_is_known_under_hidepid() {
+    use std::os::fd::AsRawFd;
+    const TEST: &str = "status_of_own_child_is_known_under_hidepid";
+    let Some(role) = support::role() else {
+        if !linux::is_root() {
+            return skip("not root, so nothing can be mounted over /proc");
+        }
+        if !linux::waitid_shows_status() {
+            return skip("this kernel does not show the status without /proc");
+        }
+        for role in ["events", "polling"] {
+            rerun_with_mounts(TEST, role, || {
+                mount_call(c"proc", c"/proc", c"proc", 0, c"hidepid=2")
+            });
+        }
+        return;
+    };
+    if role == "polling" {
+        deny!(libc::SYS_pidfd_open, libc::EPERM);
+    }
+    let (read, mut write) = linux::pipe();
+    let fd = read.as_raw_fd();
+    // The child stays root when this process changes its user to `nobody`.
+    let child = linux::fork(|| i32::from(linux::read_byte(fd)));
+    let mut process = exit_of(child.id());
+    assert_eq!(process.try_wait().unwrap(), None);
+    // SAFETY: the call takes an integer.
+    check(unsafe { libc::setgid(65534) }).unwrap();
+    // SAFETY: the call takes an integer.
+    check(unsafe { libc::setuid(65534) }).unwrap();
+    assert!(
+        std::fs::metadata(format!("/proc/{}", child.id())).is_err(),
+        "the child is hidden"
+    );
+    io::Write::write_all(&mut write, &[7]).unwrap();
+    let exit = runtime().block_on(deadline(process)).unwrap();
+    assert_eq!(exit.status().and_then(|status| status.code()), Some(7));
+    assert_eq!(child.reap(), 7 << 8);
+}
+
+#[test]
 fn set_rejects_a_polled_duplicate_after_its_reap() {
     let role = in_own_process!(
         set_rejects_a_polled_duplicate_after_its_reap,

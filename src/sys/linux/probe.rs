@@ -284,9 +284,13 @@ impl PidProbe {
         match directory {
             // The files of the directory are there until the process is reaped.
             Some(_) if stat.is_some() => PidOwner::Same,
-            Some(directory) if directory.is_reaped() == Some(true) => PidOwner::Another,
-            // The file could not be read, for lack of a descriptor or of a right.
-            Some(_) => self.pid_owner_by_path(self.read_stat_by_path().as_ref()),
+            // The file cannot be read: after the reap, without a free descriptor, or if `hidepid` hides the
+            // process. The path may then be unreadable too, so query the directory itself.
+            Some(directory) => match directory.is_reaped() {
+                Some(true) => PidOwner::Another,
+                Some(false) => PidOwner::Same,
+                None => self.pid_owner_by_path(self.read_stat_by_path().as_ref()),
+            },
             None => self.pid_owner_by_path(stat),
         }
     }
