@@ -161,6 +161,26 @@ fn reports_exit_and_reap_on_each_kernel() {
 }
 
 #[test]
+fn status_of_own_child_is_known_on_each_kernel() {
+    let kernel = on_each_kernel!(status_of_own_child_is_known_on_each_kernel);
+    // Linux 5.3 has no status of a child with a pidfd.
+    let is_known = kernel.zombie_status || kernel.differences & NO_P_PIDFD == 0;
+    trap::install(kernel.differences, [None, None]);
+    // Each child exits at a random moment of a query, also between its system calls.
+    for _ in 0..300 {
+        let child = linux::fork(|| 7);
+        let mut process = ProcessExit::open(child.id()).unwrap();
+        let exit = loop {
+            if let Some(exit) = process.try_wait().unwrap() {
+                break exit;
+            }
+        };
+        assert_eq!(code(exit), is_known.then_some(7));
+        assert_eq!(child.reap(), 7 << 8);
+    }
+}
+
+#[test]
 fn adopts_only_pidfds_on_each_kernel() {
     let kernel = on_each_kernel!(adopts_only_pidfds_on_each_kernel);
     let mut grandchild = Grandchild::spawn();
