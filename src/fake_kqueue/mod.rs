@@ -11,6 +11,7 @@
 //! `FAKE_KQUEUE_SECONDS` is the time for each kernel, 3 by default. A failure prints its seed, and
 //! `FAKE_KQUEUE_SEED` replays it.
 
+mod finish;
 mod matching;
 mod target;
 
@@ -25,7 +26,6 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
-use tokio::time::timeout;
 
 use self::matching::Matching;
 use self::target::Target;
@@ -33,7 +33,7 @@ use crate::exit::Exit;
 use crate::exit_set::ExitSet;
 use crate::mechanism::Mechanism;
 use crate::process_exit::ProcessExit;
-use crate::sys::fake::{self, Model, Phase, System, with_model};
+use crate::sys::fake::{self, Phase, System, with_model};
 use crate::sys::{Opened, Process, Reopened};
 
 /// The number of operations for each seed.
@@ -146,6 +146,8 @@ impl Run {
             |percent| with_model(|model| std::mem::replace(&mut model.odds.exhausted, percent));
         let before = exhausted(100);
         let opened = Process::open(pid as u32);
+        // The later query must not be of another process.
+        let target = Target::opened(pid, since);
         exhausted(before);
         let opened = match opened {
             Ok(Opened::Refused(refused)) => match refused.probe.reopen() {
@@ -159,7 +161,6 @@ impl Run {
             }
         };
         let exit = ProcessExit::from_opened(NonZeroU32::new(pid as u32), Ok(opened));
-        let target = Target::opened(pid, since);
         self.waits.push(Wait { exit, target });
     }
 
@@ -256,9 +257,9 @@ impl Run {
         );
         // The event has the status, except of XNU's for those who may not kill the process.
         let is_event = wait.exit.mechanism() == Some(Mechanism::Kqueue);
-        let has_status = exit.status().is_some() || self.system == System::Xnu;
+        let must_have = is_event && self.system != System::Xnu || target.shows_status(self.system);
         assert!(
-            !is_event || has_status,
+            !must_have || exit.status().is_some(),
             "the status of {target:?} is missing"
         );
     }
@@ -282,7 +283,12 @@ impl Run {
     fn check_yield(&mut self, exit: &Exit) {
         let all = self.members.iter().enumerate();
         let admitting = all.filter(|(_, member)| member.admits(exit));
-        let admitting = admitting.map(|(n, _)| n).collect();
+        let admitting: Vec<usize> = admitting.map(|(n, _)| n).collect();
+        let mut members = admitting.iter().map(|&n| &self.members[n]);
+        assert!(
+            exit.status().is_some() || !members.all(|member| member.shows_status(self.system)),
+            "the status of {exit} is missing"
+        );
         assert!(
             self.matching.add_exit(admitting),
             "{exit} was yielded, but the members are {:?}",
@@ -362,82 +368,6 @@ impl Run {
                 self.matching.remove(only);
             }
         }
-    }
-
-    /// Ends all processes, and checks that no exit is lost.
-    async fn finish(mut self) {
-        // DragonFly does not show zombies, so a polled zombie of another user ends with its reap.
-        let has_foreign = with_model(|model| model.odds.foreign > 0);
-        let must_reap = self.system == System::DragonFly && has_foreign;
-        let reap_at_once = self.rng.bool() || must_reap;
-        let last = if reap_at_once {
-            Phase::Reaped
-        } else {
-            Phase::Zombie
-        };
-        let end = |last| {
-            with_model(|model| {
-                for number in model.living() {
-                    while model.processes[number].phase < last {
-                        model.proceed(number);
-                    }
-                }
-            });
-        };
-        end(last);
-        // A poller takes milliseconds, so most runs query instead, as a poller would.
-        let by_poller = self.rng.u8(0..8) == 0;
-        for until_reaped in [false, true] {
-            if until_reaped {
-                end(Phase::Reaped);
-            }
-            for n in (0..self.waits.len()).rev() {
-                if self.waits[n].target.until_reaped == until_reaped {
-                    let mut wait = self.waits.swap_remove(n);
-                    let is_polled = wait.exit.mechanism() == Some(Mechanism::Polling);
-                    let exit = if (is_polled || until_reaped) && !by_poller {
-                        wait.exit.try_wait().unwrap()
-                    } else {
-                        let exit = timeout(DEADLINE, &mut wait.exit).await;
-                        exit.ok().map(Result::unwrap)
-                    };
-                    let Some(exit) = exit else {
-                        panic!("the exit of {:?} was lost: {:?}", wait.target, wait.exit);
-                    };
-                    self.check_exit(&wait, &exit);
-                }
-            }
-            let has_more = |run: &Run| match until_reaped {
-                false => run.must_have(|member| !member.until_reaped),
-                true => run.matching.len() > 0,
-            };
-            while has_more(&self) {
-                let is_polled = self.set.polled_len() > 0 || until_reaped;
-                let exit = if is_polled && !by_poller {
-                    self.set.try_next_exit()
-                } else {
-                    timeout(DEADLINE, self.set.next_exit()).await.ok().flatten()
-                };
-                let Some(exit) = exit else {
-                    let lost = self.set.pids().map(|pid| self.members_with(pid as i32));
-                    panic!("exits were lost: {:?}", lost.collect::<Vec<_>>());
-                };
-                self.check_yield(&exit.unwrap());
-            }
-        }
-        assert_eq!(self.matching.len(), 0);
-        assert!(self.set.is_empty());
-        let (kqueues, filters) = with_model(Model::open);
-        assert!(
-            kqueues <= 1 && filters == 0,
-            "{kqueues} kqueues, {filters} filters"
-        );
-        drop(self);
-        assert_eq!(
-            with_model(Model::open),
-            (0, 0),
-            "kqueues and filters are left"
-        );
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitStatus;
 
 use crate::exit::Exit;
-use crate::sys::fake::{Model, Phase, with_model};
+use crate::sys::fake::{Model, Phase, System, with_model};
 
 /// The process that a wait is for.
 #[derive(Clone)]
@@ -47,6 +47,23 @@ impl Target {
             [only] => Some(only),
             _ => None,
         }
+    }
+
+    /// Whether any query shows the status: the process is a zombie, and the system shows the status and
+    /// the process's id.
+    pub(super) fn shows_status(&self, system: System) -> bool {
+        let Some(only) = self.only() else {
+            return false;
+        };
+        with_model(|model| {
+            let process = &model.processes[only];
+            let is_shown = match system {
+                System::FreeBsd => true,
+                System::Xnu => process.is_child || !process.is_foreign,
+                System::NetBsd | System::OpenBsd | System::DragonFly => false,
+            };
+            is_shown && process.phase == Phase::Zombie
+        })
     }
 
     pub(super) fn shares_a_process(&self, other: &Target) -> bool {

@@ -184,7 +184,7 @@ impl Model {
             reaped: None,
             // Two processes that start in the same microsecond do not have the same pid.
             start: self.now as i64 * 10,
-            is_child: !is_foreign && self.rng.bool(),
+            is_child: self.rng.bool(),
             is_foreign,
         });
     }

@@ -23,7 +23,7 @@ pub(crate) struct Process {
     pub(crate) born: u64,
     pub(crate) reaped: Option<u64>,
     pub(super) start: i64,
-    pub(super) is_child: bool,
+    pub(crate) is_child: bool,
     /// Whether the process is another user's, whom we may not signal.
-    pub(super) is_foreign: bool,
+    pub(crate) is_foreign: bool,
 }
