@@ -233,7 +233,7 @@ async fn resolves_although_the_pid_was_recycled() {
 
     let recycled = linux::recycle(pid, || Child::spawn(2), Child::id);
     let Some(mut second) = recycled else {
-        return support::skip("pids cannot be chosen (not root)");
+        return support::skip("the pid cannot be chosen (not root, or another process has it)");
     };
     let exit = deadline(process).await.unwrap();
     assert_eq!(exit.pid(), Some(pid));

@@ -888,7 +888,7 @@ fn does_not_report_the_status_of_a_recycled_pid() {
         let mut process = exit_of(pid);
         first.reap();
         let Some(second) = linux::recycle(pid, || linux::fork(|| 77), Forked::id) else {
-            return skip("pids cannot be chosen (not root)");
+            return skip("the pid cannot be chosen (not root, or another process has it)");
         };
         support::until("the second process is a zombie", || {
             linux::state_of(pid) == Some('Z')
@@ -926,7 +926,7 @@ fn reports_each_owner_of_a_recycled_pid() {
         owner.reap();
         let Some(next) = linux::recycle(pid, || linux::fork(|| linux::forever()), Forked::id)
         else {
-            return skip("pids cannot be chosen (not root)");
+            return skip("the pid cannot be chosen (not root, or another process has it)");
         };
         let exit = match &*role {
             "query" => {
@@ -980,7 +980,7 @@ fn polled_wait_takes_one_fd_once_there_is_one() {
     let pid = child.id();
     drop(child);
     let Some(_next) = linux::recycle(pid, || linux::fork(|| linux::forever()), Forked::id) else {
-        return skip("pids cannot be chosen (not root)");
+        return skip("the pid cannot be chosen (not root, or another process has it)");
     };
     process.try_wait().unwrap().expect("the first has exited");
     drop(process);
@@ -1053,7 +1053,7 @@ fn does_not_wait_for_the_next_owner_of_the_pid() {
     // Start the second child in a later clock tick: only then do the start times differ.
     std::thread::sleep(Duration::from_millis(30));
     let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
-        return skip("pids cannot be chosen (not root)");
+        return skip("the pid cannot be chosen (not root, or another process has it)");
     };
     // Descriptors are free again, but the wait must not register the second child.
     let exit = runtime().block_on(deadline(&mut process)).unwrap();
@@ -1551,6 +1551,23 @@ fn denial_of_one_pid_does_not_affect_others() {
     assert_eq!(set.polled_len() == 0, expected == Mechanism::PidFd);
 }
 
+/// Runs one test again, with events and by polling, where `/proc` hides the processes of other users.
+fn rerun_under_hidepid(test: &str) {
+    for role in ["events", "polling"] {
+        rerun_with_mounts(test, role, || {
+            mount_call(c"proc", c"/proc", c"proc", 0, c"hidepid=2")
+        });
+    }
+}
+
+/// Changes the user of this process to `nobody`.
+fn become_nobody() {
+    // SAFETY: the call takes an integer.
+    check(unsafe { libc::setgid(65534) }).unwrap();
+    // SAFETY: the call takes an integer.
+    check(unsafe { libc::setuid(65534) }).unwrap();
+}
+
 #[test]
 fn makes_up_no_status_under_hidepid() {
     const TEST: &str = "makes_up_no_status_under_hidepid";
@@ -1558,12 +1575,7 @@ fn makes_up_no_status_under_hidepid() {
         if !linux::is_root() {
             return skip("not root, so nothing can be mounted over /proc");
         }
-        for role in ["events", "polling"] {
-            rerun_with_mounts(TEST, role, || {
-                mount_call(c"proc", c"/proc", c"proc", 0, c"hidepid=2")
-            });
-        }
-        return;
+        return rerun_under_hidepid(TEST);
     };
     if role == "polling" {
         deny!(libc::SYS_pidfd_open, libc::EPERM);
@@ -1575,10 +1587,7 @@ fn makes_up_no_status_under_hidepid() {
     of_hidden_later
         .identity()
         .expect("the process is not hidden yet");
-    // SAFETY: the call takes an integer.
-    check(unsafe { libc::setgid(65534) }).unwrap();
-    // SAFETY: the call takes an integer.
-    check(unsafe { libc::setuid(65534) }).unwrap();
+    become_nobody();
     assert!(
         std::fs::metadata(format!("/proc/{}", grandchild.id())).is_err(),
         "the grandchild is hidden"
@@ -1608,12 +1617,7 @@ fn status_of_own_child_is_known_under_hidepid() {
         if !linux::waitid_shows_status() {
             return skip("this kernel does not show the status without /proc");
         }
-        for role in ["events", "polling"] {
-            rerun_with_mounts(TEST, role, || {
-                mount_call(c"proc", c"/proc", c"proc", 0, c"hidepid=2")
-            });
-        }
-        return;
+        return rerun_under_hidepid(TEST);
     };
     if role == "polling" {
         deny!(libc::SYS_pidfd_open, libc::EPERM);
@@ -1624,10 +1628,7 @@ fn status_of_own_child_is_known_under_hidepid() {
     let child = linux::fork(|| i32::from(linux::read_byte(fd)));
     let mut process = exit_of(child.id());
     assert_eq!(process.try_wait().unwrap(), None);
-    // SAFETY: the call takes an integer.
-    check(unsafe { libc::setgid(65534) }).unwrap();
-    // SAFETY: the call takes an integer.
-    check(unsafe { libc::setuid(65534) }).unwrap();
+    become_nobody();
     assert!(
         std::fs::metadata(format!("/proc/{}", child.id())).is_err(),
         "the child is hidden"

@@ -157,7 +157,7 @@ mod linux {
     #[tokio::test]
     async fn does_not_open_the_next_owner_of_the_pid() {
         if !linux::is_root() {
-            return support::skip("pids cannot be chosen (not root)");
+            return support::skip("the pid cannot be chosen (not root, or another process has it)");
         }
         let child = Child::spawn(0);
         let (pid, identity) = (child.id(), exit_of(child.id()).identity().unwrap());

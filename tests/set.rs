@@ -172,7 +172,7 @@ async fn yields_both_processes_that_shared_a_pid() {
     first.reap();
     std::thread::sleep(Duration::from_millis(30));
     let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
-        return support::skip("pids cannot be chosen (not root)");
+        return support::skip("the pid cannot be chosen (not root, or another process has it)");
     };
     assert!(set.insert(pid).unwrap());
     assert!(!set.insert(pid).unwrap());
@@ -1010,7 +1010,7 @@ async fn recycled_pid_refers_to_its_current_owner() {
     first.reap();
     std::thread::sleep(Duration::from_millis(30));
     let Some(mut second) = linux::recycle(pid, || Child::spawn(2), Child::id) else {
-        return support::skip("pids cannot be chosen (not root)");
+        return support::skip("the pid cannot be chosen (not root, or another process has it)");
     };
     let mut set = ExitSet::new();
     assert!(set.insert(pid).unwrap());

@@ -116,7 +116,7 @@ mod linux {
     #[tokio::test]
     async fn does_not_signal_the_next_owner_of_the_pid() {
         if !linux::is_root() {
-            return support::skip("pids cannot be chosen (not root)");
+            return support::skip("the pid cannot be chosen (not root, or another process has it)");
         }
         let child = Child::spawn(0);
         let pid = child.id();
