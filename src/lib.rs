@@ -78,9 +78,9 @@
 //! - Linux 6.18, after the reap: the leader thread exits by itself at the moment at which another thread ends
 //!   the process. The status is wrong in a few of some thousand such cases.
 //! - Linux before 5.17, your own children: the leader thread exits by itself, and then another thread ends the
-//!   process that has run for less than a tick of the scheduler and caused no page fault. Or the process is
-//!   killed while a thread that is not the leader is inside `execve`. In other cases in which the two codes may
-//!   differ, the status is `None`.
+//!   process. The status is wrong only if the other thread has run for less than a tick of the scheduler and has
+//!   caused no page fault. It is also wrong if the process is killed while a thread that is not the leader is
+//!   inside `execve`. In other cases in which the two codes may differ, the status is `None`.
 //!
 //! # Timeouts and many processes
 //!
@@ -148,9 +148,10 @@
 //! # Cost
 //!
 //! A wait takes one descriptor (on Windows a handle) and no thread. On Linux it takes five system calls
-//! besides the queries after an event: open, register, query, deregister and close. There, a task is woken about 10 % later than a
-//! thread in `epoll_wait` for your own child, and about 70 % later for another process, because `/proc` is
-//! read for the exit status. `benches/README.md` in the repository has all measurements.
+//! besides the queries after an event: open, register, query, deregister and close. On Linux, a task that
+//! waits for your own child is woken about 10 % later than a thread in `epoll_wait`. For another process it is
+//! about 70 % later, because `/proc` is read for the exit status. `benches/README.md` in the repository has
+//! all measurements.
 //!
 //! # Features
 //!

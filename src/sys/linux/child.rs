@@ -70,7 +70,7 @@ fn is_status_of_process(
 /// Whether a zombie has never had a second thread. `faults` is the number of the process's page faults.
 ///
 /// The numbers of the process include all threads that it has had. A thread's CPU time counts from its first
-/// tick or switch, so a second thread is missed if it ran for less and caused no page fault.
+/// tick or switch. So a thread is missed if it ran for less and caused no page fault.
 fn had_one_thread(pid: libc::pid_t, proc_pid: u32, faults: u64) -> bool {
     /// The last bits of the CPU clock of a process: `CPUCLOCK_SCHED` of linux/posix-timers.h.
     const CPUCLOCK_SCHED: libc::clockid_t = 2;
