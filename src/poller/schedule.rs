@@ -21,7 +21,7 @@ const IDLE_FACTOR: u32 = 24;
 
 /// The longest time for which polling is idle after a batch. Bounds the delay if a clock jumps, for
 /// example because a virtual machine was paused.
-const MAX_IDLE: Duration = Duration::from_millis(200);
+pub(super) const MAX_IDLE: Duration = Duration::from_millis(200);
 
 /// The processes of a poller, and their next queries.
 #[derive(Default)]
@@ -181,6 +181,17 @@ pub(super) fn idle_time(elapsed: Duration, cpu_time: Duration) -> Duration {
         cpu_time => cpu_time.min(elapsed.saturating_mul(2)),
     };
     work.saturating_mul(IDLE_FACTOR).min(MAX_IDLE)
+}
+
+/// Returns how long polling is idle after a task has queried `queried` processes.
+pub(super) fn idle_time_of_task(elapsed: Duration, queried: usize) -> Duration {
+    // Use the elapsed time: the CPU clock of the thread also counts the work of other tasks. Count the
+    // time three times, because the timer and the wake-up take up to twice as long as the queries.
+    let idle_time = idle_time(elapsed.saturating_mul(3), Duration::ZERO);
+    // The idle times of all tasks add up. So bound each by the number of queries, as in the thread.
+    const MAX_FOR_ONE: Duration =
+        Duration::from_nanos(MAX_IDLE.as_nanos() as u64 / BATCH_SIZE as u64);
+    idle_time.min(MAX_FOR_ONE.saturating_mul(queried.max(1) as u32))
 }
 
 /// The attempts to get event sources again.

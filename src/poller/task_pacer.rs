@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{self, Handle};
 use tokio::time::Sleep;
 
-use super::schedule::{MIN_INTERVAL, Reopening, idle_time, next_interval};
+use super::schedule::{MIN_INTERVAL, Reopening, idle_time_of_task, next_interval};
 use super::{Outcome, Polled};
 
 /// The least time between two errors about missing timers.
@@ -19,8 +19,9 @@ const ERROR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits how often a task queries its own processes.
 ///
-/// The task sleeps by the timer of its runtime. If the runtime has no timers or has shut down, the task yields until its
-/// next query is due, which keeps one core busy. So an error then reports the cause once a second.
+/// The task sleeps by the timer of its runtime. If the runtime has no timers or has shut down, the task
+/// yields until its next query is due, which keeps one core busy. So an error then reports the cause once
+/// a second.
 pub(crate) struct TaskPacer {
     /// When the next queries are due. `None`: one interval after the next poll.
     due: Option<Instant>,
@@ -67,11 +68,21 @@ fn shared() -> MutexGuard<'static, Shared> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Shared {
+    /// Makes polling idle after a task's queries, which ended at `now`. Returns when that task may work
+    /// again.
+    fn record_work(&mut self, now: Instant, elapsed: Duration, queried: usize) -> Instant {
+        let idle_until = self.idle_until.map_or(now, |until| until.max(now));
+        self.idle_until = Some(idle_until + idle_time_of_task(elapsed, queried));
+        idle_until
+    }
+}
+
 impl TaskPacer {
     /// Waits until the next queries are due.
     ///
-    /// Returns an error if the runtime has no timers or has shut down, unless a task has returned this error within the
-    /// last second. The wait goes on after the error.
+    /// Returns an error if the runtime has no timers or has shut down, unless a task has returned this
+    /// error within the last second. The wait goes on after the error.
     pub(crate) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let now = Instant::now();
         let due = *self.due.get_or_insert(now + self.interval);
@@ -100,14 +111,10 @@ impl TaskPacer {
     /// Schedules the next queries, after `queried` of `total` processes have been queried since `started`.
     pub(crate) fn schedule(&mut self, started: Instant, queried: usize, total: usize) {
         let now = Instant::now();
-        let mut shared = shared();
-        let idle_until = shared.idle_until.map_or(now, |until| until.max(now));
+        let idle_until = shared().record_work(now, now - started, queried);
         // Spread the queries of all processes over the interval.
         let interval = self.interval.mul_f64(queried as f64 / total as f64);
         self.due = Some(idle_until.max(now + interval));
-        // Use the elapsed time: the CPU clock of this thread also counts the work of other tasks. Count
-        // the time three times, because the timer and the wake-up take up to twice as long as the queries.
-        shared.idle_until = Some(idle_until + idle_time(3 * (now - started), Duration::ZERO));
         self.interval = next_interval(self.interval);
         self.timer = None;
     }
@@ -164,4 +171,23 @@ fn no_thread_and_no_timers() -> io::Error {
     let reason = "polling needs a thread, which the system refuses, or timers: the runtime was built \
                   without `enable_time`, or has shut down";
     io::Error::new(io::ErrorKind::WouldBlock, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schedule::MAX_IDLE;
+    use super::*;
+
+    #[test]
+    fn tasks_wait_within_a_bound_if_a_clock_jumps() {
+        let now = Instant::now();
+        let mut shared = Shared::default();
+        // The machine was paused while each task queried its process.
+        for _ in 0..160 {
+            shared.record_work(now, Duration::from_secs(3600), 1);
+        }
+        // As long as the poller's thread waits in all for 160 processes.
+        let last = shared.record_work(now, Duration::ZERO, 1);
+        assert!(last - now <= 160 / 16 * MAX_IDLE, "{:?}", last - now);
+    }
 }
