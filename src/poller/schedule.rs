@@ -186,8 +186,8 @@ pub(super) fn idle_time(elapsed: Duration, cpu_time: Duration) -> Duration {
 /// Returns how long polling is idle after a task has queried `queried` processes.
 pub(super) fn idle_time_of_task(elapsed: Duration, queried: usize) -> Duration {
     // Use the elapsed time: the CPU clock of the thread also counts the work of other tasks. Count the
-    // time three times, because the timer and the wake-up take up to twice as long as the queries.
-    let idle_time = idle_time(elapsed.saturating_mul(3), Duration::ZERO);
+    // time four times, because the timer and the wake-up take up to three times as long as the queries.
+    let idle_time = idle_time(elapsed.saturating_mul(4), Duration::ZERO);
     // The idle times of all tasks add up. So bound each by the number of queries, as in the thread.
     const MAX_FOR_ONE: Duration =
         Duration::from_nanos(MAX_IDLE.as_nanos() as u64 / BATCH_SIZE as u64);
