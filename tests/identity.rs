@@ -572,6 +572,9 @@ fn serializes_as_a_line_of_text() {
         identity
     );
     let error = serde_json::from_str::<ProcessIdentity>("\"1234\"").unwrap_err();
-    assert!(error.to_string().contains("expected a whole line"), "{error}");
+    assert!(
+        error.to_string().contains("expected a whole line"),
+        "{error}"
+    );
     assert!(serde_json::from_str::<ProcessIdentity>("1234").is_err());
 }
