@@ -247,11 +247,14 @@ async fn never_returns_the_leader_threads_status() {
     let soon: Thread = || unsafe { libc::usleep(2000) } + 7;
     let forever: Thread = || linux::forever();
     let dumps: Thread = || {
+        // A shell starts programs in the background with this signal ignored.
+        // SAFETY: the call takes integers.
+        unsafe { libc::signal(libc::SIGQUIT, libc::SIG_DFL) };
         // Send the signal to this thread, which then dumps core.
         // SAFETY: the call takes no arguments.
         let (process, thread) = (std::process::id() as i32, unsafe { libc::gettid() });
         // SAFETY: the call takes integers.
-        unsafe { libc::tgkill(process, thread, libc::SIGQUIT) };
+        unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGQUIT) };
         linux::forever()
     };
     let (exits, waits): (Leader, Leader) = (|| None, || linux::forever());
