@@ -364,6 +364,7 @@ impl ExitSet {
     /// # Examples
     ///
     /// ```
+    /// # #![cfg_attr(not(unix), allow(unused_imports))]
     /// use std::time::Duration;
     /// use tokio_process_exit::ExitSet;
     ///
