@@ -460,9 +460,14 @@ fn polling_in_the_task_uses_under_5_percent_of_a_core() {
         let (before, start) = (linux::cpu_time(), Instant::now());
         let waits = join(processes.next(), set.next_exit());
         let _ = tokio::time::timeout(Duration::from_secs(2), waits).await;
-        let share = (linux::cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+        let used = linux::cpu_time() - before;
+        let share = used.as_secs_f64() / start.elapsed().as_secs_f64();
         println!("{:.2} % of one core", share * 100.0);
-        assert!(share < 0.05, "{:.2} % of one core", share * 100.0);
+        assert!(
+            used < support::scaled(start.elapsed().mul_f64(0.05)),
+            "{:.2} % of one core",
+            share * 100.0
+        );
     });
 }
 
@@ -1075,10 +1080,12 @@ fn threads_named(name: &str) -> usize {
 fn polls_thousands_with_one_thread() {
     let _ = in_own_process!(polls_thousands_with_one_thread, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
+    // Build the runtime first: the waits may take all descriptors but one.
+    let runtime = runtime();
     let children = many(2000);
     let mut processes: FuturesUnordered<ProcessExit> =
         children.iter().map(|child| exit_of(child.id())).collect();
-    runtime().block_on(async {
+    runtime.block_on(async {
         still_pending(processes.next()).await;
         assert_eq!(threads_named("process-exit"), 1);
         let killed = children.iter().map(Forked::id);
