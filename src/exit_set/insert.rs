@@ -51,8 +51,8 @@ impl ExitSet {
     /// After [`until_reaped`](ProcessExit::until_reaped), the set yields the process at its reap. If the
     /// process could not be opened, the set yields the error.
     ///
-    /// The set does not recognize a member that has been reaped if a later member has its pid. Such a
-    /// process is added a second time.
+    /// The set does not recognize a member that has been reaped if a later member has its pid, and before
+    /// Linux 6.9 also if `/proc` does not show the process. Such a process is added a second time.
     ///
     /// # Examples
     ///

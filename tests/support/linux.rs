@@ -80,6 +80,16 @@ pub fn state_of(pid: u32) -> Option<char> {
     stat.get(name_end + 2).map(|&byte| byte as char)
 }
 
+/// Whether each pidfd has the inode of its process (Linux 6.9).
+pub fn pidfds_have_inodes() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let [this, init] = [std::process::id(), 1].map(|pid| {
+        let file = fs::File::from(pidfd_open(pid, 0));
+        file.metadata().expect("a pidfd has metadata").ino()
+    });
+    this != init
+}
+
 /// Returns the number of threads of this process.
 pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").expect("/proc").count()

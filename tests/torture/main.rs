@@ -295,6 +295,7 @@ fn scenario(name: &'static str, budget: Budget) -> Scenario {
             && linux::pidfd_reports_status(),
         refuse_registration: false,
         pidfds: !support::poll_forced(),
+        inodes: linux::pidfds_have_inodes(),
         identities: true,
         prepare: || {},
     }

@@ -42,7 +42,9 @@ pub struct Scenario {
     pub refuse_registration: bool,
     /// Whether an opened process has a pidfd.
     pub pidfds: bool,
-    /// Whether a set can recognize a reaped process without a pidfd.
+    /// Whether each pidfd has the inode of its process, by which a set recognizes a reaped process.
+    pub inodes: bool,
+    /// Whether a set can recognize a reaped process without such an inode.
     pub identities: bool,
     /// Drops privileges or denies pidfds. Called after all parent processes and before any thread is
     /// started.
@@ -724,7 +726,9 @@ impl TestedSet {
         // Whether the set must recognize a duplicate. A wait with a pidfd and a wait without one have
         // no identity in common.
         let is_alike = duplicate_has_pidfd == Some(has_pidfd);
-        let is_comparable = is_alike && (has_pidfd || self.stress.scenario.identities);
+        // Before Linux 6.9, only `/proc` identifies a process after its reap.
+        let has_inode = has_pidfd && self.stress.scenario.inodes;
+        let is_comparable = is_alike && (has_inode || self.stress.scenario.identities);
         let is_recognizable = is_comparable || !target.may_be_reaped();
         match inserted {
             Ok(true) if is_certain && is_duplicate && is_recognizable => {
