@@ -1080,7 +1080,8 @@ fn threads_named(name: &str) -> usize {
 fn polls_thousands_with_one_thread() {
     let _ = in_own_process!(polls_thousands_with_one_thread, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);
-    // Build the runtime first: the waits may take all descriptors but one.
+    // Each wait takes a descriptor.
+    limit_descriptors(4096);
     let runtime = runtime();
     let children = many(2000);
     let mut processes: FuturesUnordered<ProcessExit> =
