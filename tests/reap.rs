@@ -171,7 +171,9 @@ fn subreaper_reaps_an_orphan() {
     let (subreaper, unused) = (1, 0);
     // SAFETY: the call takes integers.
     let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, subreaper, unused, unused) };
-    assert_eq!(result, 0);
+    if result != 0 {
+        return support::skip("this process cannot become a subreaper (under an emulator)");
+    }
     let (mut read, mut write) = pipe();
     let parent = fork(|| {
         let orphan = fork(|| forever());
