@@ -212,8 +212,10 @@ fn die_with_parent() {
 
 /// Returns whether a process has exited and has not been reaped.
 pub fn is_zombie(pid: u32) -> bool {
+    // The leader thread is a zombie before the other threads have ended. An emulator has such threads.
     #[cfg(target_os = "linux")]
-    return super::linux::state_of(pid) == Some('Z');
+    return super::linux::state_of(pid) == Some('Z')
+        && std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() == 1);
     #[cfg(not(target_os = "linux"))]
     {
         let ps = Command::new("ps")
