@@ -10,10 +10,6 @@ use super::Members;
 use super::slab::Key;
 use crate::sys::{Probe, Registration};
 
-/// The exit code of a process that is killed on Windows. The same as that of [`std::process::Child::kill`].
-#[cfg(windows)]
-const EXIT_CODE: u32 = 1;
-
 impl Members {
     /// Asks all members to exit, and kills those that have not exited after `grace`.
     ///
@@ -42,53 +38,57 @@ impl Members {
         refused: &mut Vec<(Key, io::Error)>,
     ) -> io::Result<()> {
         #[cfg(unix)]
-        self.signal_all(refused, &[libc::SIGTERM, libc::SIGCONT])
-            .await;
+        self.for_each_but(refused, Members::request_exit).await;
         self.wait_for_others(&keys_of(refused), grace).await?;
-        #[cfg(unix)]
-        self.signal_all(refused, &[libc::SIGKILL]).await;
-        #[cfg(windows)]
-        self.terminate_all(refused).await;
+        self.for_each_but(refused, Members::kill).await;
         self.wait_for_others(&keys_of(refused), Duration::MAX).await
     }
 
-    /// Sends these signals to each member that is waited for and not in `refused`. Adds a member to
-    /// `refused` if the first signal fails and the member has not exited.
     #[cfg(unix)]
-    async fn signal_all(&mut self, refused: &mut Vec<(Key, io::Error)>, signals: &[i32]) {
-        let exempt = keys_of(refused);
-        for key in self.waiting_but(&exempt) {
-            for (n, &signal) in signals.iter().enumerate() {
-                let with_registration = |registration: &Registration| registration.signal(signal);
-                let with_probe = |probe: &Probe| probe.signal(signal);
-                match self.with_member(key, "signal", with_registration, with_probe) {
-                    Err(error) if n == 0 && error.kind() != io::ErrorKind::NotFound => {
-                        refused.push((key, error));
-                        break;
-                    }
-                    _ => {}
-                }
-            }
-            // Other tasks must not wait until thousands of processes have been signalled.
-            coop::consume_budget().await;
-        }
+    fn request_exit(&mut self, key: Key) -> io::Result<()> {
+        self.signal(key, libc::SIGTERM)?;
+        // Ignore an error: SIGTERM has been sent, and SIGKILL also ends a stopped process.
+        let _ = self.signal(key, libc::SIGCONT);
+        Ok(())
     }
 
-    /// Terminates each member that is waited for and not in `refused`. Adds a member to `refused` if that
-    /// fails and the member has not exited.
+    #[cfg(unix)]
+    fn kill(&mut self, key: Key) -> io::Result<()> {
+        self.signal(key, libc::SIGKILL)
+    }
+
+    #[cfg(unix)]
+    fn signal(&mut self, key: Key, signal: i32) -> io::Result<()> {
+        let with_registration = |registration: &Registration| registration.signal(signal);
+        let with_probe = |probe: &Probe| probe.signal(signal);
+        self.with_member(key, "signal", with_registration, with_probe)
+    }
+
     #[cfg(windows)]
-    async fn terminate_all(&mut self, refused: &mut Vec<(Key, io::Error)>) {
+    fn kill(&mut self, key: Key) -> io::Result<()> {
+        // As `std::process::Child::kill`.
+        const EXIT_CODE: u32 = 1;
+        let with_registration = |registration: &Registration| registration.terminate(EXIT_CODE);
+        let with_probe = |probe: &Probe| probe.terminate(EXIT_CODE);
+        self.with_member(key, "terminate", with_registration, with_probe)
+    }
+
+    /// Calls `action` with each member that is waited for and not in `refused`. Adds a member to `refused`
+    /// if the action fails and the member has not exited.
+    async fn for_each_but(
+        &mut self,
+        refused: &mut Vec<(Key, io::Error)>,
+        action: fn(&mut Members, Key) -> io::Result<()>,
+    ) {
         let exempt = keys_of(refused);
         for key in self.waiting_but(&exempt) {
-            let with_registration = |registration: &Registration| registration.terminate(EXIT_CODE);
-            let with_probe = |probe: &Probe| probe.terminate(EXIT_CODE);
-            match self.with_member(key, "terminate", with_registration, with_probe) {
+            match action(self, key) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     refused.push((key, error));
                 }
                 _ => {}
             }
-            // Other tasks must not wait until thousands of processes have been terminated.
+            // Other tasks must not wait until thousands of processes have been signalled.
             coop::consume_budget().await;
         }
     }
