@@ -9,9 +9,25 @@ use std::time::{Duration, Instant};
 use super::polled::Target;
 use super::{Outcome, OutcomeQueue};
 
-/// The first and the longest interval between two queries of a process. Each query doubles it.
-pub(super) const MIN_INTERVAL: Duration = Duration::from_micros(100);
-const MAX_INTERVAL: Duration = Duration::from_millis(40);
+/// The interval between two queries of a process. Each query doubles it.
+#[derive(Clone, Copy)]
+pub(super) struct Interval(pub(super) Duration);
+
+impl Interval {
+    pub(super) const MIN: Duration = Duration::from_micros(100);
+    const MAX: Duration = Duration::from_millis(40);
+
+    pub(super) fn double(&mut self) {
+        self.0 = Interval::MAX.min(self.0 * 2);
+    }
+}
+
+/// The shortest interval.
+impl Default for Interval {
+    fn default() -> Interval {
+        Interval(Interval::MIN)
+    }
+}
 
 /// The largest number of processes that are queried before the poller measures its CPU time.
 pub(crate) const BATCH_SIZE: usize = 16;
@@ -44,7 +60,7 @@ pub(super) struct Schedule {
 /// A process in a schedule, and the receiver of its outcome.
 pub(super) struct Watched {
     target: Arc<Target>,
-    interval: Duration,
+    interval: Interval,
     /// Where the outcome is sent, together with `token`.
     queue: Arc<OutcomeQueue>,
     token: u64,
@@ -54,7 +70,7 @@ impl Watched {
     pub(super) fn new(target: &Arc<Target>, queue: &Arc<OutcomeQueue>, token: u64) -> Watched {
         Watched {
             target: target.clone(),
-            interval: MIN_INTERVAL,
+            interval: Interval::default(),
             queue: queue.clone(),
             token,
         }
@@ -83,7 +99,7 @@ impl Schedule {
         self.next_key += 1;
         self.processes.insert(key, watched);
         // The caller has just queried the process, so the first query is one interval away.
-        let due = Instant::now() + MIN_INTERVAL;
+        let due = Instant::now() + Interval::MIN;
         self.due.push(Reverse((due, key)));
         let wake_at = self.not_before_idle_end(due);
         let wake_now = self.asleep_until.is_some_and(|until| wake_at < until);
@@ -148,8 +164,8 @@ impl Schedule {
             };
             match outcome {
                 None => {
-                    watched.interval = next_interval(watched.interval);
-                    self.due.push(Reverse((now + watched.interval, key)));
+                    watched.interval.double();
+                    self.due.push(Reverse((now + watched.interval.0, key)));
                 }
                 Some(outcome) => {
                     wakers.extend(watched.send(outcome));
@@ -164,11 +180,6 @@ impl Schedule {
     pub(super) fn record_work(&mut self, now: Instant, elapsed: Duration, cpu_time: Duration) {
         self.idle_until = Some(now + idle_time(elapsed, cpu_time));
     }
-}
-
-/// Returns the interval that follows `interval`.
-pub(super) fn next_interval(interval: Duration) -> Duration {
-    MAX_INTERVAL.min(interval * 2)
 }
 
 /// Returns how long polling is idle after a batch of queries.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{self, Handle};
 use tokio::time::Sleep;
 
-use super::schedule::{MIN_INTERVAL, Reopening, idle_time_of_task, next_interval};
+use super::schedule::{Interval, Reopening, idle_time_of_task};
 use super::{Outcome, Polled};
 
 /// The least time between two errors about missing timers.
@@ -22,23 +22,13 @@ const ERROR_INTERVAL: Duration = Duration::from_secs(1);
 /// The task sleeps by the timer of its runtime. If the runtime has no timers or has shut down, the task
 /// yields until its next query is due, which keeps one core busy. So an error then reports the cause once
 /// a second.
+#[derive(Default)]
 pub(crate) struct TaskPacer {
     /// When the next queries are due. `None`: one interval after the next poll.
     due: Option<Instant>,
-    interval: Duration,
+    interval: Interval,
     timer: Option<Timer>,
     reopening: Reopening,
-}
-
-impl Default for TaskPacer {
-    fn default() -> TaskPacer {
-        TaskPacer {
-            due: None,
-            interval: MIN_INTERVAL,
-            timer: None,
-            reopening: Reopening::default(),
-        }
-    }
 }
 
 /// A timer, and its runtime.
@@ -85,7 +75,7 @@ impl TaskPacer {
     /// error within the last second. The wait goes on after the error.
     pub(crate) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let now = Instant::now();
-        let due = *self.due.get_or_insert(now + self.interval);
+        let due = *self.due.get_or_insert(now + self.interval.0);
         if due <= now {
             return Poll::Ready(Ok(()));
         }
@@ -113,16 +103,16 @@ impl TaskPacer {
         let now = Instant::now();
         let idle_until = shared().record_work(now, now - started, queried);
         // Spread the queries of all processes over the interval.
-        let interval = self.interval.mul_f64(queried as f64 / total as f64);
+        let interval = self.interval.0.mul_f64(queried as f64 / total as f64);
         self.due = Some(idle_until.max(now + interval));
-        self.interval = next_interval(self.interval);
+        self.interval.double();
         self.timer = None;
     }
 
     /// Returns to the shortest interval, for a new process.
     pub(crate) fn restart(&mut self) {
-        self.interval = MIN_INTERVAL;
-        let soon = Instant::now() + MIN_INTERVAL;
+        self.interval = Interval::default();
+        let soon = Instant::now() + Interval::MIN;
         self.due = self.due.map(|due| due.min(soon));
         self.timer = None;
     }

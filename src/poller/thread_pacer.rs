@@ -3,22 +3,14 @@
 use std::thread;
 use std::time::Duration;
 
-use super::schedule::{MIN_INTERVAL, Reopening, next_interval};
+use super::schedule::{Interval, Reopening};
 use super::{Outcome, Polled};
 
 /// The intervals between the queries of a thread that waits for one process.
+#[derive(Default)]
 pub(crate) struct ThreadPacer {
-    interval: Duration,
+    interval: Interval,
     reopening: Reopening,
-}
-
-impl Default for ThreadPacer {
-    fn default() -> ThreadPacer {
-        ThreadPacer {
-            interval: MIN_INTERVAL,
-            reopening: Reopening::default(),
-        }
-    }
 }
 
 impl ThreadPacer {
@@ -29,7 +21,7 @@ impl ThreadPacer {
 
     /// Blocks for the next interval, but no longer than `max`.
     pub(crate) fn sleep(&mut self, max: Duration) {
-        thread::sleep(self.interval.min(max));
-        self.interval = next_interval(self.interval);
+        thread::sleep(self.interval.0.min(max));
+        self.interval.double();
     }
 }
