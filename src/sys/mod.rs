@@ -116,11 +116,6 @@ pub(crate) use backend::*;
     all(test, tokio_process_exit_fake_kqueue)
 ))]
 mod no_namespaces;
-#[cfg(any(
-    not(any(target_os = "linux", target_os = "android")),
-    all(test, tokio_process_exit_fake_kqueue)
-))]
-pub(crate) use no_namespaces::{has_exited_elsewhere, origin};
 
 #[cfg(unix)]
 mod unix;

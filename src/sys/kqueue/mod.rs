@@ -36,6 +36,7 @@ pub(crate) use self::probe::Probe;
 pub(crate) use self::proc_info::KEY_ROUNDING;
 pub(super) use self::proc_info::boot_id;
 pub(crate) use self::selector::{Event, Registration, Selector};
+pub(crate) use super::no_namespaces::{has_exited_elsewhere, origin};
 use super::unix::async_fd::LazyAsyncFd;
 pub(crate) use super::unix::child::open_child;
 use super::unix::syscalls;

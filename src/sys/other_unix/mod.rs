@@ -8,6 +8,7 @@ mod no_events;
 use std::io;
 
 pub(crate) use self::no_events::*;
+pub(crate) use super::no_namespaces::{has_exited_elsewhere, origin};
 pub(crate) use super::unix::child::open_child;
 pub(crate) use super::unix::syscalls::thread_cpu_time;
 use super::unix::syscalls::{child_status, exists, is_child, pid_unverified, send_signal};

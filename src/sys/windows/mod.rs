@@ -20,6 +20,7 @@ use self::handle::ProcessHandle;
 pub(crate) use self::handle::thread_cpu_time;
 use self::registered_wait::RegisteredWait;
 pub(crate) use self::selector::{Event, Selector};
+pub(crate) use super::no_namespaces::{has_exited_elsewhere, origin};
 use super::{EventError, Opened, Reopened, State};
 use crate::error::OpenError;
 use crate::identity::{IdentityKey, KeyKind};
