@@ -441,6 +441,20 @@ fn polls_in_the_task_without_a_thread() {
     });
 }
 
+/// Polls for two seconds. Asserts that this process uses less than 5 % of one core.
+async fn assert_uses_under_5_percent<F: Future>(polled: usize, waits: F) {
+    let (before, start) = (linux::cpu_time(), Instant::now());
+    let _ = tokio::time::timeout(Duration::from_secs(2), waits).await;
+    let used = linux::cpu_time() - before;
+    let share = used.as_secs_f64() / start.elapsed().as_secs_f64();
+    println!("{polled} polled: {:.2} % of one core", share * 100.0);
+    assert!(
+        used < support::scaled(start.elapsed().mul_f64(0.05)),
+        "{polled} polled: {:.2} % of one core",
+        share * 100.0
+    );
+}
+
 #[test]
 fn polling_in_the_task_uses_under_5_percent_of_a_core() {
     let _ = in_own_process!(polling_in_the_task_uses_under_5_percent_of_a_core, ["1"]);
@@ -457,17 +471,7 @@ fn polling_in_the_task_uses_under_5_percent_of_a_core() {
     }
     runtime.block_on(async {
         still_pending(join(processes.next(), set.next_exit())).await;
-        let (before, start) = (linux::cpu_time(), Instant::now());
-        let waits = join(processes.next(), set.next_exit());
-        let _ = tokio::time::timeout(Duration::from_secs(2), waits).await;
-        let used = linux::cpu_time() - before;
-        let share = used.as_secs_f64() / start.elapsed().as_secs_f64();
-        println!("{:.2} % of one core", share * 100.0);
-        assert!(
-            used < support::scaled(start.elapsed().mul_f64(0.05)),
-            "{:.2} % of one core",
-            share * 100.0
-        );
+        assert_uses_under_5_percent(children.len(), join(processes.next(), set.next_exit())).await;
     });
 }
 
@@ -1118,16 +1122,7 @@ fn poller_uses_under_5_percent_of_a_core() {
             children.iter().map(|child| exit_of(child.id())).collect();
         runtime.block_on(async {
             still_pending(processes.next()).await;
-            let (before, start) = (linux::cpu_time(), Instant::now());
-            let _ = tokio::time::timeout(Duration::from_secs(2), processes.next()).await;
-            let used = linux::cpu_time() - before;
-            let share = used.as_secs_f64() / start.elapsed().as_secs_f64();
-            println!("{size} polled: {:.2} % of one core", share * 100.0);
-            assert!(
-                used < support::scaled(start.elapsed().mul_f64(0.05)),
-                "{size} polled: {:.2} % of one core",
-                share * 100.0
-            );
+            assert_uses_under_5_percent(size, processes.next()).await;
         });
     }
 }
