@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::{Command, Output};
 
@@ -235,7 +236,18 @@ fn group_exit_codes() -> (bool, bool) {
             // Under an emulator the leader thread cannot exit alone.
             return (release() >= (5, 17), release() >= (5, 17));
         }
-        let child = fork(|| leader_exits(|| 5));
+        // The two codes certainly differ if the leader thread has exited before the other thread exits.
+        let (mut read, mut write) = pipe();
+        let child = fork(|| {
+            leader_exits(|| {
+                let _ = read.read(&mut [0]);
+                5
+            })
+        });
+        super::until("the leader has exited", || {
+            state_of(child.id()) == Some('Z')
+        });
+        write.write_all(&[1]).expect("the child reads");
         // SAFETY: a siginfo is integers and pointers, for which all zeroes is a valid value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let options = libc::WEXITED | libc::WNOWAIT;
