@@ -73,14 +73,9 @@
 //! [Platforms](platforms#linux-before-615-processes-that-are-reaped-at-once) has figures for Linux before
 //! 6.15.
 //!
-//! In two known cases, Linux itself reports a wrong status, the code of the process's leader thread:
-//!
-//! - Linux 6.18, after the reap: the leader thread exits by itself at the moment at which another thread ends
-//!   the process. The status is wrong in a few of some thousand such cases.
-//! - Linux before 5.17, your own children: the leader thread exits by itself, and then another thread ends the
-//!   process. The status is wrong only if the other thread has run for less than a tick of the scheduler and has
-//!   caused no page fault. It is also wrong if the process is killed while a thread that is not the leader is
-//!   inside `execve`. In other cases in which the two codes may differ, the status is `None`.
+//! In one known case, Linux itself reports a wrong status, the code of the process's leader thread: on Linux
+//! 6.18, after the reap, if the leader thread exits by itself at the moment at which another thread ends the
+//! process. The status is wrong in a few of some thousand such cases.
 //!
 //! # Timeouts and many processes
 //!

@@ -260,7 +260,8 @@ async fn never_returns_the_leader_threads_status() {
     let (exits, waits): (Leader, Leader) = (|| None, || linux::forever());
     // Whether every kernel shows the status.
     let (sometimes, always) = (false, true);
-    let scenarios: [(&str, Thread, Leader, bool); 7] = [
+    let execs: Thread = || linux::exec_sh(c"exit 5");
+    let scenarios: [(&str, Thread, Leader, bool); 8] = [
         (
             "leader exits, thread ends the process",
             || 7,
@@ -273,6 +274,12 @@ async fn never_returns_the_leader_threads_status() {
         ("leader waits, thread dumps core", dumps, waits, sometimes),
         ("leader waits, thread ends the process", soon, waits, always),
         ("leader ends the process", forever, || Some(7), sometimes),
+        (
+            "thread calls `execve`, and is killed",
+            execs,
+            waits,
+            sometimes,
+        ),
     ];
     let directory = std::env::temp_dir().join(format!("status-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
@@ -282,7 +289,7 @@ async fn never_returns_the_leader_threads_status() {
         rlim_max: libc::RLIM_INFINITY,
     };
     for (scenario, thread, leader, is_known) in scenarios {
-        for _ in 0..20 {
+        for round in 0..100_u32 {
             let child = linux::fork(|| {
                 // Any core is written to a directory of the test.
                 // SAFETY: `path` ends with a null byte, and lives until the call returns.
@@ -292,10 +299,17 @@ async fn never_returns_the_leader_threads_status() {
                 linux::two_threads(thread, leader)
             });
             let process = exit_of(child.id());
-            if scenario.ends_with("killed") {
+            if scenario == "leader exits, process is killed" {
                 support::until("the leader has exited", || {
                     linux::state_of(child.id()) == Some('Z')
                 });
+                linux::kill(child.id(), libc::SIGKILL);
+            }
+            if scenario.contains("execve") {
+                // Kill the process at any moment of the call.
+                let start = std::time::Instant::now();
+                let delay = support::scaled(std::time::Duration::from_micros(10)) * round;
+                while start.elapsed() < delay {}
                 linux::kill(child.id(), libc::SIGKILL);
             }
             let exit = deadline(process).await.unwrap();

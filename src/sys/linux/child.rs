@@ -3,9 +3,15 @@
 //! Before Linux 5.17, `waitid` with WNOWAIT returns the exit code of the child's leader thread. Usually,
 //! it equals the code of the process. It is another one if the leader thread exited by itself, before
 //! another thread ended the process. It also lacks the core dump flag if another thread dumped core.
+//!
+//! `wait_task_zombie` of those kernels returns the leader thread's code to the parent too, unless the flag
+//! `SIGNAL_GROUP_EXIT` of the process is set. No file shows the flag, but a pair of signals does, see
+//! [`is_no_group_exit`].
 
-use super::procfs::{self, FlagsAndFaults};
-use super::{Status, syscalls};
+use std::os::fd::BorrowedFd;
+
+use super::procfs::{self, Pending};
+use super::{Status, pidfd, syscalls};
 
 /// A fatal signal, or `exit_group` in another thread, has ended the leader thread.
 const PF_SIGNALED: u32 = 0x400;
@@ -32,89 +38,95 @@ pub(super) struct Zombie {
     pub(super) status: Option<Status>,
 }
 
-/// Returns whether our own child has exited, and its exit status, as [`syscalls::exited_child`] does.
+/// Returns whether our own child has exited, and its exit status, as [`syscalls::child_status`] does.
 ///
-/// `proc_pid` returns the pid in the pid namespace of `/proc`. Before Linux 5.17, the status is the
-/// child's only if the child has not been reaped after this call.
+/// `fd` is a pidfd of the child, or its directory in `/proc`. `proc_pid` returns the pid in the pid namespace
+/// of `/proc`. Before Linux 5.17, the status is the child's only if the child has not been reaped after this
+/// call.
 pub(super) fn zombie(
     kind: libc::idtype_t,
     id: libc::id_t,
+    fd: Option<BorrowedFd<'_>>,
     proc_pid: impl FnOnce() -> Option<u32>,
 ) -> Option<Zombie> {
-    let (pid, status) = syscalls::exited_child(kind, id)?;
-    let is_of_process = || is_status_of_process(status, pid, proc_pid()).unwrap_or(false);
-    let is_certain = procfs::has_group_exit_code() || is_of_process();
+    let status = syscalls::child_status(kind, id)?;
+    let is_certain = procfs::has_group_exit_code()
+        || proc_pid().is_some_and(|pid| is_status_of_process(status, pid, fd));
     let status = is_certain.then_some(status);
     Some(Zombie { status })
 }
 
-/// Whether the status of the leader thread is that of the process. `None` if `/proc` cannot be read.
-fn is_status_of_process(
-    Status(status): Status,
-    pid: libc::pid_t,
-    proc_pid: Option<u32>,
-) -> Option<bool> {
-    let signal = status & 0x7f;
-    let has_dumped = status & 0x80 != 0;
+/// Whether the status of a zombie's leader thread is certainly that of the process.
+fn is_status_of_process(status: Status, pid: u32, fd: Option<BorrowedFd<'_>>) -> bool {
+    let Status(code) = status;
+    let (signal, has_dumped) = (code & 0x7f, code & 0x80 != 0);
     let evidence = match signal {
         0 => PF_SIGNALED,
         _ if DUMPING.contains(&signal) && !has_dumped => PF_DUMPCORE,
         // The leader thread dies of a signal only together with its process.
-        _ => return Some(true),
+        _ => return true,
     };
-    let proc_pid = proc_pid?;
-    let process = FlagsAndFaults::of_process(proc_pid)?;
-    Some(process.flags & evidence != 0 || had_one_thread(pid, proc_pid, process.faults))
+    let has_evidence = procfs::flags(pid).is_some_and(|flags| flags & evidence != 0);
+    // `execve` in another thread also ends the leader thread, with code 0. A signal that kills the process
+    // during `execve` stays pending for the leader thread (`complete_signal`).
+    let is_killed = || Pending::read(pid).is_none_or(|pending| pending.leader_has(libc::SIGKILL));
+    if has_evidence && (code != 0 || !is_killed()) {
+        return true;
+    }
+    fd.is_some_and(|fd| is_no_group_exit(pid, fd))
 }
 
-/// Whether a zombie has never had a second thread. `faults` is the number of the process's page faults.
+/// Whether the flag `SIGNAL_GROUP_EXIT` of a zombie is certainly not set. The flag is set if a fatal signal or
+/// `exit_group` has ended several threads.
 ///
-/// The numbers of the process include all threads that it has had. A thread's CPU time counts from its first
-/// tick or switch. So a thread is missed if it ran for less and caused no page fault.
-fn had_one_thread(pid: libc::pid_t, proc_pid: u32, faults: u64) -> bool {
-    /// The last bits of the CPU clock of a process: `CPUCLOCK_SCHED` of linux/posix-timers.h.
-    const CPUCLOCK_SCHED: libc::clockid_t = 2;
-    let clock = !pid << 3 | CPUCLOCK_SCHED;
-    if FlagsAndFaults::of_leader_thread(proc_pid).is_none_or(|leader| leader.faults != faults) {
-        return false;
-    }
-    // The leader thread may be in its last steps, so read until both times are of the same moment.
-    const MAX_ROUNDS: u32 = 16;
-    for _ in 0..MAX_ROUNDS {
-        let before = syscalls::try_clock(clock);
-        let leader = procfs::leader_cpu_time(proc_pid);
-        let after = syscalls::try_clock(clock);
-        if before.is_none() || leader.is_none() || before == after {
-            return leader.is_some() && leader == before;
-        }
-    }
-    false
+/// SIGCONT removes a pending SIGSTOP, but not from a process that has the flag (`prepare_signal`). Nothing else
+/// removes the SIGSTOP, because a zombie has no thread that could receive a signal. For the same reason neither
+/// signal has any effect. `zombie` is a pidfd or a directory in `/proc`, so a later process with the same pid
+/// never receives the signals.
+fn is_no_group_exit(pid: u32, zombie: BorrowedFd<'_>) -> bool {
+    let sends = |signal| pidfd::send_signal(zombie, signal).is_ok();
+    let is_stop_pending = || Some(Pending::read(pid)?.process_has(libc::SIGSTOP));
+    // Another wait for this process may send the same signals at the same time. So try again if its SIGCONT
+    // has removed the SIGSTOP of this call, or if its SIGSTOP is pending after the SIGCONT of this call.
+    const ROUNDS: u32 = 4;
+    (0..ROUNDS).any(|_| {
+        // The init process of a pid namespace may ignore the SIGSTOP, which is then never pending.
+        sends(libc::SIGSTOP)
+            && is_stop_pending() == Some(true)
+            && sends(libc::SIGCONT)
+            && is_stop_pending() == Some(false)
+    })
 }
 
 #[cfg(all(test, not(miri)))]
 mod tests {
-    use std::process::{self, Command};
+    use std::os::fd::AsFd;
+    use std::process::{Child, Command};
 
+    use super::super::open_pidfd;
     use super::*;
 
-    fn had_one_thread_by_pid(pid: u32) -> bool {
-        let FlagsAndFaults { faults, .. } = FlagsAndFaults::of_process(pid).unwrap();
-        had_one_thread(pid as libc::pid_t, pid, faults)
+    fn is_no_group_exit_of(child: &Child) -> bool {
+        let pidfd = open_pidfd(child.id() as libc::pid_t).unwrap();
+        while syscalls::child_status(libc::P_PID, child.id()).is_none() {
+            std::thread::yield_now();
+        }
+        is_no_group_exit(child.id(), pidfd.as_fd())
     }
 
     #[test]
-    fn recognizes_a_process_with_one_thread() {
-        if std::env::var_os("TEST_RUNNER").is_some() {
-            println!("skipped: an emulator has threads of its own");
+    fn recognizes_whether_the_flag_is_set() {
+        if procfs::has_group_exit_code() {
+            println!("skipped: Linux 5.17 and later set the flag at every exit");
             return;
         }
-        let mut child = Command::new("true").spawn().unwrap();
-        while syscalls::exited_child(libc::P_PID, child.id()).is_none() {
-            std::thread::yield_now();
-        }
-        assert!(had_one_thread_by_pid(child.id()));
-        assert!(child.wait().unwrap().success());
-        // This process has a thread for the test.
-        assert!(!had_one_thread_by_pid(process::id()));
+        let mut exits = Command::new("true").spawn().unwrap();
+        let mut killed = Command::new("sleep").arg("100").spawn().unwrap();
+        killed.kill().unwrap();
+        let results = [&exits, &killed].map(is_no_group_exit_of);
+        // The parent reaps the children as usual.
+        assert!(exits.wait().unwrap().success());
+        assert!(!killed.wait().unwrap().success());
+        assert_eq!(results, [true, false]);
     }
 }

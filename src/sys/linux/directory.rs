@@ -14,7 +14,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::fd_limit::from_raw_sparing_last;
 use super::pidfd;
@@ -138,6 +138,10 @@ impl Directory {
             Err(libc::EINVAL) => Some(Err(io::Error::from_raw_os_error(libc::EINVAL))),
             Err(_) => None,
         }
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     fn read<'a>(&self, file: &CStr, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {

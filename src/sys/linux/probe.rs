@@ -188,7 +188,9 @@ impl PidProbe {
         // Do not ask about a process that is shown as running: before Linux 5.13, `waitid` takes time in
         // proportion to the number of our children.
         let may_have_exited = stat.as_ref().is_none_or(Stat::exited);
-        let child = may_have_exited.then(|| self.zombie_child()).flatten();
+        let child = may_have_exited
+            .then(|| self.zombie_child(directory))
+            .flatten();
         // `waitid` was given the pid, so the process must still have the pid after the call.
         let stat = match child {
             Some(_) => self.read_stat(directory),
@@ -211,9 +213,10 @@ impl PidProbe {
 
     /// Returns our own child if it has exited. The result is the opened process's only if that process has
     /// the pid after this call.
-    fn zombie_child(&self) -> Option<child::Zombie> {
+    fn zombie_child(&self, directory: Option<&Directory>) -> Option<child::Zombie> {
         let pid = self.pid.unsigned_abs();
-        child::zombie(libc::P_PID, pid, || self.has_proc.then_some(pid))
+        let fd = directory.map(Directory::as_fd);
+        child::zombie(libc::P_PID, pid, fd, || self.has_proc.then_some(pid))
     }
 
     fn zombie_status(&self, directory: Option<&Directory>, stat: Option<&Stat>) -> Option<Status> {

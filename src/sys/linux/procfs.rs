@@ -90,9 +90,8 @@ impl OwnStatus {
     pub(super) fn read() -> Option<OwnStatus> {
         let mut buffer: Buffer = [0; 4096];
         let status = read_path("thread-self/status", &mut buffer).ok()?;
-        let set = str::from_utf8(line_after(status, b"\nCapEff:\t")?).ok()?;
         Some(OwnStatus {
-            capabilities: u64::from_str_radix(set.trim(), 16).ok()?,
+            capabilities: bit_set_after(status, b"\nCapEff:\t")?,
             // A kernel without seccomp has no such line.
             is_filtered: line_after(status, b"\nSeccomp:\t").is_some_and(|mode| mode != b"0"),
         })
@@ -106,47 +105,48 @@ pub(super) fn inode(pid: u32) -> Option<u64> {
         .map(|directory| directory.ino())
 }
 
-/// The fields 9 and 10 of a file `stat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FlagsAndFaults {
-    /// The flags of the thread, or of the leader thread: `PF_*` of include/linux/sched.h.
-    pub(super) flags: u32,
-    /// The minor page faults of the thread, or of all threads that the process has had.
-    pub(super) faults: u64,
+/// Returns the flags of a process's leader thread: `PF_*` of include/linux/sched.h, field 9 of `stat`.
+pub(super) fn flags(pid: u32) -> Option<u32> {
+    let mut buffer: Buffer = [0; 4096];
+    parse_flags(read(pid, "stat", &mut buffer).ok()?)
 }
 
-impl FlagsAndFaults {
-    pub(super) fn of_process(pid: u32) -> Option<FlagsAndFaults> {
-        FlagsAndFaults::read(format_args!("{pid}/stat"))
-    }
+fn parse_flags(stat: &[u8]) -> Option<u32> {
+    // Skip the name, see `Stat::parse`.
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = str::from_utf8(&stat[name_end + 1..]).ok()?;
+    fields.split_ascii_whitespace().nth(6)?.parse().ok()
+}
 
-    pub(super) fn of_leader_thread(pid: u32) -> Option<FlagsAndFaults> {
-        FlagsAndFaults::read(format_args!("{pid}/task/{pid}/stat"))
-    }
+/// The signals that are pending for a process, as bit sets.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pending {
+    leader: u64,
+    process: u64,
+}
 
-    fn read(path: impl Display) -> Option<FlagsAndFaults> {
+impl Pending {
+    pub(super) fn read(pid: u32) -> Option<Pending> {
         let mut buffer: Buffer = [0; 4096];
-        FlagsAndFaults::parse(read_path(path, &mut buffer).ok()?)
+        Pending::parse(read(pid, "status", &mut buffer).ok()?)
     }
 
-    fn parse(text: &[u8]) -> Option<FlagsAndFaults> {
-        // Skip the name, see `Stat::parse`.
-        let name_end = text.iter().rposition(|&byte| byte == b')')?;
-        let fields = str::from_utf8(&text[name_end + 1..]).ok()?;
-        let mut fields = fields.split_ascii_whitespace().skip(6);
-        Some(FlagsAndFaults {
-            flags: fields.next()?.parse().ok()?,
-            faults: fields.next()?.parse().ok()?,
+    fn parse(status: &[u8]) -> Option<Pending> {
+        Some(Pending {
+            leader: bit_set_after(status, b"\nSigPnd:\t")?,
+            process: bit_set_after(status, b"\nShdPnd:\t")?,
         })
     }
-}
 
-/// Returns the CPU time of a process's leader thread. `None` if the kernel does not count it.
-pub(super) fn leader_cpu_time(pid: u32) -> Option<Duration> {
-    let mut buffer: Buffer = [0; 4096];
-    let text = str::from_utf8(read(pid, "schedstat", &mut buffer).ok()?).ok()?;
-    let nanoseconds = text.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(Duration::from_nanos(nanoseconds))
+    /// Whether a signal is pending for the leader thread alone.
+    pub(super) fn leader_has(&self, signal: i32) -> bool {
+        self.leader >> (signal - 1) & 1 != 0
+    }
+
+    /// Whether a signal is pending for the process, that is, for any of its threads.
+    pub(super) fn process_has(&self, signal: i32) -> bool {
+        self.process >> (signal - 1) & 1 != 0
+    }
 }
 
 /// Converts a time since boot to the unit of `stat`: USER_HZ, which is 100 except on the Alpha.
@@ -272,6 +272,12 @@ pub(super) fn number_after(text: &[u8], key: &[u8]) -> Option<i64> {
         .ok()
 }
 
+/// Returns the bit set that follows the first `key` in `text`, in hexadecimal digits.
+fn bit_set_after(text: &[u8], key: &[u8]) -> Option<u64> {
+    let digits = str::from_utf8(line_after(text, key)?).ok()?;
+    u64::from_str_radix(digits.trim(), 16).ok()
+}
+
 /// Returns the rest of the line that follows the first `key` in `text`.
 pub(super) fn line_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let at = text.windows(key.len()).position(|window| window == key)? + key.len();
@@ -368,15 +374,21 @@ mod tests {
     }
 
     #[test]
-    fn reads_flags_and_faults_after_any_name() {
+    fn reads_flags_after_any_name() {
         let line = b"42 (a) Z 1 2 3) Z 1 42 42 0 -1 4228172 97 0 0 0 0 0 0 0\n";
-        let expected = FlagsAndFaults {
-            flags: 4_228_172,
-            faults: 97,
-        };
-        assert_eq!(FlagsAndFaults::parse(line), Some(expected));
+        assert_eq!(parse_flags(line), Some(4_228_172));
+        assert_eq!(parse_flags(b"42 (a) Z 1 42 42 0 -1"), None);
+    }
+
+    #[test]
+    fn reads_pending_signals() {
+        let status =
+            b"Name:\ta\nSigQ:\t0/9\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000040000\n";
+        let pending = Pending::parse(status).unwrap();
+        assert!(pending.leader_has(libc::SIGKILL) && !pending.process_has(libc::SIGKILL));
+        assert!(pending.process_has(libc::SIGSTOP) && !pending.leader_has(libc::SIGSTOP));
         assert_eq!(
-            FlagsAndFaults::parse(b"42 (a) Z 1 42 42 0 -1 4228172"),
+            Pending::parse(b"Name:\ta\nSigPnd:\t0000000000000100\n"),
             None
         );
     }

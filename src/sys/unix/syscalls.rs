@@ -52,27 +52,20 @@ fn kill(pid: libc::pid_t, signal: i32) -> Result<(), i32> {
 ///
 /// `None` for any other process, and for a process that is not waitable yet: the process is running, or
 /// its tracer must wait first.
-#[allow(dead_code, reason = "Linux also needs the pid")]
 pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Status> {
-    exited_child(kind, id).map(|(_, status)| status)
+    status_in(waitid(kind, id).ok()?)
 }
 
-/// Returns the pid and the exit status of our own child, as [`child_status`] does.
-pub(crate) fn exited_child(kind: libc::idtype_t, id: libc::id_t) -> Option<(libc::pid_t, Status)> {
-    exit_in(waitid(kind, id).ok()?)
-}
-
-/// Returns the pid and the exit status in the siginfo of a `waitid` for exits.
-fn exit_in(info: libc::siginfo_t) -> Option<(libc::pid_t, Status)> {
+/// Returns the exit status in the siginfo of a `waitid` for exits.
+fn status_in(info: libc::siginfo_t) -> Option<Status> {
     // If the pid is 0, the child is not waitable, and `waitid` has written nothing.
     // SAFETY: the siginfo is a child's, or the zeroes that `waitid` was given.
-    let pid = unsafe { info.si_pid() };
-    if pid == 0 {
+    if unsafe { info.si_pid() } == 0 {
         return None;
     }
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    Some((pid, Status::from_siginfo(info.si_code, status)?))
+    Status::from_siginfo(info.si_code, status)
 }
 
 /// The reason why a process is not signalled by its pid.
@@ -107,7 +100,7 @@ pub(crate) fn waitid(kind: libc::idtype_t, id: libc::id_t) -> Result<libc::sigin
 #[allow(dead_code, reason = "without events, the pid may be another child's")]
 pub(crate) fn reap(kind: libc::idtype_t, id: libc::id_t) -> io::Result<Option<Status>> {
     match waitid_for_exit(kind, id, 0) {
-        Ok(info) => Ok(exit_in(info).map(|(_, status)| status)),
+        Ok(info) => Ok(status_in(info)),
         Err(libc::ECHILD) => Err(io::ErrorKind::NotFound.into()),
         Err(errno) => Err(io::Error::from_raw_os_error(errno)),
     }
@@ -148,17 +141,12 @@ pub(crate) fn thread_cpu_time() -> Duration {
 
 /// Returns the time of a clock that exists.
 pub(crate) fn clock(clock: libc::clockid_t) -> Duration {
-    // Every caller's clock exists on its system, so the call does not fail.
-    try_clock(clock).unwrap_or_default()
-}
-
-/// Returns the time of a clock. `None` if there is no such clock.
-pub(crate) fn try_clock(clock: libc::clockid_t) -> Option<Duration> {
     // SAFETY: a `timespec` is all integers, for which all zeroes is a valid value.
     let mut time: libc::timespec = unsafe { mem::zeroed() };
+    // Every caller's clock exists on its system, so the call does not fail.
     // SAFETY: `time` is writable.
-    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    (result == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Returns the errno of the system call that has just failed.
