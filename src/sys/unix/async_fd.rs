@@ -169,10 +169,11 @@ impl ReactorRegistration {
             return Err(EventError::Refused(io::ErrorKind::Unsupported.into()));
         }
         // READABLE only: a kqueue cannot be polled for writing, and a pidfd is never writable.
-        // SAFETY: the `LazyAsyncFd` that holds this registration owns the descriptor. It never replaces
-        // the descriptor, and drops the registration first.
-        let fd = unsafe { AsyncFd::register_with_interest(fd.as_raw_fd(), Interest::READABLE) };
-        match fd.map_err(io::Error::from) {
+        // This function is deprecated in favor of the unsafe `register_with_interest` (tokio 1.53), because its
+        // caller must keep the descriptor open. This caller does: the `LazyAsyncFd` that holds this
+        // registration owns the descriptor. It never replaces the descriptor, and drops the registration first.
+        #[allow(deprecated, reason = "the crate supports older versions of tokio")]
+        match AsyncFd::with_interest(fd.as_raw_fd(), Interest::READABLE) {
             Ok(fd) => Ok(ReactorRegistration { fd, runtime }),
             // A system's error has a number. tokio's own error means that the runtime has shut down.
             Err(error) if error.raw_os_error().is_some() => Err(EventError::Refused(error)),
