@@ -52,7 +52,7 @@ pub const LATE: Duration = Duration::from_millis(250);
 
 impl Counters {
     /// Counts a violation, and prints the first few of them.
-    pub fn violation(&self, counter: &AtomicU64, description: fmt::Arguments<'_>) {
+    pub fn violation(&self, counter: &AtomicU64, description: impl fmt::Display) {
         counter.fetch_add(1, Relaxed);
         static PRINTED: AtomicU64 = AtomicU64::new(0);
         if PRINTED.fetch_add(1, Relaxed) < 20 {

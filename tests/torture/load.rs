@@ -92,14 +92,14 @@ impl Members {
         let state = &self.states[n];
         let (triggered_at, status) = (state.exit_triggered_at.load(SeqCst), self.status(n));
         let what =
-            format_args!("{exit}, with wait status {status:#x}, exit triggered at {triggered_at}");
+            format!("{exit}, with wait status {status:#x}, exit triggered at {triggered_at}");
         let is_zombie = || linux::state_of(pid) == Some('Z');
         if triggered_at == 0 || !is_zombie() && state.may_be_reaped.load(SeqCst) == 0 {
-            counters.violation(&counters.spurious, what);
+            counters.violation(&counters.spurious, &what);
         }
         match exit.status().map(ExitStatusExt::into_raw) {
             Some(reported) if reported == status => {}
-            Some(_) => counters.violation(&counters.wrong, what),
+            Some(_) => counters.violation(&counters.wrong, &what),
             // A polled process may be reaped between two queries.
             None if state.may_be_reaped.load(SeqCst) == 1 => {
                 counters.no_status.fetch_add(1, SeqCst);
@@ -216,7 +216,7 @@ pub fn exit_at_once(name: &'static str, wanted: usize, sets: usize) {
             let Some(n) = n else { continue };
             if members.states[n].returned.fetch_add(1, SeqCst) > 0 {
                 let counters = &members.counters;
-                let what = format_args!("{}: exit returned twice", members.pids[n]);
+                let what = format!("{}: exit returned twice", members.pids[n]);
                 counters.violation(&counters.spurious, what);
             }
             if n % 2 == 0 {
@@ -231,7 +231,7 @@ pub fn exit_at_once(name: &'static str, wanted: usize, sets: usize) {
     });
     for (n, state) in members.states.iter().enumerate() {
         if state.returned.load(SeqCst) == 0 {
-            let what = format_args!("{}: exit not returned", members.pids[n]);
+            let what = format!("{}: exit not returned", members.pids[n]);
             members.counters.violation(&members.counters.lost, what);
         }
         reap(&members, n, children[n].take());
@@ -247,7 +247,7 @@ fn reap(members: &Members, n: usize, child: Option<Forked>) {
     members.states[n].may_be_reaped.store(1, SeqCst);
     let (status, expected) = (child.reap(), members.status(n));
     if status != expected {
-        let what = format_args!(
+        let what = format!(
             "{}: the parent collected {status:#x}, not {expected:#x}",
             members.pids[n]
         );
@@ -272,7 +272,7 @@ async fn wait_repeatedly(members: Arc<Members>) {
                 sleep(Duration::from_millis(1)).await;
             }
             Ok(Err(error)) => {
-                let what = format_args!("{}: {error}", members.pids[n]);
+                let what = format!("{}: {error}", members.pids[n]);
                 members.counters.violation(&members.counters.lost, what);
             }
             Err(_) => drop(members.counters.cancelled.fetch_add(1, SeqCst)),

@@ -40,7 +40,7 @@ pub fn replace(name: &'static str, time: Duration) {
         let exit = match process.try_wait().unwrap() {
             Some(exit) => exit,
             None => {
-                let what = format_args!("{pid}: mistaken for the next process with the pid");
+                let what = format!("{pid}: mistaken for the next process with the pid");
                 counters.violation(&counters.lost, what);
                 second.kill();
                 runtime.block_on(deadline(process)).unwrap()

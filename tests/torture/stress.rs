@@ -253,7 +253,7 @@ impl Stress {
             Ok(process) => self.is_target(target, &process).then_some(process),
             Err(_) if target.may_be_reaped() => None,
             Err(error) => {
-                let what = format_args!("{}: not reaped, but: {error}", target.pid);
+                let what = format!("{}: not reaped, but: {error}", target.pid);
                 self.counters.violation(&self.counters.lost, what);
                 None
             }
@@ -286,13 +286,13 @@ impl Stress {
             Until::Reap => is_reaped,
         };
         let (kind, parent, planned) = (target.exit_kind(), target.parent, target.status());
-        let what = format_args!(
+        let what = format!(
             "{exit}; {} {kind:?} {parent:?} with wait status {planned:#x}, until {until:?}: exited \
              {has_exited}, reaped {is_reaped}",
             target.pid
         );
         if !has_happened {
-            counters.violation(&counters.spurious, what);
+            counters.violation(&counters.spurious, &what);
         }
         match exit.status().map(ExitStatusExt::into_raw) {
             // If the leader thread exits just when another thread ends the process, Linux 6.18 may
@@ -305,21 +305,21 @@ impl Stress {
             {
                 counters.kernel_wrong.fetch_add(1, SeqCst);
             }
-            Some(status) if status != planned => counters.violation(&counters.wrong, what),
+            Some(status) if status != planned => counters.violation(&counters.wrong, &what),
             Some(_) if self.hides_status(target) && !may_be_reaped => {
-                counters.violation(&counters.forbidden, what);
+                counters.violation(&counters.forbidden, &what);
             }
             Some(_) => {}
             None => {
                 counters.no_status.fetch_add(1, SeqCst);
                 if self.scenario.every_status {
-                    counters.violation(&counters.missing_status, what);
+                    counters.violation(&counters.missing_status, &what);
                 }
             }
         }
         // A process adopted after its reap has no pid.
         if exit.pid().is_some_and(|pid| pid != target.pid) {
-            counters.violation(&counters.wrong, what);
+            counters.violation(&counters.wrong, &what);
         }
         if until == Until::Exit {
             let triggered_at = target.exit_triggered_at().unwrap_or(u64::MAX);
@@ -331,7 +331,7 @@ impl Stress {
                 counters.late.fetch_add(1, SeqCst);
             }
             if latency > LOST {
-                counters.violation(&counters.lost, what);
+                counters.violation(&counters.lost, &what);
             }
         }
         counters.checked.fetch_add(1, SeqCst);
@@ -355,11 +355,11 @@ impl Stress {
                 return Some(exit);
             }
             Ok(Err(error)) => {
-                let what = format_args!("{}: {error}", target.pid);
+                let what = format!("{}: {error}", target.pid);
                 self.counters.violation(&self.counters.lost, what);
             }
             Err(_) => {
-                let what = format_args!(
+                let what = format!(
                     "{} {:?} {:?}: not reported, exited {}, reaped {}",
                     target.pid,
                     target.exit_kind(),
@@ -410,7 +410,7 @@ async fn wait_in_random_way(
                 .await;
             if let (Some(first), Some(second)) = (first, second) {
                 if first.status().is_some() && first != second {
-                    let what = format_args!("{first}, and then {second}");
+                    let what = format!("{first}, and then {second}");
                     stress.counters.violation(&stress.counters.wrong, what);
                 }
             }
@@ -538,7 +538,7 @@ async fn drop_early(stress: &Stress, target: &Target, mut process: ProcessExit) 
     }
     sleep(Duration::from_millis(1 + random(50))).await;
     if wakes.0.load(SeqCst) > before || Arc::strong_count(&wakes) > 1 {
-        let what = format_args!("{}: waker was woken after the drop, or leaked", target.pid);
+        let what = format!("{}: waker was woken after the drop, or leaked", target.pid);
         stress.counters.violation(&stress.counters.woken, what);
     }
 }
@@ -685,7 +685,7 @@ async fn run_set(stress: Arc<Stress>, mut commands: mpsc::UnboundedReceiver<SetC
     }
     if !tested.set.is_empty() {
         let counters = &tested.stress.counters;
-        let what = format_args!("{:?} still in a set", tested.set.pids().collect::<Vec<_>>());
+        let what = format!("{:?} still in a set", tested.set.pids().collect::<Vec<_>>());
         counters.violation(&counters.spurious, what);
     }
 }
@@ -747,12 +747,12 @@ impl TestedSet {
                 return;
             }
             Ok(false) => {
-                let what = format_args!("{pid}: rejected, but not a member");
+                let what = format!("{pid}: rejected, but not a member");
                 return counters.violation(&counters.lost, what);
             }
             Err(_) if !is_certain => return,
             Err(error) => {
-                let what = format_args!("{pid}: insertion failed: {error}");
+                let what = format!("{pid}: insertion failed: {error}");
                 return counters.violation(&counters.lost, what);
             }
         }
@@ -776,7 +776,7 @@ impl TestedSet {
         if is_unique && self.set.contains(target.pid) {
             if !self.set.remove(target.pid) {
                 let counters = &self.stress.counters;
-                let what = format_args!("{}: contained in a set, but not removed", target.pid);
+                let what = format!("{}: contained in a set, but not removed", target.pid);
                 counters.violation(&counters.lost, what);
             }
             self.members.remove(&target.pid);
@@ -789,7 +789,7 @@ impl TestedSet {
         let counters = &self.stress.counters;
         let pid = exit.pid().unwrap_or_default();
         let Some(members) = self.members.get_mut(&pid) else {
-            let what = format_args!("a set: {exit}, which is not a member");
+            let what = format!("a set: {exit}, which is not a member");
             return counters.violation(&counters.spurious, what);
         };
         // Several members may have had the same pid, and polling may report a later one first.
@@ -836,7 +836,7 @@ impl TestedSet {
                 let is_lost = member.since.elapsed() > 2 * LOST;
                 if is_lost {
                     let target = &member.target;
-                    let what = format_args!(
+                    let what = format!(
                         "{pid} {:?} {:?}: not returned by a set, exited {}, reaped {}",
                         target.exit_kind(),
                         target.parent,

@@ -62,8 +62,11 @@ pub(super) fn is_pidfd(fd: BorrowedFd<'_>) -> bool {
 fn pid_in_fdinfo(fd: BorrowedFd<'_>) -> Option<i64> {
     let mut buffer: Buffer = [0; 4096];
     // Do not use `self`: that is the leader thread, which may have exited and closed its files.
-    let path = format_args!("thread-self/fdinfo/{}", fd.as_raw_fd());
-    number_after(read_path(path, &mut buffer).ok()?, b"\nPid:\t")
+    let fdinfo = read_path(
+        format_args!("thread-self/fdinfo/{}", fd.as_raw_fd()),
+        &mut buffer,
+    );
+    number_after(fdinfo.ok()?, b"\nPid:\t")
 }
 
 /// Returns the exit status of the zombie with this pid, if the kernel shows it to us.
