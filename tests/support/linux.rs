@@ -414,6 +414,8 @@ pub fn raise_descriptors() -> u64 {
 
 /// Sets the soft limit of descriptors, and returns the previous one.
 pub fn limit_descriptors(soft: u64) -> u64 {
+    // The answer is remembered, and takes descriptors to find out.
+    group_exit_codes();
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
