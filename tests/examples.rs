@@ -57,6 +57,12 @@ impl Running {
         stdin.write_all(line.as_bytes()).unwrap();
     }
 
+    /// Returns what the program has written to its piped stderr, until all writers have exited.
+    fn stderr(&mut self) -> String {
+        let stderr = self.child.0.stderr.take().unwrap();
+        std::io::read_to_string(stderr).unwrap()
+    }
+
     /// Waits for the program to exit, and returns its exit code.
     fn wait(&mut self) -> Option<i32> {
         self.child.until_exited();
@@ -180,7 +186,7 @@ mod readopt {
         let exited = supervisor.next_line().unwrap();
         let expected = format!("process {pid} exited with ");
         assert!(exited.starts_with(&expected), "{exited}");
-        assert_eq!(supervisor.wait(), Some(0));
+        assert_exit_code(&mut supervisor, &exited, 0);
         assert!(!id_file.exists());
 
         // Replace the pid in the identity by the pid of another running process. The supervisor
@@ -202,11 +208,11 @@ mod readopt {
         let started = first.next_line().unwrap();
         let mut second = Running::example("readopt", &arguments);
         assert_eq!(second.next_line(), None);
-        assert_eq!(second.wait(), Some(1));
+        assert_eq!(second.wait(), Some(125));
         let pid = started.strip_prefix("started process ").unwrap();
         support::unix::kill(pid.parse().unwrap(), libc::SIGKILL);
         assert!(first.next_line().unwrap().contains(pid));
-        assert_eq!(first.wait(), Some(0));
+        assert_eq!(first.wait(), Some(128 + libc::SIGKILL));
     }
 
     /// Runs the supervisor. Checks that the supervisor starts no daemon, keeps the file, and says what to do.
@@ -215,7 +221,7 @@ mod readopt {
         let before = std::fs::read(id_file).unwrap();
         let output = supervisor.output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert_eq!(output.status.code(), Some(125), "{errors}");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
         assert!(errors.contains(message), "{errors}");
         assert!(errors.contains("delete the file"), "{errors}");
@@ -226,10 +232,17 @@ mod readopt {
     #[test]
     fn invalid_identity_file_starts_no_daemon() {
         let id_file = unused_path("no-id");
-        std::fs::write(&id_file, "1234\n").unwrap();
-        let mut supervisor = support::command(example("readopt"));
-        supervisor.arg(&id_file).arg("true");
-        assert_starts_nothing(&mut supervisor, &id_file, "not the identity of a process");
+        for (text, message) in [
+            ("1234 5678\n", "not the identity of a process"),
+            ("-1", "not the identity of a process"),
+            ("", "not the identity of a process"),
+            ("0", "0"),
+        ] {
+            std::fs::write(&id_file, text).unwrap();
+            let mut supervisor = support::command(example("readopt"));
+            supervisor.arg(&id_file).arg("true");
+            assert_starts_nothing(&mut supervisor, &id_file, message);
+        }
         std::fs::remove_file(&id_file).unwrap();
     }
 
@@ -261,8 +274,8 @@ mod readopt {
         let found = supervisor.next_line().unwrap();
         assert_eq!(found, format!("found process {pid} again"));
         support::unix::kill(pid.parse().unwrap(), libc::SIGKILL);
-        assert!(supervisor.next_line().unwrap().contains(pid));
-        assert_eq!(supervisor.wait(), Some(0));
+        let exited = supervisor.next_line().unwrap();
+        assert_exit_code(&mut supervisor, &exited, 128 + libc::SIGKILL);
     }
 
     #[test]
@@ -321,7 +334,7 @@ mod readopt {
             let limit = rlimit::Resource::NOFILE;
             support::linux::limit(&mut command, limit, descriptors, descriptors);
             let output = command.output().unwrap();
-            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert_eq!(output.status.code(), Some(125), "{output:?}");
             let line =
                 "readopt: cannot start the tokio runtime: Too many open files (os error 24)\n";
             assert_eq!(String::from_utf8_lossy(&output.stderr), line);
@@ -346,7 +359,142 @@ mod readopt {
         supervisor.write("\n");
         let exited = supervisor.next_line().unwrap();
         assert!(exited.contains(" exited"), "{exited}");
-        assert_eq!(supervisor.wait(), Some(0));
+        assert_eq!(supervisor.wait(), Some(3));
+    }
+
+    /// Checks the exit code of a supervisor that is not the parent of its daemon.
+    #[track_caller]
+    fn assert_exit_code(supervisor: &mut Running, exited: &str, expected: i32) {
+        let is_known = !exited.ends_with("unknown status");
+        assert!(is_known || !support::reaped_status_is_known(), "{exited}");
+        let expected = if is_known { expected } else { 255 };
+        assert_eq!(supervisor.wait(), Some(expected), "{exited}");
+    }
+
+    /// Returns a command that starts the supervisor of a daemon with a pid file.
+    fn with_pid_file(pid_file: &Path, id_file: &Path, script: &str) -> Command {
+        let mut command = support::command(example("readopt"));
+        command.arg("--pid-file").args([pid_file, id_file]);
+        command.args(["sh", "-c", script]);
+        command
+    }
+
+    #[test]
+    fn waits_for_a_daemon_that_backgrounds_itself() {
+        if let Err(error) = tokio_process_exit::exit_of(std::process::id()).identity() {
+            return support::skip(&error.to_string());
+        }
+        let [pid_file, id_file, stop_file] = ["pid", "id", "stop"].map(unused_path);
+        // A file of an earlier daemon, which is not running.
+        std::fs::write(&pid_file, "2147483647").unwrap();
+        let (pid_path, stop_path) = (pid_file.display(), stop_file.display());
+        let daemon = format!(
+            "sleep 0.2; echo $$ >{pid_path}; until [ -e {stop_path} ]; do sleep 0.05; done; exit 7"
+        );
+        // The daemon is not a child of the supervisor: its parent exits at once.
+        let script = format!("sh -c '{daemon}' </dev/null >/dev/null 2>&1 &");
+
+        let command = || with_pid_file(&pid_file, &id_file, &script);
+        let mut supervisor = Running::start(&mut command());
+        let started = supervisor.next_line().unwrap();
+        let pid = started.strip_prefix("started process ").unwrap();
+        assert_eq!(std::fs::read_to_string(&pid_file).unwrap().trim(), pid);
+        supervisor.child.0.kill().unwrap();
+        supervisor.wait();
+
+        let mut command = command();
+        command.stderr(Stdio::piped());
+        let mut supervisor = Running::start(&mut command);
+        let found = supervisor.next_line().unwrap();
+        assert_eq!(found, format!("found process {pid} again"));
+        std::fs::write(&stop_file, "").unwrap();
+        let exited = supervisor.next_line().unwrap();
+        assert_exit_code(&mut supervisor, &exited, 7);
+        assert_eq!(supervisor.stderr(), "");
+        for file in [&pid_file, &stop_file] {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+
+    #[test]
+    fn adopts_the_process_of_a_bare_pid_with_a_warning() {
+        if let Err(error) = tokio_process_exit::exit_of(std::process::id()).identity() {
+            return support::skip(&error.to_string());
+        }
+        let [pid_file, id_file] = ["bare-pid", "bare-id"].map(unused_path);
+        for file in [&pid_file, &id_file] {
+            let mut daemon = Child::spawn(7);
+            let pid = daemon.id();
+            std::fs::write(file, format!("{pid}\n")).unwrap();
+            let mut command = with_pid_file(&pid_file, &id_file, "echo started");
+            let mut supervisor = Running::start(command.stderr(Stdio::piped()));
+            let adopted = supervisor.next_line().unwrap();
+            assert_eq!(adopted, format!("adopted process {pid}"));
+            // From here on, the process is certain.
+            let identity = std::fs::read_to_string(&id_file).unwrap();
+            let identity: tokio_process_exit::ProcessIdentity = identity.trim().parse().unwrap();
+            assert_eq!(identity.pid(), pid);
+            daemon.end();
+            let exited = supervisor.next_line().unwrap();
+            assert!(
+                exited.starts_with(&format!("process {pid} exited")),
+                "{exited}"
+            );
+            let is_known = !exited.ends_with("unknown status");
+            assert!(is_known || !support::zombie_status_is_known(), "{exited}");
+            let expected = if is_known { 7 } else { 255 };
+            assert_eq!(supervisor.wait(), Some(expected));
+            let errors = supervisor.stderr();
+            let path = file.display().to_string();
+            assert!(errors.contains("readopt: warning:"), "{errors}");
+            assert!(
+                errors.contains("not certain") && errors.contains(&path),
+                "{errors}"
+            );
+            daemon.reap();
+            let _ = std::fs::remove_file(&pid_file);
+        }
+        assert!(!id_file.exists());
+    }
+
+    /// The daemon has exited without deleting its pid file, and another process has got its pid.
+    #[test]
+    fn does_not_adopt_the_pid_of_an_exited_daemon() {
+        let other = Child::spawn(0);
+        let identity = match tokio_process_exit::exit_of(std::process::id()).identity() {
+            Ok(identity) => identity.to_string(),
+            Err(error) => return support::skip(&error.to_string()),
+        };
+        let [pid_file, id_file] = ["stale-pid", "stale-id"].map(unused_path);
+        let pid = other.id().to_string();
+        std::fs::write(&pid_file, &pid).unwrap();
+        let identity = identity.replacen(&std::process::id().to_string(), &pid, 1);
+        std::fs::write(&id_file, identity).unwrap();
+        // This daemon stays in the foreground.
+        let script = format!("echo $$ > {}; read line; exit 3", pid_file.display());
+        let mut supervisor = Running::start(&mut with_pid_file(&pid_file, &id_file, &script));
+        let started = supervisor.next_line().unwrap();
+        assert!(started.starts_with("started process "), "{started}");
+        assert!(!started.ends_with(&format!(" {pid}")), "{started}");
+        supervisor.write("\n");
+        assert!(supervisor.next_line().unwrap().contains(" exited"));
+        assert_eq!(supervisor.wait(), Some(3));
+        std::fs::remove_file(&pid_file).unwrap();
+    }
+
+    #[test]
+    fn daemon_that_does_not_start_is_an_error() {
+        for (script, message) in [
+            ("exit 3", "has failed: exit status: 3"),
+            ("true", "no pid of a running process after 10s"),
+        ] {
+            let [pid_file, id_file] = ["failed-pid", "failed-id"].map(unused_path);
+            let output = with_pid_file(&pid_file, &id_file, script).output().unwrap();
+            assert_eq!(output.status.code(), Some(125), "{output:?}");
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(errors.contains(message), "{errors}");
+            assert!(!id_file.exists());
+        }
     }
 }
 

@@ -1,0 +1,91 @@
+//! The files of the supervisor and of the daemon.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio_process_exit::ProcessExit;
+
+/// Reads the pid in a file. Returns `None` if the file does not exist or is empty.
+pub(crate) fn read_pid(path: &Path) -> io::Result<Option<u32>> {
+    match read(path)? {
+        Some(text) if !text.is_empty() => {
+            let error = |error| with_prefix(path.display(), &io::Error::other(error));
+            text.parse().map(Some).map_err(error)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Reads a line. Returns `None` if the file does not exist.
+pub(crate) fn read(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(with_prefix(path.display(), &error)),
+    }
+}
+
+/// Deletes a file, if it exists.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(with_prefix(path.display(), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the identity to the file atomically, so that the file never holds a part of a line.
+pub(crate) fn write_identity(file: &Path, daemon: &ProcessExit) -> io::Result<()> {
+    let new = with_suffix(file, ".new");
+    let identity = daemon.identity();
+    identity
+        .and_then(|identity| fs::write(&new, format!("{identity}\n")))
+        .and_then(|()| fs::rename(&new, file))
+        .map_err(|error| with_prefix(file.display(), &error))
+}
+
+/// Locks the file next to `file` against other supervisors.
+///
+/// The lock is held until the returned file is closed. The system closes the file when this process
+/// exits.
+pub(crate) fn lock(file: &Path) -> io::Result<File> {
+    let path = &with_suffix(file, ".lock");
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    // On Windows, the lock consists in opening the file without sharing.
+    #[cfg(windows)]
+    std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0);
+    let file = options
+        .open(path)
+        .map_err(|error| with_prefix(path.display(), &error))?;
+    #[cfg(unix)]
+    {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        // SAFETY: `flock` takes two integers, and accesses no memory of this process.
+        if unsafe { libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB) } < 0 {
+            let error = io::Error::last_os_error();
+            let error = match error.kind() {
+                io::ErrorKind::WouldBlock => io::Error::other("another supervisor is running"),
+                _ => error,
+            };
+            return Err(with_prefix(path.display(), &error));
+        }
+    }
+    Ok(file)
+}
+
+/// Returns the path with a suffix appended to the file name.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// Returns the error with a prefix in front of its message.
+pub(crate) fn with_prefix(prefix: impl Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{prefix}: {error}"))
+}
