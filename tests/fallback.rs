@@ -410,6 +410,27 @@ fn forgets_a_shortage_of_descriptors() {
 }
 
 #[test]
+fn polls_without_a_thread_while_time_is_paused() {
+    let _ = in_own_process!(polls_without_a_thread_while_time_is_paused, ["1"]);
+    deny!(libc::SYS_pidfd_open, libc::EPERM);
+    let (mut first, mut second) = (Child::spawn(7), Child::spawn(8));
+    deny_threads();
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let start = Instant::now();
+        let mut process = exit_of(first.id());
+        let mut set = ExitSet::new();
+        set.insert(second.id()).unwrap();
+        first.end();
+        second.end();
+        (&mut process).await.unwrap();
+        set.next_exit().await.unwrap().unwrap();
+        assert!(start.elapsed() < support::max_wait());
+    });
+}
+
+#[test]
 fn polls_in_the_task_without_a_thread() {
     let _ = in_own_process!(polls_in_the_task_without_a_thread, ["1"]);
     deny!(libc::SYS_pidfd_open, libc::EPERM);

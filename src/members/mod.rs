@@ -159,18 +159,20 @@ impl Members {
     /// Waits until all waits have ended or `timeout` has elapsed. [`pop_ended`](Members::pop_ended) then
     /// returns the members whose wait has ended.
     pub(crate) async fn wait_within(&mut self, timeout: Duration) -> io::Result<()> {
-        self.wait_for_others(&HashSet::new(), timeout).await
+        self.wait_for_others(&HashSet::new(), Some(timeout)).await
     }
 
     /// Waits like [`wait_within`](Members::wait_within), but does not wait for the members in `exempt`.
+    ///
+    /// `None` needs no timer: while the clock of tokio is paused, any timer may elapse at once.
     async fn wait_for_others(
         &mut self,
         exempt: &HashSet<Key>,
-        timeout: Duration,
+        timeout: Option<Duration>,
     ) -> io::Result<()> {
         let mut exempt_len = exempt.iter().filter(|&&key| self.is_waiting(key)).count();
         let mut counted = self.ended.len();
-        let mut elapsed = pin!(tokio::time::sleep(timeout));
+        let mut elapsed = pin!(timeout.map(tokio::time::sleep));
         let mut is_last_round = false;
         poll_fn(|cx| {
             if self.ended.is_empty() {
@@ -194,7 +196,10 @@ impl Members {
                     // More exits may be ready, but other tasks must run first.
                     return Poll::Pending;
                 }
-                ready!(Future::poll(elapsed.as_mut(), cx));
+                match elapsed.as_mut().as_pin_mut() {
+                    Some(elapsed) => ready!(elapsed.poll(cx)),
+                    None => return Poll::Pending,
+                }
                 if is_last_round {
                     break;
                 }

@@ -39,9 +39,9 @@ impl Members {
     ) -> io::Result<()> {
         #[cfg(unix)]
         self.for_each_but(refused, Members::request_exit).await;
-        self.wait_for_others(&keys_of(refused), grace).await?;
+        self.wait_for_others(&keys_of(refused), Some(grace)).await?;
         self.for_each_but(refused, Members::kill).await;
-        self.wait_for_others(&keys_of(refused), Duration::MAX).await
+        self.wait_for_others(&keys_of(refused), None).await
     }
 
     #[cfg(unix)]
