@@ -439,6 +439,52 @@ mod stop {
         }
     }
 
+    /// Starts a child that SIGTERM does not end.
+    fn stubborn() -> Child {
+        if cfg!(windows) {
+            return Child::spawn(0);
+        }
+        let mut command = support::shell("trap '' TERM; echo; read line");
+        let mut child = Child::spawn_command(command.stdout(std::process::Stdio::piped()));
+        let stdout = child.0.stdout.as_mut().unwrap();
+        io::Read::read_exact(stdout, &mut [0]).expect("the shell has set its trap");
+        child
+    }
+
+    #[test]
+    fn dropped_stop_loses_no_exit() {
+        for runtime in runtimes() {
+            let (mut sleepers, child) = (many(10), stubborn());
+            let mut map = ExitMap::new();
+            for (n, sleeper) in sleepers.iter().enumerate() {
+                map.insert(n, sleeper.id()).unwrap();
+            }
+            map.insert(100, child.id()).unwrap();
+            runtime.block_on(async {
+                drop(map.stop(Duration::ZERO));
+                assert_eq!(map.len(), 11);
+                let mut stop = Box::pin(map.stop(Duration::MAX));
+                assert!(support::poll_once(&mut stop).is_none());
+                sleepers.iter_mut().for_each(support::Sleeper::kill);
+                assert!(support::poll_once(&mut stop).is_none());
+                drop(stop);
+                let mut keys = HashSet::new();
+                for _ in &sleepers {
+                    let (key, exit) = next(&mut map).await;
+                    assert_eq!(exit.pid(), Some(sleepers[key].id()));
+                    assert!(keys.insert(key));
+                }
+                // The other process has not been killed. A second call starts again.
+                still_pending(map.next_exit()).await;
+                let exits = deadline(map.stop(Duration::from_millis(50))).await;
+                let [(100, Ok(exit))] = &exits[..] else {
+                    panic!("{exits:?}");
+                };
+                assert_eq!(exit.pid(), Some(child.id()));
+            });
+        }
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn process_that_may_not_be_signalled_stays() {
