@@ -81,6 +81,33 @@ use std::str::FromStr;
 /// identity.
 ///
 /// With the feature `serde`, an identity is serialized as this line.
+///
+/// # State files with a format of their own
+///
+/// If the format has a field for text, store the line in that field. Some formats have only a pid and, for
+/// example, a start time. Then open the process first, and compare with the recorded value afterwards. If
+/// the value is the recorded value, your process has had the pid all the time, so it is the opened process.
+/// In the other order, another process could get the pid between the comparison and the open.
+///
+/// ```
+/// use std::io;
+/// use tokio_process_exit::ProcessExit;
+///
+/// /// Opens the process, unless it has exited. `recorded` is its start time on Linux, in ticks since boot.
+/// fn find(pid: u32, recorded: u64) -> io::Result<Option<ProcessExit>> {
+///     let Some(process) = ProcessExit::find(pid)? else {
+///         return Ok(None);
+///     };
+///     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+///     // The second field is the name of the program, which may contain spaces and parentheses.
+///     let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace());
+///     let start = fields.and_then(|mut fields| fields.nth(19)?.parse().ok());
+///     Ok((start == Some(recorded)).then_some(process))
+/// }
+/// # #[cfg(target_os = "linux")]
+/// # assert!(find(std::process::id(), 0).unwrap().is_none());
+/// # let _ = find;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessIdentity {
     pub(crate) pid: NonZeroU32,

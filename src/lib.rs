@@ -24,7 +24,8 @@
 //!
 //! | instead of | write |
 //! |---|---|
-//! | a loop around `kill(pid, 0)` | [`exit_of(pid).await`](exit_of) |
+//! | a loop around `kill(pid, 0)` until the exit | [`exit_of(pid).await`](exit_of), which also resolves for a zombie |
+//! | a loop around `kill(pid, 0)` until the pid is free | [`exit_of(pid).until_reaped().await`](ProcessExit::until_reaped) |
 //! | `psutil.Process(pid).wait(timeout)` | [`timeout(duration, exit_of(pid)).await`](tokio::time::timeout) |
 //! | `psutil.Process(pid).wait(timeout)` without a runtime | [`ProcessExit::blocking_wait`] |
 //! | `psutil.wait_procs(processes, timeout)` | [`ExitSet::exits_within`] |
@@ -49,8 +50,9 @@
 //! # What "exited" means
 //!
 //! A process has exited when its last thread has exited. The process is then a zombie until its parent
-//! reaps it, that is, collects its exit status. A wait resolves at the exit.
-//! [`ProcessExit::until_reaped`] waits for the reap, after which the pid is free. Windows has no zombies.
+//! reaps it, that is, collects its exit status. A wait resolves at the exit. `kill(pid, 0)` succeeds for a
+//! zombie, and fails only after the reap. [`ProcessExit::until_reaped`] waits for the reap, after which the
+//! pid is free. Windows has no zombies.
 //!
 //! # The exit status
 //!
@@ -81,7 +83,11 @@
 //!
 //! [`ProcessExit`] is a plain future, so `timeout`, `select!` and `join_all` work with it. It is cancel
 //! safe: a future that was polled by `&mut` can be awaited again, in another task or another runtime.
-//! The signal numbers in this example are those of the crate `libc`:
+//! Timeouts and grace periods are measured by the clock of tokio. This clock stops while a Linux or macOS system
+//! is suspended, and `tokio::time::pause` changes it ([How it works](how_it_works#clocks)).
+//!
+//! A signal is a number, here of the crate `libc`. [`ProcessExit::signal`](ProcessExit#method.signal) lists
+//! other sources of signal numbers:
 //!
 //! ```
 //! # #[cfg(unix)]
@@ -129,6 +135,21 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! # In a library
+//!
+//! A library that waits for processes runs in the runtime of its caller:
+//!
+//! - Open the process in a function that is not async: [`ProcessExit::open`] needs no runtime. An error is then
+//!   returned before anything is awaited.
+//! - Write async functions, and do not build a runtime. A wait works in every flavour of runtime, and may move
+//!   between runtimes.
+//! - On Unix, awaiting [panics](ProcessExit#panics) outside a runtime, and in a runtime without I/O. The methods
+//!   with a timeout or a grace period also panic without timers. Document these panics as your own.
+//! - If the caller's runtime may have no I/O, call [`ProcessExit::blocking_wait`] in
+//!   [`spawn_blocking`](tokio::task::spawn_blocking) or on a thread of your own, with a timeout.
+//! - Do not raise the limit of descriptors, and do not reap: both belong to the program. Accept that
+//!   [`Exit::status`] can be `None`.
 //!
 //! # Platforms
 //!

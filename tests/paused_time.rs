@@ -86,6 +86,16 @@ async fn stop_does_not_kill_while_a_blocking_task_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stop_keeps_the_grace_after_resume() {
+    let child = ignoring_sigterm();
+    let mut process = exit_of(child.id());
+    tokio::time::resume();
+    let thread = end_later(child);
+    assert_eq!(code(process.stop(LONG).await.unwrap()), Some(7));
+    thread.join().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn blocking_wait_keeps_the_time_of_the_system() {
     let child = Child::spawn(0);
     let timeout = Duration::from_millis(50);

@@ -342,7 +342,8 @@ impl ExitSet {
     /// process has exited in the meantime.
     ///
     /// A process that was added after [`until_reaped`](crate::ProcessExit::until_reaped) is waited for until its
-    /// reap.
+    /// reap. `grace` is measured by the clock of tokio, as for
+    /// [`ProcessExit::stop`](crate::ProcessExit::stop).
     ///
     /// # Errors
     ///

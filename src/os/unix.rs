@@ -8,7 +8,7 @@ use crate::process_exit::ProcessExit;
 use crate::sys::{Probe, Process, Registration};
 
 impl ProcessExit {
-    /// Sends a signal to the process, such as `SIGTERM` of the crate `libc`. Unix only.
+    /// Sends a signal to the process, such as `libc::SIGTERM`. Unix only.
     ///
     /// On Linux, [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
     /// never signals another process that has got the pid. Other systems check that the process has not
@@ -18,6 +18,15 @@ impl ProcessExit {
     /// show the process, or `pidfd_send_signal` is refused.
     ///
     /// Signal 0 sends nothing. It checks whether a signal could be sent.
+    ///
+    /// Some signals have different numbers on different systems. These crates have the numbers:
+    ///
+    /// | crate | number |
+    /// |---|---|
+    /// | `libc` | `libc::SIGTERM` |
+    /// | `nix` | `nix::sys::signal::Signal::SIGTERM as i32` |
+    /// | `rustix` | `rustix::process::Signal::TERM.as_raw()` |
+    /// | `tokio` with the feature `signal` | `tokio::signal::unix::SignalKind::terminate().as_raw_value()` |
     ///
     /// # Errors
     ///

@@ -36,6 +36,11 @@ impl ProcessExit {
     /// [`until_reaped`](ProcessExit::until_reaped), the thread sleeps until the exit, and from then on until
     /// the reap on Linux 6.9 and later. Other Unix systems are polled from the exit on.
     ///
+    /// # Cancel safety
+    ///
+    /// The call is not async and cannot be cancelled. In a blocking task, it goes on after the task's
+    /// `JoinHandle` has been dropped or aborted. A call that returns `None` loses nothing.
+    ///
     /// # Errors
     ///
     /// - the error of opening the process;

@@ -27,8 +27,9 @@ impl ProcessExit {
     /// [`until_reaped`](ProcessExit::until_reaped) goes on until the reap. So add a timeout if the caller
     /// must not wait that long.
     ///
-    /// `grace` is measured by the clock of tokio. In a runtime whose time is paused (`tokio::time::pause`),
-    /// `grace` may be over at once.
+    /// `grace` is measured by the clock of tokio, which stops while a Linux or macOS system is suspended. In a
+    /// runtime whose time is paused (`tokio::time::pause`), `grace` is usually over at once
+    /// ([How it works](crate::how_it_works#clocks) has a remedy).
     ///
     /// # Errors
     ///
