@@ -38,12 +38,13 @@ impl Run {
             }
             self.finish_waits(until_reaped, by_poller).await;
             self.finish_set(until_reaped, by_poller).await;
+            self.finish_map(until_reaped, by_poller).await;
         }
         assert_eq!(self.matching.len(), 0);
-        assert!(self.set.is_empty());
+        assert!(self.set.is_empty() && self.keyed.map.is_empty());
         let (kqueues, filters) = with_model(Model::open);
         assert!(
-            kqueues <= 1 && filters == 0,
+            kqueues <= 2 && filters == 0,
             "{kqueues} kqueues, {filters} filters"
         );
         drop(self);

@@ -5,13 +5,14 @@
 //! ```
 //!
 //! The kernels are models (`src/sys/kqueue/fake`), with processes of their own. Everything above is the real
-//! code: the kqueue backend, `ProcessExit`, `ExitSet`, the poller and tokio's reactor. The tests use the
+//! code: the kqueue backend, `ProcessExit`, `ExitSet`, `ExitMap`, the poller and tokio's reactor. The tests use the
 //! crate at random, and an oracle knows what the processes did.
 //!
 //! `FAKE_KQUEUE_SECONDS` is the time for each kernel, 3 by default. A failure prints its seed, and
 //! `FAKE_KQUEUE_SEED` replays it.
 
 mod finish;
+mod map;
 mod matching;
 mod target;
 
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
 
+use self::map::Map;
 use self::matching::Matching;
 use self::target::Target;
 use crate::exit::Exit;
@@ -58,6 +60,7 @@ struct Run {
     /// All members that the set has ever had.
     members: Vec<Target>,
     matching: Matching,
+    keyed: Map,
 }
 
 /// Calls a function while other processes do not proceed.
@@ -75,7 +78,7 @@ impl Run {
     }
 
     async fn operate(&mut self) {
-        match self.rng.u8(0..100) {
+        match self.rng.u8(0..120) {
             0..15 => self.open(),
             15..20 => self.reopen(),
             20..40 => self.insert(),
@@ -90,6 +93,7 @@ impl Run {
                 }
             }
             92..95 => self.remove(),
+            100.. => self.operate_map(),
             _ => with_model(|model| {
                 model.count_call();
                 model.step();
@@ -381,6 +385,7 @@ fn run(system: System, seed: u64) -> u64 {
         set: ExitSet::new(),
         members: Vec::new(),
         matching: Matching::default(),
+        keyed: Map::default(),
     };
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
