@@ -86,10 +86,14 @@ impl ProcessExit {
             if sleep.is_zero() {
                 return Ok(None);
             }
-            match (&self.source, state) {
-                (Source::WithEvents(process), Some(state))
-                    if process.wait_event(state, sleep).is_ok() => {}
-                _ => pacer.sleep(sleep),
+            let has_slept = match (&mut self.source, state) {
+                (Source::WithEvents(process), Some(state)) => {
+                    process.wait_event(state, sleep).is_ok()
+                }
+                _ => false,
+            };
+            if !has_slept {
+                pacer.sleep(sleep);
             }
         }
     }

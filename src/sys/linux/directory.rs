@@ -99,7 +99,7 @@ impl Directory {
     /// Returns the exit status of the process if `stat` is that of a zombie and the kernel shows the
     /// status to us. `stat` must be read from this directory.
     pub(super) fn zombie_status(&self, stat: &Stat) -> Option<Status> {
-        stat.zombie_status(|| self.has_link(c"ns/user"))
+        stat.exit_status(|| self.has_link(c"ns/user"))
     }
 
     /// Whether the process has been reaped. `None` if a sandbox denies the answer.

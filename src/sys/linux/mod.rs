@@ -4,6 +4,7 @@ mod child;
 mod directory;
 mod fd_limit;
 mod namespaces;
+mod open_stat;
 mod pidfd;
 mod pidfd_id;
 mod probe;
@@ -20,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 pub(crate) use self::namespaces::{has_exited_elsewhere, origin};
+use self::open_stat::OpenStat;
 use self::pidfd::Liveness;
 use self::probe::PidProbe;
 pub(crate) use self::probe::Probe;
@@ -39,6 +41,8 @@ use crate::mechanism::Mechanism;
 /// A process with a pidfd.
 pub(crate) struct Process {
     pidfd: LazyAsyncFd,
+    /// Present while waiting for a process that is not our child.
+    stat: Option<OpenStat>,
 }
 
 impl Process {
@@ -100,19 +104,27 @@ impl Process {
         pidfd_id::record(pidfd.as_fd(), pid);
         Process {
             pidfd: LazyAsyncFd::new(pidfd),
+            stat: None,
         }
     }
 
     pub(crate) fn state(&self) -> io::Result<State> {
-        query_state(self.pidfd.as_fd())
+        // A running process costs only one short system call.
+        match &self.stat {
+            Some(_) if pidfd::liveness(self.as_fd())? == Liveness::Running => Ok(State::Running),
+            stat => state_after_event(self.as_fd(), stat.as_ref()),
+        }
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
+        let stat = &mut self.stat;
         let first_read = |pidfd: BorrowedFd<'_>| {
-            let exited = match pidfd::liveness(pidfd) {
-                Ok(Liveness::Zombie | Liveness::Reaped) => Some(query_state(pidfd)?),
-                // A running process costs only one system call. Ignore an error, for example of a sandbox
-                // that denies `poll`: the reactor reports the exit.
+            let exited = match first_liveness(pidfd, stat) {
+                Ok(Liveness::Zombie | Liveness::Reaped) => {
+                    Some(state_after_event(pidfd, stat.as_ref())?)
+                }
+                // Ignore an error, for example of a sandbox that denies `poll`: the reactor reports the
+                // exit.
                 Ok(Liveness::Running) | Err(_) => None,
             };
             Ok((exited.filter(|&state| state != State::Running), true))
@@ -120,15 +132,17 @@ impl Process {
         if let Some(state) = ready!(self.pidfd.poll_first_read(cx, first_read))? {
             return Poll::Ready(Ok(state));
         }
-        self.pidfd
-            .poll_readable(cx, |pidfd| Ok((query_state(pidfd)?, true)))
+        let stat = self.stat.as_ref();
+        let read = |pidfd: BorrowedFd<'_>| Ok((state_after_event(pidfd, stat)?, true));
+        self.pidfd.poll_readable(cx, read)
     }
 
     pub(crate) fn deregister(&mut self) {
         self.pidfd.deregister();
+        self.stat = None;
     }
 
-    pub(crate) fn wait_event(&self, state: State, timeout: Duration) -> io::Result<()> {
+    pub(crate) fn wait_event(&mut self, state: State, timeout: Duration) -> io::Result<()> {
         if cfg!(tokio_process_exit_force_poll) {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -137,6 +151,11 @@ impl Process {
             State::Running => libc::POLLIN,
             State::Exited { .. } => 0,
         };
+        if state == State::Running
+            && first_liveness(self.pidfd.as_fd(), &mut self.stat)? != Liveness::Running
+        {
+            return Ok(());
+        }
         pidfd::wait(self.as_fd(), events, timeout)
     }
 
@@ -145,6 +164,7 @@ impl Process {
         pidfd_id::copy(self.as_fd(), duplicate.as_fd());
         Ok(Opened::WithEvents(Process {
             pidfd: LazyAsyncFd::new(duplicate),
+            stat: None,
         }))
     }
 
@@ -201,6 +221,24 @@ fn open_pidfd(pid: libc::pid_t) -> Result<OwnedFd, i32> {
 /// Whether a later call may succeed.
 fn is_exhaustion(errno: i32) -> bool {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+}
+
+/// Queries the process before a wait. Opens `stat` if the wait needs the file and it is not open.
+fn first_liveness(pidfd: BorrowedFd<'_>, stat: &mut Option<OpenStat>) -> io::Result<Liveness> {
+    if stat.is_some() {
+        return pidfd::liveness(pidfd);
+    }
+    let (liveness, opened) = OpenStat::open(pidfd)?;
+    *stat = opened;
+    Ok(liveness)
+}
+
+/// Returns the state of a process that has probably exited, as [`query_state`] does.
+fn state_after_event(pidfd: BorrowedFd<'_>, stat: Option<&OpenStat>) -> io::Result<State> {
+    match stat.and_then(OpenStat::exited_state) {
+        Some(state) => Ok(state),
+        None => query_state(pidfd),
+    }
 }
 
 /// Returns the state of the process behind a pidfd, with its exit status where the kernel reports it.

@@ -73,7 +73,7 @@ fn pid_in_fdinfo(fd: BorrowedFd<'_>) -> Option<i64> {
 ///
 /// The status is the opened process's only if that process has not been reaped after this call.
 pub(super) fn zombie_status(pid: u32) -> Option<Status> {
-    Stat::read(pid)?.zombie_status(|| fs::read_link(format!("/proc/{pid}/ns/user")).is_ok())
+    Stat::read(pid)?.exit_status(|| fs::read_link(format!("/proc/{pid}/ns/user")).is_ok())
 }
 
 /// Whether the parent is reaping the process at this moment (`EXIT_DEAD`).
@@ -190,6 +190,8 @@ pub(super) struct Stat {
     num_threads: u32,
     /// The start time, in ticks since boot.
     pub(super) start_time: u64,
+    /// Whether the process sleeps or is dead. `false` for a reader without ptrace rights.
+    waits: bool,
     exit_code: i32,
 }
 
@@ -210,11 +212,13 @@ impl Stat {
         let state = fields.next()?;
         let num_threads = fields.nth(16)?;
         let start_time = fields.nth(1)?;
-        let exit_code = fields.nth(29)?;
+        let waits = fields.nth(12)? != "0";
+        let exit_code = fields.nth(16)?;
         Some(Stat {
             state: *state.as_bytes().first()?,
             num_threads: num_threads.parse().ok()?,
             start_time: start_time.parse().ok()?,
+            waits,
             exit_code: exit_code.parse().ok()?,
         })
     }
@@ -228,16 +232,20 @@ impl Stat {
         self.state == b'Z' && self.num_threads == 1
     }
 
-    /// Returns the exit status if the process is a zombie and the kernel shows the status to us.
+    /// Returns the exit status if the process has exited and the kernel shows the status to us.
     ///
     /// `can_read_link` reads the link `ns/user` of the same process.
-    pub(super) fn zombie_status(&self, can_read_link: impl FnOnce() -> bool) -> Option<Status> {
-        if !self.exited() || !has_group_exit_code() {
+    pub(super) fn exit_status(&self, can_read_link: impl FnOnce() -> bool) -> Option<Status> {
+        // A process that is being reaped is shown as dead. A leader thread that is replaced by `execve` is
+        // dead too, but the number of threads is then 2, or 0 (`de_thread` in fs/exec.c).
+        let has_exited = matches!(self.state, b'Z' | b'X') && self.num_threads == 1;
+        if !has_exited || !has_group_exit_code() {
             return None;
         }
-        // A reader without ptrace rights gets 0, which is also the status of success. The link needs the
-        // same rights (PTRACE_MODE_READ_FSCREDS): the 0 is real if the link can be read.
-        let is_real = self.exit_code != 0 || can_read_link();
+        // A reader without ptrace rights gets 0, which is also the status of success. The fields `wchan`
+        // (since Linux 5.16, from the last step of the exit on) and the link need the same rights, so the 0
+        // is real if they can be read (`do_task_stat` in fs/proc/array.c, PTRACE_MODE_READ_FSCREDS).
+        let is_real = self.exit_code != 0 || self.waits || can_read_link();
         is_real.then_some(Status(self.exit_code))
     }
 }
@@ -304,6 +312,7 @@ mod tests {
                 state: b'Z',
                 num_threads: 1,
                 start_time: 33,
+                waits: false,
                 exit_code: 1792,
             };
             assert_eq!(
@@ -413,15 +422,18 @@ mod tests {
                 others in vec(any::<i64>(), 47),
             ) {
                 let others: Vec<String> = others.iter().map(i64::to_string).collect();
-                let (a, b, c) = (others[..16].join(" "), &others[16], others[17..46].join(" "));
+                let (a, b, c) = (others[..16].join(" "), &others[16], others[17..29].join(" "));
+                let (wchan, d) = (&others[29], others[30..46].join(" "));
                 let mut line = b"42 (".to_vec();
                 line.extend(&name);
-                let rest = format!(") {state} {a} {num_threads} {b} {start_time} {c} {exit_code}\n");
+                let rest = format!(
+                    ") {state} {a} {num_threads} {b} {start_time} {c} {wchan} {d} {exit_code}\n"
+                );
                 line.extend(rest.as_bytes());
                 let state = state.as_bytes()[0];
                 prop_assert_eq!(
                     Stat::parse(&line),
-                    Some(Stat { state, num_threads, start_time, exit_code })
+                    Some(Stat { state, num_threads, start_time, waits: wchan != "0", exit_code })
                 );
                 // A truncated line has no exit code, whatever the name contains.
                 let last_field = line.len() - exit_code.to_string().len() - 1;

@@ -56,6 +56,13 @@ pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Statu
     status_in(waitid(kind, id).ok()?)
 }
 
+/// Whether our own child, or a process that we trace, is waitable. The error is the errno: ECHILD for any
+/// other process.
+#[allow(dead_code, reason = "used on Linux only")]
+pub(crate) fn has_exited_child(kind: libc::idtype_t, id: libc::id_t) -> Result<bool, i32> {
+    waitid(kind, id).map(|info| status_in(info).is_some())
+}
+
 /// Returns the exit status in the siginfo of a `waitid` for exits.
 fn status_in(info: libc::siginfo_t) -> Option<Status> {
     // If the pid is 0, the child is not waitable, and `waitid` has written nothing.
