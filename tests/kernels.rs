@@ -160,6 +160,54 @@ fn reports_exit_and_reap_on_each_kernel() {
     });
 }
 
+/// Returns how many system calls a wait makes after the exit. The reactor has reported the exit by then.
+async fn calls_after_exit(process: ProcessExit, expected: Option<i32>) -> u32 {
+    let made = || trap::made().iter().sum::<u32>();
+    let before = made();
+    let mut process = process;
+    let exit = deadline(trap::armed_future(&mut process)).await.unwrap();
+    assert_eq!(code(exit), expected);
+    made() - before
+}
+
+#[test]
+fn makes_few_calls_after_the_exit_on_each_kernel() {
+    use std::io::Write;
+    let kernel = on_each_kernel!(makes_few_calls_after_the_exit_on_each_kernel);
+    if !kernel.events {
+        return;
+    }
+    let ((child, mut pipe_of_child), mut grandchild) = (child(7), Grandchild::spawn());
+    let mut succeeding = Grandchild::spawn();
+    let until_zombie = |pid| {
+        support::until("the process is a zombie", || linux::is_zombie(pid));
+    };
+    block_on(kernel, async {
+        let mut process = exit_of(child.id());
+        still_pending(&mut process).await;
+        pipe_of_child.write_all(&[0]).unwrap();
+        until_zombie(child.id());
+        if kernel.zombie_status {
+            // `poll` and `waitid`, and a signal where `poll` does not report the reap.
+            let calls = calls_after_exit(process, Some(7)).await;
+            assert_eq!(calls, 2 + u32::from(!kernel.reap_events));
+        }
+        for (grandchild, status) in [(&mut grandchild, 8), (&mut succeeding, 0)] {
+            let mut process = exit_of(grandchild.id());
+            still_pending(&mut process).await;
+            grandchild.end(status);
+            until_zombie(grandchild.id());
+            if kernel.zombie_status {
+                // The kept file.
+                assert_eq!(calls_after_exit(process, Some(status.into())).await, 1);
+            } else {
+                // Without `waitid` for pidfds, and signals where `poll` does not report the reap.
+                assert_eq!(calls_after_exit(process, None).await, 5);
+            }
+        }
+    });
+}
+
 #[test]
 fn status_of_own_child_is_known_on_each_kernel() {
     let kernel = on_each_kernel!(status_of_own_child_is_known_on_each_kernel);

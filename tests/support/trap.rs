@@ -22,7 +22,7 @@ use seccompiler::{
 };
 
 /// The calls that can be made to fail: a name, and the numbers of all variants of the call.
-pub const CALLS: [(&str, &[c_long]); 25] = [
+pub const CALLS: [(&str, &[c_long]); 26] = [
     ("pidfd_open", &[libc::SYS_pidfd_open]),
     ("epoll_create1", &[libc::SYS_epoll_create1]),
     ("epoll_ctl", &[libc::SYS_epoll_ctl]),
@@ -39,6 +39,7 @@ pub const CALLS: [(&str, &[c_long]); 25] = [
     ("fcntl", &[libc::SYS_fcntl]),
     ("open", &[libc::SYS_open, libc::SYS_openat]),
     ("read", &[libc::SYS_read]),
+    ("pread", &[libc::SYS_pread64]),
     ("readlink", &[libc::SYS_readlink, libc::SYS_readlinkat]),
     ("getdents64", &[libc::SYS_getdents64]),
     ("kill", &[libc::SYS_kill]),

@@ -279,8 +279,9 @@ fn query_state_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
         return Ok((zombie_state(Some(status)), false));
     }
     // Read the pid through the descriptor: `/proc` may belong to another pid namespace than ours, in
-    // which our number for the process is another process.
-    let pid = procfs::pid_of_pidfd(pidfd);
+    // which our number for the process is another process. Before Linux 5.17, `/proc` has no status.
+    let pid = procfs::has_group_exit_code().then(|| procfs::pid_of_pidfd(pidfd));
+    let pid = pid.flatten();
     let status = pid.and_then(procfs::zombie_status);
     let is_being_reaped = status.is_none() && pid.is_some_and(procfs::is_being_reaped);
     Ok(match pidfd::liveness(pidfd)? {
