@@ -41,6 +41,30 @@ pub(crate) fn pidfd_open(pid: u32) -> OwnedFd {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd)
 }
 
+/// Forks a child that sleeps until its parent exits, and makes its pidfd the standard input of this process.
+///
+/// Only makes system calls, so a forked process can call this before `exec`.
+pub(crate) fn wait_for_child_on_stdin() -> io::Result<()> {
+    // SAFETY: the child only makes system calls.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: the call takes integers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        loop {
+            // SAFETY: the call takes no arguments.
+            unsafe { libc::pause() };
+        }
+    }
+    let pidfd = pidfd_open(pid as u32);
+    // SAFETY: the call takes integers.
+    let result = unsafe { libc::dup2(pidfd.as_raw_fd(), libc::STDIN_FILENO) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// An epoll instance.
 pub(crate) struct Epoll(OwnedFd);
 
