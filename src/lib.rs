@@ -164,10 +164,11 @@
 //! # Cost
 //!
 //! A wait takes one descriptor (on Windows a handle) and no thread. On Linux it takes five system calls
-//! besides the queries after an event: open, register, query, deregister and close. On Linux, a task that
-//! waits for your own child is woken about 10 % later than a thread in `epoll_wait`. For another process it is
-//! about 70 % later, because `/proc` is read for the exit status. `benches/README.md` in the repository has
-//! all measurements.
+//! besides the queries after an event: open, register, query, deregister and close. If the process is not your
+//! child, Linux takes a second descriptor and six more system calls, to
+//! [read the exit status faster](how_it_works#keeping-the-stat-of-a-process). On Linux, a task that waits for
+//! your own child is woken about 10 % later than a thread in `epoll_wait`. For another process it is about
+//! 25 % later. `benches/README.md` in the repository has all measurements.
 //!
 //! # Features
 //!

@@ -90,8 +90,8 @@ async fn holds_no_file_of_a_child_open() {
 }
 
 #[test]
-fn leaves_half_of_the_descriptors_to_pidfds() {
-    const TEST: &str = "leaves_half_of_the_descriptors_to_pidfds";
+fn keeps_half_of_the_descriptors_for_pidfds() {
+    const TEST: &str = "keeps_half_of_the_descriptors_for_pidfds";
     if support::role().is_none() {
         return support::assert_passed(&rerun(TEST, "1", |_| {}));
     }
@@ -120,8 +120,8 @@ fn leaves_half_of_the_descriptors_to_pidfds() {
 }
 
 #[tokio::test]
-async fn never_returns_the_status_of_the_next_owner_of_a_pid() {
-    const TEST: &str = "never_returns_the_status_of_the_next_owner_of_a_pid";
+async fn never_returns_the_status_of_a_later_process() {
+    const TEST: &str = "never_returns_the_status_of_a_later_process";
     if support::role().is_none() {
         return support::assert_passed(&rerun(TEST, "1", |_| {}));
     }
@@ -156,13 +156,13 @@ fn in_clone(flags: libc::c_int, body: impl FnOnce() -> i32) -> Option<i32> {
 }
 
 #[test]
-fn returns_right_statuses_after_a_fork_with_a_pid_namespace() {
-    const TEST: &str = "returns_right_statuses_after_a_fork_with_a_pid_namespace";
+fn is_right_after_a_fork_into_a_pid_namespace() {
+    const TEST: &str = "is_right_after_a_fork_into_a_pid_namespace";
     if support::role().is_none() {
         // Run in a process without other threads: the forked process allocates memory.
         return support::assert_passed(&rerun(TEST, "1", |_| {}));
     }
-    // This is a wait in the namespace of /proc, so that anything that is kept for the process is kept.
+    // Wait in the namespace of `/proc` first, so that this process has kept whatever it keeps.
     let mut first = Grandchild::spawn();
     let mut process = exit_of(first.id());
     let timeout = Some(Duration::from_millis(5));

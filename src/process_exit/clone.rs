@@ -13,7 +13,7 @@ impl ProcessExit {
     /// registration of its own, so both can be awaited at once, and
     /// [`is_terminated`](ProcessExit::is_terminated) of the new one is `false`.
     ///
-    /// It takes a descriptor more, as each wait does. On Windows, and if the process is
+    /// It takes descriptors of its own, as each wait does. On Windows, and if the process is
     /// [polled](crate::Mechanism::Polling), it shares what the first one has open. On macOS and the BSDs, an
     /// exited process is polled, because a kqueue reports an exit only once.
     ///

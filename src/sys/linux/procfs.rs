@@ -352,6 +352,33 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "calls uname")]
+    fn returns_only_a_status_that_is_shown() {
+        if !has_group_exit_code() {
+            return eprintln!("skipped: Linux before 5.17");
+        }
+        let status = |state, num_threads, exit_code, waits, can_read_link| {
+            let stat = Stat {
+                state,
+                num_threads,
+                start_time: 33,
+                waits,
+                exit_code,
+            };
+            stat.exit_status(|| can_read_link).map(|Status(code)| code)
+        };
+        for state in [b'Z', b'X'] {
+            assert_eq!(status(state, 1, 1792, false, false), Some(1792));
+            assert_eq!(status(state, 1, 0, true, false), Some(0));
+            assert_eq!(status(state, 1, 0, false, true), Some(0));
+            assert_eq!(status(state, 1, 0, false, false), None);
+            assert_eq!(status(state, 2, 1792, true, true), None);
+            assert_eq!(status(state, 0, 1792, true, true), None);
+        }
+        assert_eq!(status(b'S', 1, 1792, true, true), None);
+    }
+
+    #[test]
     fn reads_a_live_process() {
         assert!(proc_matches_our_pid_ns());
         // Read another process: an emulator's `/proc` does not show this process as it is.
