@@ -40,9 +40,8 @@ use crate::mechanism::Mechanism;
 
 /// A process with a pidfd.
 pub(crate) struct Process {
-    pidfd: LazyAsyncFd,
-    /// Present while waiting for a process that is not our child.
-    stat: Option<OpenStat>,
+    /// The file is present while waiting for a process that is not our child.
+    pidfd: LazyAsyncFd<Option<OpenStat>>,
 }
 
 impl Process {
@@ -104,20 +103,30 @@ impl Process {
         pidfd_id::record(pidfd.as_fd(), pid);
         Process {
             pidfd: LazyAsyncFd::new(pidfd),
-            stat: None,
         }
     }
 
     pub(crate) fn state(&self) -> io::Result<State> {
         // A running process costs only one short system call.
-        match &self.stat {
+        match &self.pidfd.data {
             Some(_) if pidfd::liveness(self.as_fd())? == Liveness::Running => Ok(State::Running),
             stat => state_after_event(self.as_fd(), stat.as_ref()),
         }
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
-        let stat = &mut self.stat;
+        // Move the file out, because the closures borrow it while the pidfd is borrowed too.
+        let mut stat = self.pidfd.data.take();
+        let state = self.poll_event_with(&mut stat, cx);
+        self.pidfd.data = stat;
+        state
+    }
+
+    fn poll_event_with(
+        &mut self,
+        stat: &mut Option<OpenStat>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<State, EventError>> {
         let first_read = |pidfd: BorrowedFd<'_>| {
             let exited = match first_liveness(pidfd, stat) {
                 Ok(Liveness::Zombie | Liveness::Reaped) => {
@@ -132,14 +141,13 @@ impl Process {
         if let Some(state) = ready!(self.pidfd.poll_first_read(cx, first_read))? {
             return Poll::Ready(Ok(state));
         }
-        let stat = self.stat.as_ref();
-        let read = |pidfd: BorrowedFd<'_>| Ok((state_after_event(pidfd, stat)?, true));
+        let read = |pidfd: BorrowedFd<'_>| Ok((state_after_event(pidfd, stat.as_ref())?, true));
         self.pidfd.poll_readable(cx, read)
     }
 
     pub(crate) fn deregister(&mut self) {
         self.pidfd.deregister();
-        self.stat = None;
+        self.pidfd.data = None;
     }
 
     pub(crate) fn wait_event(&mut self, state: State, timeout: Duration) -> io::Result<()> {
@@ -151,12 +159,17 @@ impl Process {
             State::Running => libc::POLLIN,
             State::Exited { .. } => 0,
         };
-        if state == State::Running
-            && first_liveness(self.pidfd.as_fd(), &mut self.stat)? != Liveness::Running
-        {
+        if state == State::Running && self.open_stat()? != Liveness::Running {
             return Ok(());
         }
         pidfd::wait(self.as_fd(), events, timeout)
+    }
+
+    fn open_stat(&mut self) -> io::Result<Liveness> {
+        let mut stat = self.pidfd.data.take();
+        let liveness = first_liveness(self.as_fd(), &mut stat);
+        self.pidfd.data = stat;
+        liveness
     }
 
     pub(crate) fn try_clone(&self) -> io::Result<Opened<Process>> {
@@ -164,7 +177,6 @@ impl Process {
         pidfd_id::copy(self.as_fd(), duplicate.as_fd());
         Ok(Opened::WithEvents(Process {
             pidfd: LazyAsyncFd::new(duplicate),
-            stat: None,
         }))
     }
 

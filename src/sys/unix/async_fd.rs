@@ -12,35 +12,56 @@ use tokio::task::coop;
 use crate::sys::EventError;
 
 /// An owned descriptor that is registered with the current runtime's reactor when it is first polled.
-pub(crate) struct LazyAsyncFd {
+pub(crate) struct LazyAsyncFd<T = ()> {
     // Declared first, so dropped first: deregister before the descriptor closes. Otherwise a duplicate
     // of the descriptor would keep the registration in the reactor's epoll.
     registered: Option<ReactorRegistration>,
-    /// Whether an event may be ready that the reactor has not had the time to report.
-    read_is_due: bool,
     fd: OwnedFd,
+    /// What else belongs to the descriptor. Here it takes no more room than padding would.
+    pub(crate) data: T,
 }
 
 /// The registration with one reactor.
 struct ReactorRegistration {
-    fd: AsyncFd<RawFd>,
+    fd: AsyncFd<RegisteredFd>,
     runtime: runtime::Id,
 }
 
-impl LazyAsyncFd {
+struct RegisteredFd {
+    fd: RawFd,
+    /// Whether an event may be ready that the reactor has not had the time to report.
+    read_is_due: bool,
+}
+
+impl AsRawFd for RegisteredFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
+impl<T: Default> LazyAsyncFd<T> {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         LazyAsyncFd {
             registered: None,
-            read_is_due: false,
             fd,
+            data: T::default(),
         }
     }
+}
 
+impl<T> LazyAsyncFd<T> {
     /// Makes the next call of [`poll_first_read`](Self::poll_first_read) read.
     ///
     /// For a source of events that was added to the descriptor, and may have an event already.
     pub(crate) fn request_read(&mut self) {
-        self.read_is_due = true;
+        // A registration that is still to be made reads anyway.
+        self.set_read_is_due(true);
+    }
+
+    fn set_read_is_due(&mut self, is_due: bool) {
+        if let Some(registered) = &mut self.registered {
+            registered.fd.get_mut().read_is_due = is_due;
+        }
     }
 
     /// Registers the descriptor with the current runtime's reactor. Reads once after a new registration,
@@ -53,13 +74,14 @@ impl LazyAsyncFd {
     /// # Errors and panics
     ///
     /// As for [`poll_readable`](Self::poll_readable).
-    pub(crate) fn poll_first_read<T>(
+    pub(crate) fn poll_first_read<E>(
         &mut self,
         cx: &mut Context<'_>,
-        read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(Option<T>, bool)>,
-    ) -> Poll<Result<Option<T>, EventError>> {
+        read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(Option<E>, bool)>,
+    ) -> Poll<Result<Option<E>, EventError>> {
         self.deregister_from_other_runtime();
-        if self.registered.is_some() && !self.read_is_due {
+        let registered = self.registered.as_ref();
+        if registered.is_some_and(|registered| !registered.fd.get_ref().read_is_due) {
             return Poll::Ready(Ok(None));
         }
         let coop = ready!(coop::poll_proceed(cx));
@@ -71,7 +93,7 @@ impl LazyAsyncFd {
         // Read after the registration: otherwise an event between the two would wait for the reactor. Read
         // even if the registration has failed: an event that is ready needs no reactor.
         let (event, is_all) = read(self.fd.as_fd()).map_err(EventError::Other)?;
-        self.read_is_due = !is_all;
+        self.set_read_is_due(!is_all);
         if event.is_none() {
             result?;
         } else {
@@ -93,11 +115,11 @@ impl LazyAsyncFd {
     /// # Panics
     ///
     /// Outside a runtime, and in a runtime without I/O enabled.
-    pub(crate) fn poll_readable<T>(
+    pub(crate) fn poll_readable<E>(
         &mut self,
         cx: &mut Context<'_>,
-        read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(T, bool)>,
-    ) -> Poll<Result<T, EventError>> {
+        read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(E, bool)>,
+    ) -> Poll<Result<E, EventError>> {
         self.deregister_from_other_runtime();
         loop {
             let registered = match &mut self.registered {
@@ -156,7 +178,7 @@ impl LazyAsyncFd {
     }
 }
 
-impl AsFd for LazyAsyncFd {
+impl<T> AsFd for LazyAsyncFd<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -168,12 +190,16 @@ impl ReactorRegistration {
         if cfg!(tokio_process_exit_force_poll) {
             return Err(EventError::Refused(io::ErrorKind::Unsupported.into()));
         }
+        let registered = RegisteredFd {
+            fd: fd.as_raw_fd(),
+            read_is_due: false,
+        };
         // READABLE only: a kqueue cannot be polled for writing, and a pidfd is never writable.
         // This function is deprecated in favor of the unsafe `register_with_interest` (tokio 1.53), because its
         // caller must keep the descriptor open. This caller does: the `LazyAsyncFd` that holds this
         // registration owns the descriptor. It never replaces the descriptor, and drops the registration first.
         #[allow(deprecated, reason = "the crate supports older versions of tokio")]
-        match AsyncFd::with_interest(fd.as_raw_fd(), Interest::READABLE) {
+        match AsyncFd::with_interest(registered, Interest::READABLE) {
             Ok(fd) => Ok(ReactorRegistration { fd, runtime }),
             // A system's error has a number. tokio's own error means that the runtime has shut down.
             Err(error) if error.raw_os_error().is_some() => Err(EventError::Refused(error)),
