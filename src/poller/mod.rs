@@ -13,6 +13,7 @@ mod polled;
 mod schedule;
 mod task_pacer;
 mod thread_pacer;
+mod timer;
 
 use std::io;
 use std::mem;
@@ -26,6 +27,7 @@ pub(crate) use self::schedule::BATCH_SIZE;
 use self::schedule::{Schedule, Watched};
 pub(crate) use self::task_pacer::TaskPacer;
 pub(crate) use self::thread_pacer::ThreadPacer;
+pub(crate) use self::timer::LazyTimer;
 use crate::sync::{Condvar, Mutex, thread};
 use crate::sys;
 use crate::wake_queue::{WakeQueue, lock, wake};

@@ -1,18 +1,12 @@
 //! Polling by the waiting tasks, where the system refuses a thread for the poller.
 
-use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::{Mutex as StaticMutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{self, Handle};
-use tokio::time::Sleep;
-
 use super::schedule::{Interval, Reopening, idle_time_of_task};
-use super::{Outcome, Polled};
+use super::{LazyTimer, Outcome, Polled};
 
 /// The least time between two errors about missing timers.
 const ERROR_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,14 +21,8 @@ pub(crate) struct TaskPacer {
     /// When the next queries are due. `None`: one interval after the next poll.
     due: Option<Instant>,
     interval: Interval,
-    timer: Option<Timer>,
+    timer: LazyTimer,
     reopening: Reopening,
-}
-
-/// A timer, and its runtime.
-struct Timer {
-    runtime: runtime::Id,
-    sleep: Pin<Box<Sleep>>,
 }
 
 /// What the tasks of this program have in common.
@@ -44,16 +32,12 @@ struct Shared {
     idle_until: Option<Instant>,
     /// When the next error may be reported.
     next_error: Option<Instant>,
-    /// The runtimes that were found to have no timers, or to have shut down. This stays true: tokio
-    /// takes the ids from a counter, so no later runtime has the id of an earlier one.
-    without_timers: Vec<runtime::Id>,
 }
 
 fn shared() -> MutexGuard<'static, Shared> {
     static SHARED: StaticMutex<Shared> = StaticMutex::new(Shared {
         idle_until: None,
         next_error: None,
-        without_timers: Vec::new(),
     });
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -79,7 +63,7 @@ impl TaskPacer {
         if due <= now {
             return Poll::Ready(Ok(()));
         }
-        match self.poll_timer(due, cx) {
+        match self.timer.poll_until(due, cx) {
             Some(elapsed) => {
                 ready!(elapsed);
                 self.due = Some(now);
@@ -106,7 +90,6 @@ impl TaskPacer {
         let interval = self.interval.0.mul_f64(queried as f64 / total as f64);
         self.due = Some(idle_until.max(now + interval));
         self.interval.double();
-        self.timer = None;
     }
 
     /// Returns to the shortest interval, for a new process.
@@ -114,36 +97,6 @@ impl TaskPacer {
         self.interval = Interval::default();
         let soon = Instant::now() + Interval::MIN;
         self.due = self.due.map(|due| due.min(soon));
-        self.timer = None;
-    }
-
-    /// Polls the timer for the next queries. Returns `None` if the current runtime has no timers.
-    fn poll_timer(&mut self, due: Instant, cx: &mut Context<'_>) -> Option<Poll<()>> {
-        let runtime = Handle::try_current().ok()?.id();
-        if shared().without_timers.contains(&runtime) {
-            return None;
-        }
-        let timer = self.timer.take().filter(|timer| timer.runtime == runtime);
-        // tokio has no other way to find out than a panic.
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            let mut timer = timer.unwrap_or_else(|| {
-                let sleep = Box::pin(tokio::time::sleep_until(due.into()));
-                Timer { runtime, sleep }
-            });
-            let elapsed = timer.sleep.as_mut().poll(cx);
-            (timer, elapsed)
-        }));
-        match polled {
-            Ok((timer, elapsed)) => {
-                self.timer = Some(timer);
-                Some(elapsed)
-            }
-            Err(_) => {
-                // Remember this, because the program's panic hook prints each panic.
-                shared().without_timers.push(runtime);
-                None
-            }
-        }
     }
 }
 
