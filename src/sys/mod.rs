@@ -62,6 +62,10 @@
 //!   identities do not record the boot. `has_exited_elsewhere(key, namespace)`: whether a process in another pid
 //!   namespace has certainly exited.
 //!   `KEY_ROUNDING` is the largest difference between two identity keys of one process.
+//! - `GroupList`, on Unix, lists the members of a process group in passes: `start(group)`, `restart()` for the
+//!   next pass, and `read(max)`, which reads at most `max` processes and returns whether the pass is complete.
+//!   After `PASSES` passes without a living member, the group has none. `start` and `read` fail if the system
+//!   does not show all processes. `Group` is the same on every Unix.
 //! - `thread_cpu_time()` returns the CPU time of the calling thread.
 //!
 //! # Safety
@@ -119,6 +123,8 @@ mod no_namespaces;
 
 #[cfg(unix)]
 mod unix;
+#[cfg(unix)]
+pub(crate) use unix::group::{Group, GroupMembers, group_of};
 
 // The end of a Windows wait is modelled on every system.
 #[cfg(all(test, tokio_process_exit_loom))]

@@ -15,6 +15,7 @@
 mod attach;
 #[cfg(all(test, tokio_process_exit_fake_kqueue))]
 pub(crate) mod fake;
+mod group;
 mod kernel;
 mod kevent;
 mod probe;
@@ -30,6 +31,7 @@ use std::thread;
 use std::time::Duration;
 
 use self::attach::attach;
+pub(crate) use self::group::GroupList;
 use self::kernel::{child_status, send_signal};
 use self::probe::PidProbe;
 pub(crate) use self::probe::Probe;

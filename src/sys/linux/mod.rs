@@ -2,7 +2,9 @@
 
 mod child;
 mod directory;
+mod dirents;
 mod fd_limit;
+mod group;
 mod namespaces;
 mod open_stat;
 mod pidfd;
@@ -20,6 +22,7 @@ use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use self::group::GroupList;
 pub(crate) use self::namespaces::{has_exited_elsewhere, origin};
 use self::open_stat::OpenStat;
 use self::pidfd::Liveness;

@@ -3,10 +3,12 @@
 //! This backend does not notice that a pid is recycled between two queries. Another parent's zombie
 //! counts as running until it is reaped.
 
+mod group;
 mod no_events;
 
 use std::io;
 
+pub(crate) use self::group::GroupList;
 pub(crate) use self::no_events::*;
 pub(crate) use super::no_namespaces::{has_exited_elsewhere, origin};
 pub(crate) use super::unix::child::open_child;

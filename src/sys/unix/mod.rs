@@ -3,5 +3,6 @@
 #[allow(dead_code, reason = "not every Unix has a descriptor to register")]
 pub(super) mod async_fd;
 pub(super) mod child;
+pub(super) mod group;
 pub(super) mod syscalls;
 pub(super) mod wait_status;
