@@ -185,6 +185,8 @@
 mod child;
 mod error;
 mod exit;
+#[cfg(unix)]
+mod exit_group;
 mod exit_map;
 mod exit_set;
 #[cfg(all(test, tokio_process_exit_fake_kqueue))]
@@ -202,11 +204,17 @@ mod wake_queue;
 
 pub use error::ProcessError;
 pub use exit::Exit;
+#[cfg(unix)]
+pub use exit_group::{GroupExit, exit_of_group};
 pub use exit_map::ExitMap;
 pub use exit_set::ExitSet;
 pub use identity::{ParseProcessIdentityError, ProcessIdentity};
 pub use mechanism::Mechanism;
 pub use process_exit::{ProcessExit, exit_of};
+
+#[cfg(doc)]
+#[doc = include_str!("groups.md")]
+pub mod groups {}
 
 #[cfg(doc)]
 #[doc = include_str!("how_it_works.md")]

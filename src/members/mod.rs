@@ -254,6 +254,17 @@ impl Members {
         result.map_err(|error| action_error(action, self.slots.pid(key), &error))
     }
 
+    /// Checks whether a member can be signalled. `NotFound` if it has exited.
+    #[cfg(unix)]
+    pub(crate) fn try_signal(&self, key: Key) -> io::Result<()> {
+        let slot = self.slots.get(key).filter(|slot| !slot.has_ended());
+        match slot.map(|slot| (slot.registration(), slot.probe())) {
+            Some((Some(registration), _)) => registration.signal(0),
+            Some((None, Some(probe))) => probe.signal(0),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Removes the next member whose wait has ended.
     pub(crate) fn pop_ended(&mut self) -> Option<Ended> {
         let key = self.ended.pop_front()?;

@@ -176,7 +176,7 @@ pub fn kill(pid: u32, signal: i32) {
     unsafe { libc::kill(i32::try_from(pid).expect("a pid"), signal) };
 }
 
-fn fork_raw() -> libc::pid_t {
+pub fn fork_raw() -> libc::pid_t {
     // SAFETY: the child only makes system calls, see `fork`.
     unsafe { libc::fork() }
 }
@@ -233,7 +233,7 @@ pub fn read_byte(fd: RawFd) -> u8 {
     byte
 }
 
-fn write_bytes(fd: RawFd, bytes: &[u8]) {
+pub fn write_bytes(fd: RawFd, bytes: &[u8]) {
     // SAFETY: `bytes` is readable for its length.
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
 }

@@ -1,0 +1,73 @@
+//! Finding the members of a group.
+
+use std::io;
+use std::mem;
+
+use crate::sys::{Group, GroupList};
+
+/// A search for living members of a group. It may take several passes over all processes.
+pub(super) struct Listing {
+    list: GroupList,
+    passes: u32,
+    has_zombies: bool,
+}
+
+/// The result of a [`Listing`].
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The pids of members that had not exited when they were listed.
+    Alive(Vec<u32>),
+    /// No member is alive.
+    Nobody { has_zombies: bool },
+}
+
+impl Listing {
+    pub(super) fn start(group: Group) -> io::Result<Listing> {
+        count_listing();
+        Ok(Listing {
+            list: GroupList::start(group)?,
+            passes: 0,
+            has_zombies: false,
+        })
+    }
+
+    /// Reads at most `max` processes. Returns the result once it is known.
+    pub(super) fn read(&mut self, max: usize) -> io::Result<Option<Found>> {
+        if !self.list.read(max)? {
+            return Ok(None);
+        }
+        let members = mem::take(&mut self.list.members);
+        if !members.alive.is_empty() {
+            return Ok(Some(Found::Alive(members.alive)));
+        }
+        self.passes += 1;
+        self.has_zombies |= members.has_zombies;
+        if self.passes == GroupList::PASSES {
+            let has_zombies = self.has_zombies;
+            return Ok(Some(Found::Nobody { has_zombies }));
+        }
+        self.list.restart()?;
+        Ok(None)
+    }
+
+    /// Lists without a pause.
+    pub(super) fn read_all(group: Group) -> io::Result<Found> {
+        let mut listing = Listing::start(group)?;
+        loop {
+            if let Some(found) = listing.read(usize::MAX)? {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    pub(super) static LISTINGS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts the listings of this thread, for the tests.
+fn count_listing() {
+    #[cfg(test)]
+    LISTINGS.set(LISTINGS.get() + 1);
+}

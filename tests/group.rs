@@ -1,0 +1,417 @@
+//! Promise: the wait for a process group resolves once no process of the group is alive, and not before.
+
+#![cfg(unix)]
+
+mod support;
+
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::unix::{fork, kill, pipe};
+use support::{Child, deadline, poll_once, runtimes, still_pending, until};
+use tokio_process_exit::{GroupExit, exit_of_group};
+
+const SHORT: Duration = Duration::from_millis(100);
+/// Longer than a test runs.
+const LONG: Duration = Duration::from_secs(3600);
+
+#[cfg(target_os = "linux")]
+#[test]
+fn resolves_only_after_a_chain_of_forks() {
+    // Under load, the processes are slow, but their order is the same.
+    for (lifetime, rounds) in [(50, 1), (1, 10), (0, 10)] {
+        for (runtime, reaps) in runtimes().into_iter().zip([true, false]) {
+            for _ in 0..rounds {
+                let mut chain = Chain::start(20, Duration::from_millis(lifetime), reaps);
+                let mut group = exit_of_group(chain.pgid);
+                chain.begin();
+                runtime.block_on(deadline(&mut group)).unwrap();
+                assert!(chain.has_ended(), "{lifetime} ms, reaped: {reaps}");
+                assert_eq!(
+                    group.signal(0).unwrap_err().kind(),
+                    ErrorKind::NotFound,
+                    "{group:?}"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn try_wait_is_true_only_after_a_chain_of_forks() {
+    for reaps in [true, false] {
+        for _ in 0..10 {
+            let mut chain = Chain::start(20, Duration::from_millis(1), reaps);
+            let mut group = GroupExit::open(chain.pgid).unwrap();
+            chain.begin();
+            until("the group is gone", || group.try_wait().unwrap());
+            assert!(chain.has_ended());
+        }
+    }
+}
+
+#[test]
+fn waits_for_a_process_in_the_background() {
+    for runtime in runtimes() {
+        let mut shell = Member::start("sleep 3600 & echo $!");
+        let sleep = shell.pid_of_line();
+        shell.0.wait().unwrap();
+        let mut group = exit_of_group(shell.id());
+        runtime.block_on(async {
+            still_pending(&mut group).await;
+            assert!(!group.try_wait().unwrap());
+            kill(sleep, libc::SIGKILL);
+            deadline(&mut group).await.unwrap();
+        });
+        assert!(group.try_wait().unwrap());
+        assert!(group.is_terminated());
+        // The result is returned again.
+        runtime.block_on(deadline(&mut group)).unwrap();
+    }
+}
+
+#[test]
+fn zombies_do_not_count_as_alive() {
+    if !lists_groups() {
+        return support::skip("this system does not list the members of a group");
+    }
+    for runtime in runtimes() {
+        let mut zombie = Member::start("exec sleep 3600");
+        let mut group = exit_of_group(zombie.id());
+        runtime.block_on(still_pending(&mut group));
+        zombie.0.kill().unwrap();
+        runtime.block_on(deadline(&mut group)).unwrap();
+        // A group of zombies can be opened.
+        let mut group = GroupExit::open(zombie.id()).unwrap();
+        assert_eq!(group.signal(0).unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(group.try_wait().unwrap());
+        let again = exit_of_group(zombie.id());
+        runtime.block_on(async { poll_once(again).unwrap().unwrap() });
+    }
+}
+
+#[test]
+fn numbers_of_no_group_are_refused() {
+    for (pgid, kind, message) in [
+        (0, ErrorKind::InvalidInput, "0 names no process group"),
+        (1 << 31, ErrorKind::InvalidInput, "2147483648 names no"),
+        (u32::MAX, ErrorKind::InvalidInput, "4294967295 names no"),
+        (i32::MAX as u32, ErrorKind::NotFound, "group 2147483647"),
+    ] {
+        let error = GroupExit::open(pgid).unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().contains(message), "{error}");
+        let mut group = exit_of_group(pgid);
+        for error in [
+            group.try_wait().unwrap_err(),
+            group.signal(0).unwrap_err(),
+            poll_once(&mut group).unwrap().unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), kind);
+        }
+        assert!(group.is_terminated());
+    }
+    // This process is no group's first process.
+    let child = Child::spawn(0);
+    let error = GroupExit::open(child.id()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    // SAFETY: the call takes no arguments.
+    let own = unsafe { libc::getpgrp() };
+    assert!(
+        error.to_string().contains(&format!("pass {own}")),
+        "{error}"
+    );
+}
+
+#[test]
+fn group_1_is_never_signalled() {
+    // `kill(-1)` would signal all processes of the system.
+    let Ok(mut group) = GroupExit::open(1) else {
+        return support::skip("no process is in group 1");
+    };
+    for signal in [0, libc::SIGCONT] {
+        let error = group.signal(signal).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    if !group.try_wait().unwrap() {
+        let runtime = &runtimes()[0];
+        let error = runtime.block_on(deadline(group.stop(SHORT))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+}
+
+#[test]
+fn signal_reaches_every_member() {
+    let runtime = &runtimes()[0];
+    let mut shell = Member::start("sleep 3600 & sleep 3600 & echo $$; wait");
+    shell.pid_of_line();
+    let mut group = GroupExit::open(shell.id()).unwrap();
+    group.signal(0).unwrap();
+    let error = group.signal(12345).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    group.signal(libc::SIGKILL).unwrap();
+    runtime.block_on(deadline(&mut group)).unwrap();
+    let error = group.signal(libc::SIGKILL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains(&shell.id().to_string()));
+}
+
+#[test]
+fn stop_kills_members_that_ignore_sigterm() {
+    for runtime in runtimes() {
+        let script = "trap '' TERM; (echo $$; while :; do sleep 0.01; done) & wait";
+        let mut shell = Member::start(script);
+        shell.pid_of_line();
+        let mut group = GroupExit::open(shell.id()).unwrap();
+        let start = Instant::now();
+        runtime.block_on(deadline(group.stop(SHORT))).unwrap();
+        assert!(start.elapsed() >= SHORT);
+        // The group is gone, so this returns at once.
+        runtime.block_on(deadline(group.stop(LONG))).unwrap();
+    }
+}
+
+#[test]
+fn stop_within_the_grace_needs_no_sigkill() {
+    for runtime in runtimes() {
+        let mut shell = Member::start("sleep 3600 & echo $$; wait; exit 7");
+        shell.pid_of_line();
+        // A stopped process handles SIGTERM after SIGCONT.
+        let mut group = GroupExit::open(shell.id()).unwrap();
+        group.signal(libc::SIGSTOP).unwrap();
+        runtime.block_on(deadline(group.stop(LONG))).unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&shell.0.wait().unwrap()),
+            Some(libc::SIGTERM)
+        );
+    }
+}
+
+#[test]
+fn a_dropped_stop_does_not_kill() {
+    let runtime = &runtimes()[0];
+    let mut shell = Member::start("trap '' TERM; echo $$; while :; do sleep 0.01; done");
+    shell.pid_of_line();
+    let mut group = GroupExit::open(shell.id()).unwrap();
+    runtime.block_on(async {
+        let stop = tokio::time::timeout(SHORT, group.stop(LONG)).await;
+        assert!(stop.is_err());
+        still_pending(&mut group).await;
+        deadline(group.stop(Duration::ZERO)).await.unwrap();
+    });
+}
+
+#[test]
+fn our_own_group_is_not_stopped() {
+    // SAFETY: the call takes no arguments.
+    let own = unsafe { libc::getpgrp() }.unsigned_abs();
+    let mut group = GroupExit::open(own).unwrap();
+    assert!(!group.try_wait().unwrap());
+    group.signal(0).unwrap();
+    let runtime = &runtimes()[0];
+    let error = runtime.block_on(group.stop(Duration::ZERO)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains(&own.to_string()), "{error}");
+    runtime.block_on(still_pending(&mut group));
+}
+
+#[test]
+fn a_wait_can_move_between_runtimes() {
+    let mut member = Member::start("exec sleep 3600");
+    let mut group = exit_of_group(member.id());
+    let runtimes = runtimes();
+    for runtime in runtimes.iter().chain(&runtimes) {
+        runtime.block_on(async {
+            for _ in 0..3 {
+                let timeout = tokio::time::timeout(Duration::from_millis(10), &mut group);
+                assert!(timeout.await.is_err());
+            }
+        });
+    }
+    drop(member.0.kill());
+    let task = runtimes[1].spawn(deadline(group));
+    runtimes[1].block_on(task).unwrap().unwrap();
+}
+
+#[test]
+fn works_without_timers() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_io().build().unwrap();
+    let mut member = Member::start("sleep 0.2 & exec sleep 0.1");
+    let group = exit_of_group(member.id());
+    runtime.block_on(group).unwrap();
+    member.0.wait().unwrap();
+}
+
+#[test]
+fn members_that_move_away_no_longer_count() {
+    for runtime in runtimes() {
+        let (mut report, report_write) = pipe();
+        let fd = report_write.as_raw_fd();
+        let mut leader = fork(|| {
+            set_group(0);
+            // SAFETY: the child only makes system calls.
+            if unsafe { libc::fork() } == 0 {
+                // The parent exits before this process moves away.
+                sleep(Duration::from_millis(300));
+                // SAFETY: the call takes no arguments.
+                let session = unsafe { libc::setsid() };
+                support::unix::write_bytes(fd, &session.to_ne_bytes());
+                support::unix::forever();
+            }
+            support::unix::write_bytes(fd, &[0; 4]);
+            sleep(Duration::from_millis(100));
+            0
+        });
+        let mut pid = [0; 4];
+        report.read_exact(&mut pid).unwrap();
+        let group = exit_of_group(leader.id());
+        runtime.block_on(deadline(group)).unwrap();
+        report.read_exact(&mut pid).unwrap();
+        let daemon = u32::from_ne_bytes(pid);
+        let mut daemon_exit = tokio_process_exit::exit_of(daemon);
+        assert_eq!(daemon_exit.try_wait().unwrap(), None);
+        kill(daemon, libc::SIGKILL);
+        leader.kill();
+    }
+}
+
+/// A group in which each process forks the next, lives for a while and exits.
+#[cfg(target_os = "linux")]
+struct Chain {
+    pgid: u32,
+    /// The first process starts the chain when it reads a byte.
+    begin: std::fs::File,
+    /// The last process writes a byte before it exits.
+    end: std::fs::File,
+    /// The parent of all processes whose parent has exited.
+    _keeper: support::unix::Forked,
+}
+
+#[cfg(target_os = "linux")]
+impl Chain {
+    fn start(length: u32, lifetime: Duration, reaps: bool) -> Chain {
+        use support::unix::{forever, fork_raw, read_byte, write_bytes};
+        let (begin_read, begin) = pipe();
+        let (end, end_write) = pipe();
+        let (mut report, report_write) = pipe();
+        let (begin_fd, end_fd) = (begin_read.as_raw_fd(), end_write.as_raw_fd());
+        let report_fd = report_write.as_raw_fd();
+        let keeper = fork(|| {
+            // SAFETY: the call takes integers.
+            unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+            let leader = fork_raw();
+            if leader == 0 {
+                set_group(0);
+                write_bytes(report_fd, &std::process::id().to_ne_bytes());
+                read_byte(begin_fd);
+                for _ in 1..length {
+                    sleep(lifetime);
+                    if fork_raw() != 0 {
+                        support::unix::exit_group(0);
+                    }
+                }
+                sleep(lifetime);
+                write_bytes(end_fd, &[1]);
+                return 0;
+            }
+            // SAFETY: the call takes integers, and returns no status.
+            while reaps && unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 {}
+            forever()
+        });
+        let mut pgid = [0; 4];
+        report.read_exact(&mut pgid).unwrap();
+        Chain {
+            pgid: u32::from_ne_bytes(pgid),
+            begin,
+            end,
+            _keeper: keeper,
+        }
+    }
+
+    fn begin(&mut self) {
+        use std::io::Write;
+        self.begin.write_all(&[1]).unwrap();
+    }
+
+    /// Whether the last process has written its byte.
+    fn has_ended(&mut self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.end.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: `poll` is one writable `pollfd`.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+}
+
+/// Whether this system lists the members of a group, so that zombies do not count.
+fn lists_groups() -> bool {
+    cfg!(any(
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly"
+    ))
+}
+
+/// The first process of a process group of its own.
+struct Member(std::process::Child);
+
+impl Member {
+    fn start(script: &str) -> Member {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).process_group(0);
+        Member(
+            command
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Reads the pid that the script prints.
+    fn pid_of_line(&mut self) -> u32 {
+        let mut line = String::new();
+        let mut byte = [0];
+        let stdout = self.0.stdout.as_mut().unwrap();
+        while !line.ends_with('\n') {
+            stdout.read_exact(&mut byte).unwrap();
+            line.push(byte[0].into());
+        }
+        line.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // SAFETY: the call takes integers. The zombie has kept the number of the group.
+        unsafe { libc::kill(-(self.0.id() as i32), libc::SIGKILL) };
+        let _ = self.0.wait();
+    }
+}
+
+fn set_group(pgid: u32) {
+    // SAFETY: the call takes integers.
+    unsafe { libc::setpgid(0, pgid as i32) };
+}
+
+fn sleep(time: Duration) {
+    let time = libc::timespec {
+        tv_sec: time.as_secs() as _,
+        tv_nsec: time.subsec_nanos() as _,
+    };
+    // SAFETY: `time` is readable, and the remaining time is not asked for.
+    unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
+}
