@@ -185,6 +185,11 @@
 mod child;
 mod error;
 mod exit;
+#[cfg(all(
+    any(target_os = "linux", target_os = "android"),
+    not(all(test, tokio_process_exit_fake_kqueue))
+))]
+mod exit_cgroup;
 #[cfg(unix)]
 mod exit_group;
 mod exit_map;
@@ -204,6 +209,11 @@ mod wake_queue;
 
 pub use error::ProcessError;
 pub use exit::Exit;
+#[cfg(all(
+    any(target_os = "linux", target_os = "android"),
+    not(all(test, tokio_process_exit_fake_kqueue))
+))]
+pub use exit_cgroup::{CgroupExit, exit_of_cgroup};
 #[cfg(unix)]
 pub use exit_group::{GroupExit, exit_of_group};
 pub use exit_map::ExitMap;

@@ -66,6 +66,7 @@
 //!   next pass, and `read(max)`, which reads at most `max` processes and returns whether the pass is complete.
 //!   After `PASSES` passes without a living member, the group has none. `start` and `read` fail if the system
 //!   does not show all processes. `Group` is the same on every Unix.
+//! - `Cgroup`, on Linux, is a cgroup: `poll_event(cx)` waits for a change, `is_populated()` queries it.
 //! - `thread_cpu_time()` returns the CPU time of the calling thread.
 //!
 //! # Safety

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// A directory that is open for reading.
 pub(super) struct Dirents(File);
@@ -40,6 +40,12 @@ impl Dirents {
             Ok(length) => Ok(Entries(&buffer[..length])),
             Err(_) => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+impl AsFd for Dirents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Linux and Android: a pidfd in tokio's reactor, or `/proc` where the system refuses pidfds.
 
+mod cgroup;
 mod child;
 mod directory;
 mod dirents;
@@ -22,6 +23,7 @@ use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use self::cgroup::{Cgroup, NoCgroup};
 pub(crate) use self::group::GroupList;
 pub(crate) use self::namespaces::{has_exited_elsewhere, origin};
 use self::open_stat::OpenStat;

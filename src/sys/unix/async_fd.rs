@@ -12,7 +12,10 @@ use tokio::task::coop;
 use crate::sys::EventError;
 
 /// An owned descriptor that is registered with the current runtime's reactor when it is first polled.
-pub(crate) struct LazyAsyncFd<T = ()> {
+///
+/// With `PRIORITY`, it also waits for priority events (`EPOLLPRI`). This is for files that are always readable:
+/// the kernel reports both readiness and priority at each change.
+pub(crate) struct LazyAsyncFd<T = (), const PRIORITY: bool = false> {
     // Declared first, so dropped first: deregister before the descriptor closes. Otherwise a duplicate
     // of the descriptor would keep the registration in the reactor's epoll.
     registered: Option<ReactorRegistration>,
@@ -39,7 +42,7 @@ impl AsRawFd for RegisteredFd {
     }
 }
 
-impl<T: Default> LazyAsyncFd<T> {
+impl<T: Default, const PRIORITY: bool> LazyAsyncFd<T, PRIORITY> {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         LazyAsyncFd {
             registered: None,
@@ -49,7 +52,7 @@ impl<T: Default> LazyAsyncFd<T> {
     }
 }
 
-impl<T> LazyAsyncFd<T> {
+impl<T, const PRIORITY: bool> LazyAsyncFd<T, PRIORITY> {
     /// Makes the next call of [`poll_first_read`](Self::poll_first_read) read.
     ///
     /// For a source of events that was added to the descriptor, and may have an event already.
@@ -87,7 +90,7 @@ impl<T> LazyAsyncFd<T> {
         let coop = ready!(coop::poll_proceed(cx));
         let result = match &self.registered {
             Some(_) => Ok(()),
-            None => ReactorRegistration::new(self.fd.as_fd())
+            None => ReactorRegistration::new(self.fd.as_fd(), PRIORITY)
                 .map(|registered| self.registered = Some(registered)),
         };
         // Read after the registration: otherwise an event between the two would wait for the reactor. Read
@@ -124,7 +127,7 @@ impl<T> LazyAsyncFd<T> {
         loop {
             let registered = match &mut self.registered {
                 Some(registered) => registered,
-                none => none.insert(ReactorRegistration::new(self.fd.as_fd())?),
+                none => none.insert(ReactorRegistration::new(self.fd.as_fd(), PRIORITY)?),
             };
             // Take the guard before the read: otherwise `clear_ready` would discard an event that
             // arrives between the two.
@@ -178,14 +181,14 @@ impl<T> LazyAsyncFd<T> {
     }
 }
 
-impl<T> AsFd for LazyAsyncFd<T> {
+impl<T, const PRIORITY: bool> AsFd for LazyAsyncFd<T, PRIORITY> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
 impl ReactorRegistration {
-    fn new(fd: BorrowedFd<'_>) -> Result<ReactorRegistration, EventError> {
+    fn new(fd: BorrowedFd<'_>, has_priority: bool) -> Result<ReactorRegistration, EventError> {
         let runtime = Handle::current().id();
         if cfg!(tokio_process_exit_force_poll) {
             return Err(EventError::Refused(io::ErrorKind::Unsupported.into()));
@@ -194,12 +197,17 @@ impl ReactorRegistration {
             fd: fd.as_raw_fd(),
             read_is_due: false,
         };
-        // READABLE only: a kqueue cannot be polled for writing, and a pidfd is never writable.
+        // Not WRITABLE: a kqueue cannot be polled for writing, and a pidfd is never writable.
+        let interest = match has_priority {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            true => Interest::READABLE | Interest::PRIORITY,
+            _ => Interest::READABLE,
+        };
         // This function is deprecated in favor of the unsafe `register_with_interest` (tokio 1.53), because its
         // caller must keep the descriptor open. This caller does: the `LazyAsyncFd` that holds this
         // registration owns the descriptor. It never replaces the descriptor, and drops the registration first.
         #[allow(deprecated, reason = "the crate supports older versions of tokio")]
-        match AsyncFd::with_interest(registered, Interest::READABLE) {
+        match AsyncFd::with_interest(registered, interest) {
             Ok(fd) => Ok(ReactorRegistration { fd, runtime }),
             // A system's error has a number. tokio's own error means that the runtime has shut down.
             Err(error) if error.raw_os_error().is_some() => Err(EventError::Refused(error)),

@@ -1,0 +1,180 @@
+//! Stopping a cgroup.
+
+use std::collections::HashSet;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::process;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::coop;
+use tokio::time::timeout;
+
+use super::error::{action_error, own_cgroup, threaded};
+use super::{CgroupExit, State};
+use crate::process_exit::ProcessExit;
+use crate::sys::Cgroup;
+
+/// The time from one kill to the next, at first and at most.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_INTERVAL: Duration = Duration::from_secs(1);
+
+impl CgroupExit {
+    /// Terminates all processes, waits up to `grace`, then kills those that are left, and waits for the cgroup
+    /// to be empty.
+    ///
+    /// This sends `SIGTERM` to each process in the cgroup and in the cgroups below, and then `SIGCONT`. The list of
+    /// processes is read again until it shows no new process, at most 16 times. Each signal goes to a pidfd, so it
+    /// never reaches another process that has got the pid.
+    ///
+    /// If a process is alive after `grace`, this writes to `cgroup.kill` (Linux 5.14): the kernel kills all
+    /// processes at once, also those that are being forked. Where this file is missing or may not be written,
+    /// this sends `SIGKILL` to each process, and reads the list again until the cgroup is empty. Processes
+    /// that fork faster than the list is read escape there.
+    ///
+    /// The cgroup itself is not removed.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput): this process is in the cgroup. Nothing was sent;
+    /// - [`Unsupported`](io::ErrorKind::Unsupported): the cgroup is threaded, so its threads belong to processes
+    ///   of another cgroup. Nothing was sent;
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): you may not signal any of the processes;
+    /// - the errors of awaiting. If the wait fails within `grace`, the processes are not killed.
+    ///
+    /// # Panics
+    ///
+    /// In a runtime without timers, outside a runtime, and as awaiting does. No signal has been sent then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is sent before the first poll. If the future is dropped later, some or all processes may have got
+    /// `SIGTERM`. The `CgroupExit` can be awaited, or stopped again with a new `grace`.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn stop() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    /// use tokio_process_exit::CgroupExit;
+    ///
+    /// let path = "/sys/fs/cgroup/my-jobs";
+    /// CgroupExit::open(path)?.stop(Duration::from_secs(5)).await?;
+    /// std::fs::remove_dir(path)
+    /// # }
+    /// ```
+    pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
+        self.check_stoppable()
+            .map_err(|error| action_error("stop", &self.path, &error))?;
+        let within_grace = async {
+            // Poll before the signal: if the runtime has no I/O, the panic comes before the signal.
+            let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *self).poll(cx))).await;
+            if let Poll::Ready(result) = first {
+                return result;
+            }
+            if let State::Waiting(waiting) = &self.state {
+                request_exit(&waiting.cgroup)
+                    .await
+                    .map_err(|error| action_error("stop", &self.path, &error))?;
+            }
+            (&mut *self).await
+        };
+        // Without timers, `timeout` panics before it polls.
+        if let Ok(result) = timeout(grace, within_grace).await {
+            return result;
+        }
+        let mut interval = MIN_INTERVAL;
+        loop {
+            if let State::Waiting(waiting) = &self.state {
+                kill(&waiting.cgroup)
+                    .await
+                    .map_err(|error| action_error("kill", &self.path, &error))?;
+            }
+            if let Ok(result) = timeout(interval, &mut *self).await {
+                return result;
+            }
+            interval = MAX_INTERVAL.min(interval * 2);
+        }
+    }
+
+    fn check_stoppable(&self) -> io::Result<()> {
+        match &self.state {
+            State::Waiting(waiting) if waiting.cgroup.is_threaded() => Err(threaded()),
+            State::Waiting(waiting) if is_own(&waiting.cgroup)? => Err(own_cgroup()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_own(cgroup: &Cgroup) -> io::Result<bool> {
+    Ok(cgroup.processes()?.contains(&process::id()))
+}
+
+/// Sends SIGTERM and SIGCONT to each process, also to those that are forked meanwhile.
+async fn request_exit(cgroup: &Cgroup) -> io::Result<()> {
+    const MAX_ROUNDS: u32 = 16;
+    let mut done = HashSet::new();
+    for _ in 0..MAX_ROUNDS {
+        let sent = signal_others(cgroup, &[libc::SIGTERM, libc::SIGCONT], &mut done).await?;
+        if sent == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn kill(cgroup: &Cgroup) -> io::Result<()> {
+    let Err(refusal) = cgroup.kill() else {
+        return Ok(());
+    };
+    let result = signal_others(cgroup, &[libc::SIGKILL], &mut HashSet::new()).await;
+    result.map(drop).map_err(|error| {
+        let reason = format!("{error}; cgroup.kill: {refusal}");
+        io::Error::new(error.kind(), reason)
+    })
+}
+
+/// Sends signals to the processes that are not in `done`, and adds these. Returns their number.
+///
+/// # Errors
+///
+/// No process may be signalled.
+async fn signal_others(
+    cgroup: &Cgroup,
+    signals: &[i32],
+    done: &mut HashSet<u32>,
+) -> io::Result<usize> {
+    /// The number of processes that are open at a time.
+    const BATCH_SIZE: usize = 64;
+    let mut pids = cgroup.processes()?;
+    pids.retain(|&pid| pid != process::id() && done.insert(pid));
+    let mut refusal = None;
+    let mut is_sent = false;
+    for batch in pids.chunks(BATCH_SIZE) {
+        let opened: Vec<ProcessExit> = batch
+            .iter()
+            .filter_map(|&pid| ProcessExit::open(pid).ok())
+            .collect();
+        // Read the list again: a process that has been opened after its pid was recycled is not in the cgroup.
+        let still_listed = cgroup.processes()?;
+        for process in opened {
+            let is_listed = |pid| still_listed.binary_search(&pid).is_ok();
+            if !process.pid().is_some_and(is_listed) {
+                continue;
+            }
+            for &signal in signals {
+                match process.signal(signal) {
+                    Ok(()) => is_sent = true,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => refusal = Some(error),
+                }
+            }
+            coop::consume_budget().await;
+        }
+    }
+    match refusal {
+        Some(refusal) if !is_sent => Err(refusal),
+        _ => Ok(pids.len()),
+    }
+}

@@ -1,0 +1,265 @@
+//! A directory of a cgroup v2 hierarchy.
+//!
+//! [cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html)
+//!
+//! # Safety
+//!
+//! Each block is one system call, or the conversion of a descriptor that a system call has returned.
+//! Descriptors are borrowed, so they are open during the call. Every pointer is to a null-terminated string,
+//! or to a local of the type that the call expects.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::task::{Context, Poll, ready};
+
+use super::dirents::Dirents;
+use crate::sys::EventError;
+use crate::sys::unix::async_fd::LazyAsyncFd;
+
+/// A cgroup. The descriptors refer to this cgroup, even if another gets its path.
+pub(crate) struct Cgroup {
+    directory: File,
+    /// The file `cgroup.events`, whose changes the reactor reports.
+    events: LazyAsyncFd<(), true>,
+}
+
+/// What was opened instead of a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoCgroup {
+    NotADirectory,
+    /// A directory of a cgroup v1 hierarchy.
+    Version1,
+    /// The root of a cgroup v2 hierarchy, which has no `cgroup.events`.
+    Root,
+    AnotherFileSystem,
+    /// The cgroup has been removed meanwhile.
+    Removed,
+    /// An error of the system, with its number.
+    System(i32),
+}
+
+impl From<io::Error> for NoCgroup {
+    fn from(error: io::Error) -> NoCgroup {
+        NoCgroup::System(error.raw_os_error().unwrap_or(libc::EINVAL))
+    }
+}
+
+impl Cgroup {
+    pub(crate) fn open(path: &Path) -> Result<Cgroup, NoCgroup> {
+        // include/uapi/linux/magic.h
+        const CGROUP_SUPER_MAGIC: u32 = 0x0027_e0eb;
+        const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
+
+        // Do not open a file that is no directory: opening a FIFO would block.
+        if !std::fs::metadata(path)?.is_dir() {
+            return Err(NoCgroup::NotADirectory);
+        }
+        let directory = File::open(path)?;
+        match file_system(directory.as_fd())? {
+            CGROUP2_SUPER_MAGIC => {}
+            CGROUP_SUPER_MAGIC => return Err(NoCgroup::Version1),
+            _ => return Err(NoCgroup::AnotherFileSystem),
+        }
+        let events = match open_at(directory.as_fd(), "cgroup.events", libc::O_RDONLY) {
+            Ok(events) => events,
+            Err(error) => {
+                let is_missing = error.raw_os_error() == Some(libc::ENOENT);
+                // Every cgroup has this file.
+                let has_processes = || open_at(directory.as_fd(), "cgroup.procs", libc::O_RDONLY);
+                return Err(match is_missing {
+                    true if has_processes().is_ok() => NoCgroup::Root,
+                    true => NoCgroup::Removed,
+                    false => error.into(),
+                });
+            }
+        };
+        Ok(Cgroup {
+            directory,
+            events: LazyAsyncFd::new(events.into()),
+        })
+    }
+
+    /// Whether a process of the cgroup, or of a cgroup below, is alive. Zombies are not.
+    pub(crate) fn is_populated(&self) -> io::Result<bool> {
+        is_populated(self.events.as_fd())
+    }
+
+    /// Waits for a change of `cgroup.events`. Returns whether the cgroup is populated.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, EventError>> {
+        let first_read =
+            |events: BorrowedFd<'_>| Ok(((!is_populated(events)?).then_some(()), true));
+        if ready!(self.events.poll_first_read(cx, first_read))?.is_some() {
+            return Poll::Ready(Ok(false));
+        }
+        self.events
+            .poll_readable(cx, |events| Ok((is_populated(events)?, true)))
+    }
+
+    /// Whether the cgroup is threaded: its processes are those of another cgroup.
+    pub(crate) fn is_threaded(&self) -> bool {
+        let kind = open_at(self.directory.as_fd(), "cgroup.type", libc::O_RDONLY);
+        let mut text = String::new();
+        kind.and_then(|mut file| file.read_to_string(&mut text))
+            .is_ok_and(|_| text.trim() == "threaded")
+    }
+
+    /// Returns the pids of all processes in the cgroup and in all cgroups below, zombies excluded.
+    ///
+    /// Omits processes outside our pid namespace, and cgroups that are removed meanwhile. The processes of
+    /// threaded cgroups are those of the cgroup above.
+    pub(crate) fn processes(&self) -> io::Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        // Not a duplicate: that would go on where an earlier list has ended.
+        let mut directories = vec![open_at(self.directory.as_fd(), ".", libc::O_DIRECTORY)?];
+        while let Some(directory) = directories.pop() {
+            let read = read_processes(directory.as_fd(), &mut pids)
+                .and_then(|()| open_children(directory, &mut directories));
+            match read {
+                Err(error)
+                    if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) =>
+                {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Kills all processes at once, also those that are being forked: `cgroup.kill` (Linux 5.14).
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        match open_at(self.directory.as_fd(), "cgroup.kill", libc::O_WRONLY)
+            .and_then(|mut file| file.write_all(b"1"))
+        {
+            // Removed.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Reads `cgroup.events` from its start.
+fn is_populated(events: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut buffer = [0; 256];
+    // Borrow the descriptor as a file, which does not own it.
+    // SAFETY: the descriptor is open during this call, and the `ManuallyDrop` never closes it.
+    let file = mem::ManuallyDrop::new(unsafe { File::from_raw_fd(events.as_raw_fd()) });
+    let length = loop {
+        match file.read_at(&mut buffer, 0) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The cgroup has been removed. Only an empty cgroup can be.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
+            result => break result?,
+        }
+    };
+    parse_populated(&buffer[..length]).ok_or_else(|| {
+        let reason = "cgroup.events has no line `populated`";
+        io::Error::new(io::ErrorKind::InvalidData, reason)
+    })
+}
+
+fn parse_populated(text: &[u8]) -> Option<bool> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(b"populated "))?;
+    match value {
+        b"0" => Some(false),
+        b"1" => Some(true),
+        _ => None,
+    }
+}
+
+/// Appends the pids of a cgroup's processes.
+fn read_processes(directory: BorrowedFd<'_>, pids: &mut Vec<u32>) -> io::Result<()> {
+    let mut text = String::new();
+    match open_at(directory, "cgroup.procs", libc::O_RDONLY)?.read_to_string(&mut text) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
+        result => result?,
+    };
+    // 0: a process outside our pid namespace.
+    let numbers = text.lines().filter_map(|line| line.parse::<u32>().ok());
+    pids.extend(numbers.filter(|&pid| pid != 0));
+    Ok(())
+}
+
+/// Appends the directories of the cgroups directly below.
+fn open_children(directory: File, directories: &mut Vec<File>) -> io::Result<()> {
+    let directory = Dirents::new(directory);
+    let mut buffer = [0; 4096];
+    loop {
+        let mut is_end = true;
+        for entry in directory.read(&mut buffer)? {
+            is_end = false;
+            let is_own = matches!(entry.name, b"." | b"..");
+            if entry.kind != libc::DT_DIR || is_own {
+                continue;
+            }
+            match open_at(directory.as_fd(), entry.name, libc::O_DIRECTORY) {
+                Ok(child) => directories.push(child),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if is_end {
+            return Ok(());
+        }
+    }
+}
+
+fn open_at(
+    directory: BorrowedFd<'_>,
+    name: impl Into<Vec<u8>>,
+    flags: libc::c_int,
+) -> io::Result<File> {
+    let name = CString::new(name)?;
+    let flags = flags | libc::O_CLOEXEC;
+    loop {
+        // SAFETY: `name` ends with a null byte.
+        let fd = unsafe { libc::openat(directory.as_raw_fd(), name.as_ptr(), flags) };
+        if fd >= 0 {
+            // SAFETY: the system call has just returned this descriptor, and nobody else owns it.
+            return Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Returns the magic number of a file's file system.
+fn file_system(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: a `statfs` is all integers, for which all zeroes is a valid value.
+    let mut stat: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: `stat` is writable.
+    let result = unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut stat) };
+    match result {
+        0 => Ok(stat.f_type as u32),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_cgroup_events() {
+        for (text, expected) in [
+            ("populated 0\nfrozen 0\n", Some(false)),
+            ("populated 1\nfrozen 0\n", Some(true)),
+            ("frozen 1\npopulated 1\n", Some(true)),
+            ("frozen 1\n", None),
+            ("populated \n", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_populated(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+}

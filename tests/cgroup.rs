@@ -1,0 +1,402 @@
+//! Promise: the wait for a cgroup resolves once no process in it or below is alive, and not before.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use support::{Child, deadline, expired, linux, runtimes, skip, still_pending, until};
+use tokio_process_exit::{CgroupExit, exit_of_cgroup};
+
+const SHORT: Duration = Duration::from_millis(100);
+/// Longer than a test runs.
+const LONG: Duration = Duration::from_secs(3600);
+
+#[test]
+fn resolves_after_the_last_descendant() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    for runtime in runtimes() {
+        let cgroup = hierarchy.create();
+        let below = cgroup.below("below");
+        // The daemon has no parent, no group and no session in common with the shell.
+        let mut shell = cgroup.start("setsid sh -c 'sleep 3600 & sleep 3600 &' & wait $!");
+        let mut deep = below.start("exec sleep 3600");
+        until("the daemons run", || cgroup.pids().len() >= 2);
+        shell.0.wait().unwrap();
+        let mut exit = exit_of_cgroup(&cgroup.0);
+        runtime.block_on(async {
+            still_pending(&mut exit).await;
+            assert!(!exit.try_wait().unwrap());
+            cgroup.kill_all();
+            still_pending(&mut exit).await;
+            // A zombie does not count.
+            deep.0.kill().unwrap();
+            deadline(&mut exit).await.unwrap();
+        });
+        assert!(exit.is_terminated());
+        assert!(exit.try_wait().unwrap());
+        // The result is returned again.
+        runtime.block_on(deadline(&mut exit)).unwrap();
+        // An empty cgroup resolves in the first poll.
+        let result = runtime.block_on(async { expired(exit_of_cgroup(&cgroup.0)).await });
+        result.expect("ready in the first poll").unwrap();
+    }
+}
+
+#[test]
+fn resolves_after_a_chain_of_forks() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let end = std::env::temp_dir().join(format!("chain-{}", std::process::id()));
+    for (runtime, lifetime) in runtimes().into_iter().zip(["0.05", "0.001"]) {
+        let _ = fs::remove_file(&end);
+        let script =
+            "chain() { sleep $2; [ $1 = 0 ] && exec touch $3; chain $(($1 - 1)) $2 $3 & }; chain";
+        let script = format!("{script} 20 {lifetime} {}", end.display());
+        let mut shell = cgroup.start(&script);
+        let exit = exit_of_cgroup(&cgroup.0);
+        runtime.block_on(deadline(exit)).unwrap();
+        assert!(end.exists());
+        shell.0.wait().unwrap();
+    }
+    fs::remove_file(end).unwrap();
+}
+
+#[test]
+fn what_is_no_cgroup_is_refused() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let mut cases = vec![
+        (
+            cgroup.0.join("cgroup.procs"),
+            ErrorKind::InvalidInput,
+            "is a file",
+        ),
+        ("/dev/null/x".into(), ErrorKind::InvalidInput, "is a file"),
+        ("/".into(), ErrorKind::InvalidInput, "ordinary directory"),
+        (hierarchy.0.clone(), ErrorKind::InvalidInput, "root cgroup"),
+        (cgroup.0.join("missing"), ErrorKind::NotFound, "no cgroup"),
+        ("".into(), ErrorKind::NotFound, "no cgroup"),
+    ];
+    match Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists() {
+        true => cases.push((
+            "/sys/fs/cgroup/memory".into(),
+            ErrorKind::InvalidInput,
+            "cgroup v1",
+        )),
+        false => skip("no cgroup v1 is mounted"),
+    }
+    for (path, kind, message) in cases {
+        let error = CgroupExit::open(&path).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(message), "{error}");
+        let mut exit = exit_of_cgroup(&path);
+        assert_eq!(exit.try_wait().unwrap_err().kind(), kind);
+        let runtime = &runtimes()[0];
+        assert_eq!(runtime.block_on(exit.stop(LONG)).unwrap_err().kind(), kind);
+        assert!(exit.is_terminated());
+    }
+}
+
+#[test]
+fn removed_cgroup_resolves() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    for runtime in runtimes() {
+        for delay in 0..30 {
+            let cgroup = hierarchy.create();
+            let mut child = cgroup.start("exit 0");
+            let mut exit = exit_of_cgroup(&cgroup.0);
+            runtime.block_on(async {
+                let wait = tokio::spawn(async move {
+                    (&mut exit).await.unwrap();
+                    exit
+                });
+                tokio::time::sleep(Duration::from_micros(delay * 100)).await;
+                // The kernel may drop the event.
+                until("the cgroup is removed", || {
+                    fs::remove_dir(&cgroup.0).is_ok()
+                });
+                let mut exit = deadline(wait).await.unwrap();
+                assert!(exit.try_wait().unwrap());
+            });
+            child.0.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn stop_kills_what_ignores_sigterm() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    for runtime in runtimes() {
+        let cgroup = hierarchy.create();
+        let below = cgroup.below("below");
+        let stubborn = "trap '' TERM; setsid sh -c 'while :; do sleep 0.01; done' & wait";
+        let _children = [cgroup.start(stubborn), below.start(stubborn)];
+        until("the daemons run", || cgroup.pids().len() >= 2);
+        let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+        let start = Instant::now();
+        runtime.block_on(deadline(exit.stop(SHORT))).unwrap();
+        assert!(start.elapsed() >= SHORT);
+        assert_eq!(cgroup.pids(), below.pids());
+        runtime.block_on(deadline(exit.stop(LONG))).unwrap();
+    }
+}
+
+#[test]
+fn stop_asks_every_process_within_the_grace() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    for runtime in runtimes() {
+        let cgroup = hierarchy.create();
+        let below = cgroup.below("below");
+        let _children = [
+            cgroup.start("sleep 3600 & setsid sleep 3600 & wait"),
+            below.start("sleep 3600 & kill -STOP $$; wait"),
+        ];
+        until("the daemons run", || cgroup.pids().len() >= 3);
+        let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+        runtime.block_on(deadline(exit.stop(LONG))).unwrap();
+    }
+}
+
+#[test]
+fn our_own_cgroup_is_not_stopped() {
+    const TEST: &str = "our_own_cgroup_is_not_stopped";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "member", |_| {}));
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let below = cgroup.below("below");
+    fs::write(below.0.join("cgroup.procs"), "0").unwrap();
+    let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+    let runtime = &runtimes()[0];
+    let error = runtime.block_on(exit.stop(Duration::ZERO)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    runtime.block_on(still_pending(&mut exit));
+    fs::write(hierarchy.0.join("cgroup.procs"), "0").unwrap();
+    runtime.block_on(deadline(exit)).unwrap();
+}
+
+#[test]
+fn threaded_cgroup_is_waited_for_but_not_stopped() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let runtime = &runtimes()[0];
+    let cgroup = hierarchy.create();
+    let threaded = cgroup.below("threaded");
+    fs::write(threaded.0.join("cgroup.type"), "threaded").unwrap();
+    let mut child = cgroup.start("exec sleep 3600");
+    let pid = child.id().to_string();
+    fs::write(threaded.0.join("cgroup.threads"), pid).unwrap();
+    let mut exit = CgroupExit::open(&threaded.0).unwrap();
+    runtime.block_on(still_pending(&mut exit));
+    let error = runtime.block_on(exit.stop(Duration::ZERO)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    // The domain above has the process.
+    let mut domain = CgroupExit::open(&cgroup.0).unwrap();
+    runtime.block_on(deadline(domain.stop(LONG))).unwrap();
+    runtime.block_on(deadline(exit)).unwrap();
+    child.0.wait().unwrap();
+}
+
+#[test]
+fn falls_back_to_polling_without_the_reactor() {
+    const TEST: &str = "falls_back_to_polling_without_the_reactor";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "denied", |_| {}));
+    }
+    if !linux::seccomp_filters() {
+        return skip("no seccomp filters");
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let mut child = cgroup.start("exec sleep 3600");
+    let [runtime, _] = runtimes();
+    let mut exit = exit_of_cgroup(&cgroup.0);
+    linux::deny(libc::SYS_epoll_ctl, libc::ENOSPC);
+    runtime.block_on(async {
+        still_pending(&mut exit).await;
+        child.0.kill().unwrap();
+        deadline(&mut exit).await.unwrap();
+    });
+}
+
+#[test]
+fn a_wait_can_move_between_runtimes() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let mut child = cgroup.start("exec sleep 3600");
+    let mut exit = exit_of_cgroup(&cgroup.0);
+    let runtimes = runtimes();
+    for runtime in runtimes.iter().chain(&runtimes) {
+        runtime.block_on(async {
+            for _ in 0..3 {
+                let timeout = tokio::time::timeout(Duration::from_millis(10), &mut exit);
+                assert!(timeout.await.is_err());
+            }
+        });
+    }
+    child.0.kill().unwrap();
+    let task = runtimes[1].spawn(deadline(exit));
+    runtimes[1].block_on(task).unwrap().unwrap();
+}
+
+#[test]
+fn an_idle_wait_sleeps() {
+    const TEST: &str = "an_idle_wait_sleeps";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
+    }
+    if support::poll_forced() {
+        return skip("polling is forced, so the task wakes up at intervals");
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let _child = cgroup.start("exec sleep 3600");
+    let [runtime, _] = runtimes();
+    let exit = exit_of_cgroup(&cgroup.0);
+    let before = linux::voluntary_context_switches();
+    let elapsed =
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3), exit).await });
+    let switches = linux::voluntary_context_switches() - before;
+    assert!(elapsed.is_err());
+    assert!(switches < 8, "{switches} voluntary context switches");
+}
+
+/// A cgroup v2 hierarchy, mounted for this thread only. Dropping it unmounts it.
+struct Hierarchy(PathBuf);
+
+impl Hierarchy {
+    /// Returns `None`, and reports a skipped test, if the hierarchy cannot be mounted.
+    fn mount() -> Option<Hierarchy> {
+        let mount_at = |directory: &Path| {
+            let path = format!("{}\0", directory.display());
+            let (path, none) = (path.as_ptr().cast(), std::ptr::null());
+            // SAFETY: the call takes an integer. Only this thread gets a mount namespace.
+            if unsafe { libc::unshare(libc::CLONE_NEWNS) } < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            let flags = libc::MS_REC | libc::MS_PRIVATE;
+            let (source, root, kind) = (c"none".as_ptr(), c"/".as_ptr(), c"cgroup2".as_ptr());
+            // SAFETY: the strings end with a null byte.
+            let private = unsafe { libc::mount(source, root, none, flags, none.cast()) };
+            // SAFETY: the strings end with a null byte.
+            if private < 0 || unsafe { libc::mount(source, path, kind, 0, none.cast()) } < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        };
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = format!("cgroup-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(directory);
+        fs::create_dir_all(&directory).unwrap();
+        let mounted = mount_at(&directory);
+        let hierarchy = Hierarchy(directory);
+        match mounted {
+            Ok(()) => Some(hierarchy),
+            Err(error) => {
+                skip(&format!("cannot mount a cgroup2 file system: {error}"));
+                None
+            }
+        }
+    }
+
+    fn create(&self) -> Cgroup {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // All mounts show the same hierarchy.
+        let name = format!("tokio-process-exit-{}-{number}", std::process::id());
+        Cgroup::create(self.0.join(name))
+    }
+}
+
+impl Drop for Hierarchy {
+    fn drop(&mut self) {
+        let path = format!("{}\0", self.0.display());
+        // SAFETY: the string ends with a null byte.
+        unsafe { libc::umount2(path.as_ptr().cast(), libc::MNT_DETACH) };
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// A cgroup. Dropping it kills its processes and removes it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn create(path: PathBuf) -> Cgroup {
+        fs::create_dir(&path).unwrap();
+        Cgroup(path)
+    }
+
+    fn below(&self, name: &str) -> Cgroup {
+        Cgroup::create(self.0.join(name))
+    }
+
+    /// Starts a shell in the cgroup.
+    fn start(&self, script: &str) -> Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("read line; {script}")]);
+        let mut child = Child::spawn_command(command.stdout(Stdio::null()));
+        fs::write(self.0.join("cgroup.procs"), child.id().to_string()).unwrap();
+        child.end();
+        child
+    }
+
+    /// Returns the pids of the processes in the cgroup, but not below.
+    fn pids(&self) -> Vec<u32> {
+        let text = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    fn kill_all(&self) {
+        for pid in self.pids() {
+            support::unix::kill(pid, libc::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let is_threaded = fs::read_to_string(self.0.join("cgroup.type"))
+            .is_ok_and(|kind| kind.trim() == "threaded");
+        // A panic must not become an abort.
+        for _ in 0..2000 {
+            if !is_threaded {
+                self.kill_all();
+            }
+            match fs::remove_dir(&self.0) {
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => {}
+                _ => break,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
