@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Option `-t DURATION` waits another time than three seconds, such as `10`, `0.5s`, `5m`, `2h` or
-//! `1d`. Without pids, the command starts three shells and stops them. One of the shells ignores
-//! SIGTERM.
+//! `1d`. Option `-g PGID` stops a whole process group (Unix), and `-c CGROUP` a cgroup v2 (Linux). Without
+//! any of these, the command starts three shells and stops them. One of the shells ignores SIGTERM.
 //!
 //! The exit code is 0 after all processes have exited, 1 after an error, for example if some process
 //! could not be stopped, and 2 for an invalid command line.
@@ -41,8 +41,13 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tokio::runtime::{self, Runtime};
+use tokio::task::JoinSet;
 use tokio::time;
+#[cfg(target_os = "linux")]
+use tokio_process_exit::CgroupExit;
 use tokio_process_exit::ExitSet;
+#[cfg(unix)]
+use tokio_process_exit::GroupExit;
 
 /// How long the processes have to exit after SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -58,6 +63,16 @@ struct Args {
     #[arg(short = 't', long, value_name = "DURATION", default_value = "3s", value_parser = duration, allow_negative_numbers = true)]
     grace: Duration,
 
+    /// Stop a whole process group; may be repeated
+    #[cfg(unix)]
+    #[arg(short, long = "group", value_name = "PGID")]
+    groups: Vec<u32>,
+
+    /// Stop a cgroup v2, by its directory, and all cgroups below; may be repeated
+    #[cfg(target_os = "linux")]
+    #[arg(short, long = "cgroup", value_name = "CGROUP")]
+    cgroups: Vec<std::path::PathBuf>,
+
     /// Ids of the processes; without any, three shells are started and stopped
     #[arg(value_name = "PID", value_parser = pid)]
     pids: Vec<u32>,
@@ -72,7 +87,10 @@ Exit codes:
 
 Examples:
   stop_all 1234 5678           Stop two processes within three seconds
-  stop_all -t 5m 1234          Let a process clean up for at most five minutes";
+  stop_all -t 5m 1234          Let a process clean up for at most five minutes
+  stop_all -g 1234             Stop a process group
+  stop_all -c /sys/fs/cgroup/jobs
+                               Stop everything in a cgroup";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -102,10 +120,12 @@ fn build_runtime() -> io::Result<Runtime> {
 
 /// Stops the processes, or three shells if there are none.
 async fn stop_all(args: Args, stopper: &mut Stopper) {
-    let Args { grace, mut pids } = args;
+    let groups = stopper.open_groups(&args);
+    let mut pids = args.pids;
+    let grace = args.grace;
     // Kills and reaps the shells when this function returns.
     let mut shells = Shells(Vec::new());
-    if pids.is_empty() {
+    if pids.is_empty() && groups.is_none() {
         if let Err(error) = shells.start() {
             stopper.error(error);
         }
@@ -120,6 +140,8 @@ async fn stop_all(args: Args, stopper: &mut Stopper) {
         }
     }
 
+    let mut stops = groups.unwrap_or_default().stop(grace);
+
     stopper.send(Signal::Term);
     stopper.wait(grace, "").await;
     stopper.send(Signal::Kill);
@@ -130,6 +152,57 @@ async fn stop_all(args: Args, stopper: &mut Stopper) {
         stopper.error(format_args!(
             "process {pid} was killed {KILL_TIMEOUT:?} ago and is still running"
         ));
+    }
+    while let Some(stopped) = stops.join_next().await {
+        match stopped {
+            Ok(Ok(name)) => {
+                let _ = writeln!(io::stdout(), "{name} is gone");
+            }
+            Ok(Err(error)) => stopper.error(error),
+            Err(error) => stopper.error(error),
+        }
+    }
+}
+
+/// Process groups and cgroups that are to be stopped, each with its name.
+#[derive(Default)]
+struct Groups {
+    #[cfg(unix)]
+    groups: Vec<(String, GroupExit)>,
+    #[cfg(target_os = "linux")]
+    cgroups: Vec<(String, CgroupExit)>,
+}
+
+impl Groups {
+    /// Stops each in a task of its own, which returns its name.
+    fn stop(self, grace: Duration) -> JoinSet<io::Result<String>> {
+        #[cfg_attr(not(unix), allow(unused_mut, unused_variables))]
+        let (mut stops, timeout) = (JoinSet::new(), grace.saturating_add(KILL_TIMEOUT));
+        #[cfg(unix)]
+        for (name, mut group) in self.groups {
+            stops.spawn(async move { name_after(name, timeout, group.stop(grace)).await });
+        }
+        #[cfg(target_os = "linux")]
+        for (name, mut cgroup) in self.cgroups {
+            stops.spawn(async move { name_after(name, timeout, cgroup.stop(grace)).await });
+        }
+        stops
+    }
+}
+
+/// Awaits a stop that may take this time.
+#[cfg(unix)]
+async fn name_after(
+    name: String,
+    timeout: Duration,
+    stop: impl Future<Output = io::Result<()>>,
+) -> io::Result<String> {
+    match time::timeout(timeout, stop).await {
+        Ok(result) => result.map(|()| name),
+        Err(_) => {
+            let reason = format!("{name} was killed {KILL_TIMEOUT:?} ago and is still running");
+            Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+        }
     }
 }
 
@@ -148,6 +221,33 @@ struct Stopper {
 }
 
 impl Stopper {
+    /// Opens the groups and cgroups. `None` if the command line has none.
+    #[cfg_attr(not(unix), allow(unused_variables))]
+    fn open_groups(&mut self, args: &Args) -> Option<Groups> {
+        #[cfg_attr(not(unix), allow(unused_mut))]
+        let (mut groups, mut is_given) = (Groups::default(), false);
+        #[cfg(unix)]
+        for &pgid in &args.groups {
+            is_given = true;
+            match GroupExit::open(pgid) {
+                Ok(group) => groups.groups.push((format!("process group {pgid}"), group)),
+                Err(error) => self.error(error),
+            }
+        }
+        #[cfg(target_os = "linux")]
+        for path in &args.cgroups {
+            is_given = true;
+            match CgroupExit::open(path) {
+                Ok(cgroup) => {
+                    let name = format!("cgroup {}", path.display());
+                    groups.cgroups.push((name, cgroup));
+                }
+                Err(error) => self.error(error),
+            }
+        }
+        is_given.then_some(groups)
+    }
+
     /// Sends the signal to all processes that have not exited yet.
     fn send(&mut self, signal: Signal) {
         let pids: Vec<u32> = self.set.pids().collect();

@@ -123,15 +123,14 @@ fn removed_cgroup_resolves() {
             runtime.block_on(async {
                 let wait = tokio::spawn(async move {
                     (&mut exit).await.unwrap();
-                    exit
+                    assert!(exit.try_wait().unwrap());
                 });
                 tokio::time::sleep(Duration::from_micros(delay * 100)).await;
                 // The kernel may drop the event.
                 until("the cgroup is removed", || {
                     fs::remove_dir(&cgroup.0).is_ok()
                 });
-                let mut exit = deadline(wait).await.unwrap();
-                assert!(exit.try_wait().unwrap());
+                deadline(wait).await.unwrap();
             });
             child.0.wait().unwrap();
         }
@@ -264,6 +263,32 @@ fn a_wait_can_move_between_runtimes() {
     child.0.kill().unwrap();
     let task = runtimes[1].spawn(deadline(exit));
     runtimes[1].block_on(task).unwrap().unwrap();
+}
+
+#[test]
+fn examples_take_a_cgroup() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let path = cgroup.0.to_str().unwrap();
+    let run = |example: &str, arguments: &[&str]| {
+        let mut command = support::command(support::example(example));
+        let output = command.args(arguments).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), stdout)
+    };
+    let mut child = cgroup.start("trap '' TERM; while :; do sleep 0.01; done");
+    let running = format!("cgroup {path}\n");
+    let waited = run("pwait", &["-p", "-t0.1", "-c", path]);
+    assert_eq!(waited, (Some(124), running));
+    let stopped = run("stop_all", &["-t0.1", "-c", path]);
+    assert_eq!(stopped, (Some(0), format!("cgroup {path} is gone\n")));
+    let waited = run("pwait", &["-v", "-c", path]);
+    assert_eq!(waited, (Some(0), format!("cgroup {path}: gone.\n")));
+    assert_eq!(run("stop_all", &["-c", "/"]).0, Some(1));
+    assert_eq!(run("pwait", &["-c", "/"]).0, Some(1));
+    child.0.wait().unwrap();
 }
 
 #[test]

@@ -360,6 +360,41 @@ fn closed_stdout_does_not_stop_the_wait() {
     pwait.output().assert_is(1, "", &missing(NO_PID));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn waits_for_a_whole_group() {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new("sh");
+    // The shell exits before the process in the background.
+    command.args(["-c", "sleep 3600 >&- & echo $!"]);
+    let child = command.process_group(0).stdout(Stdio::piped()).spawn();
+    let mut shell = child.unwrap();
+    let mut sleep = String::new();
+    let mut stdout = shell.stdout.take().unwrap();
+    stdout.read_to_string(&mut sleep).unwrap();
+    let pgid = shell.id().to_string();
+    shell.wait().unwrap();
+
+    let name = format!("group {pgid}\n");
+    Pwait::run(&["-p", "-t0.1", "-g", &pgid]).assert_is(124, &name, "");
+    let mut other = Target::new(0);
+    let mut pwait = Pwait::start(&["-v", "-c1", "-g", &pgid, &other.pid()]);
+    other.exit();
+    pwait.stdout.read_until(&other.exit_line(0));
+    pwait.output().assert_is(0, &other.exit_line(0), "");
+    let pwait = Pwait::start(&["-v", "-g", &pgid]);
+    let sleep = sleep.trim().parse().unwrap();
+    support::unix::kill(sleep, libc::SIGKILL);
+    let gone = format!("group {pgid}: gone.\n");
+    pwait.output().assert_is(0, &gone, "");
+
+    support::until_pid_is_free(sleep);
+    let not_running = format!("group {pgid}: not running.\n");
+    Pwait::run(&["-v", "-e", "-g", &pgid]).assert_is(0, &not_running, "");
+    Pwait::run(&["-g", &pgid]).assert_code(1, &format!("process group {pgid}"));
+    Pwait::run(&["-g", "0"]).assert_code(1, "0 names no process group");
+}
+
 #[test]
 fn help_explains_every_option() {
     let output = Pwait::run(&["--help"]);
@@ -374,6 +409,10 @@ fn help_explains_every_option() {
         "-p, --print",
         "-e, --exited",
         "-F, --pidfile <FILE>",
+        #[cfg(unix)]
+        "-g, --group <PGID>",
+        #[cfg(target_os = "linux")]
+        "-c CGROUP",
         "1234:5678",
         "124",
         "Examples:",

@@ -86,6 +86,39 @@ fn refuses_invalid_arguments() {
 }
 
 #[test]
+fn stops_a_whole_group() {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new("sh");
+    let script = "trap '' TERM; sleep 3600 & (echo ready; while :; do sleep 0.01; done)";
+    command.args(["-c", script]).process_group(0);
+    let mut shell = Child::spawn_command(command.stdout(Stdio::piped()));
+    shell
+        .0
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut [0])
+        .unwrap();
+    let pgid = shell.id().to_string();
+    let output = run(&["-t", "0.1", "-g", &pgid]);
+    assert!(output.status.success(), "{output:?}");
+    let lines = format!("process group {pgid} is gone\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), lines);
+    shell.0.wait().unwrap();
+    support::until("the zombies are reaped", || {
+        let opened = tokio_process_exit::GroupExit::open(shell.id());
+        opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    });
+    let output = run(&["-g", &pgid]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains(&format!("process group {pgid}")),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn help_explains_every_option() {
     let output = run(&["--help"]);
     assert!(output.status.success(), "{output:?}");
@@ -93,6 +126,8 @@ fn help_explains_every_option() {
     for word in [
         "Usage: stop_all [OPTIONS] [PID]...",
         "-t, --grace <DURATION>",
+        "-g, --group <PGID>",
+        "-c, --cgroup <CGROUP>",
         "[default: 3s]",
         "Exit codes:",
         "Examples:",

@@ -3,7 +3,7 @@
 //! The command waits for any process, not only for children of the shell. Use it in a script that
 //! must not continue before some other program has exited. This source also shows how to wait for
 //! many processes with one `ExitSet`, with a timeout and a progress line. `target.rs` names and opens
-//! a process, and `report.rs` prints.
+//! a process, `waits.rs` waits also for process groups and cgroups, and `report.rs` prints.
 //!
 //! You can try the command with:
 //!
@@ -20,11 +20,13 @@
 //! | `-p` | print the pids that are still running at the end |
 //! | `-e` | treat a process that does not exist as exited |
 //! | `-F FILE` | wait for the process in a pid file |
+//! | `-g PGID` | wait until a whole process group is gone (Unix) |
+//! | `-c CGROUP` | wait until a cgroup v2 has no process, by a path with a slash (Linux) |
 //!
 //! The exit code is 0 after the exits, 1 after an error, 2 for an invalid command line, and 124 after
 //! the timeout. `cargo run --example pwait -- --help` explains all of this.
 //!
-//! To copy this example, copy its three files and add to your `Cargo.toml`:
+//! To copy this example, copy its four files and add to your `Cargo.toml`:
 //!
 //! ```toml
 //! [dependencies]
@@ -40,6 +42,7 @@
 
 mod report;
 mod target;
+mod waits;
 
 use std::collections::HashSet;
 use std::io;
@@ -51,10 +54,11 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use tokio::runtime::{self, Runtime};
 use tokio::time;
-use tokio_process_exit::{Exit, ExitSet};
+use tokio_process_exit::Exit;
 
 use report::Report;
 use target::Target;
+use waits::{Ended, Waits};
 
 /// The time between two updates of the progress line, and from an error to the next attempt.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -91,10 +95,29 @@ struct Args {
     #[arg(short = 'F', long = "pidfile", value_name = "FILE")]
     files: Vec<PathBuf>,
 
+    /// Wait until no process of the process group PGID is alive
+    #[cfg(unix)]
+    #[arg(short, long = "group", value_name = "PGID")]
+    groups: Vec<u32>,
+
+    /// Wait until no process of a cgroup v2 is alive; `-c CGROUP` does the same if it has a slash
+    #[cfg(target_os = "linux")]
+    #[arg(long = "cgroup", value_name = "CGROUP")]
+    cgroups: Vec<PathBuf>,
+
     /// Ids of the processes, for example from `ps` or `$!`; duplicates count once
-    #[arg(value_name = "PID", required_unless_present = "files")]
+    #[arg(value_name = "PID", required_unless_present_any = NO_PID_NEEDED)]
     targets: Vec<Target>,
 }
+
+/// The options that name something to wait for.
+const NO_PID_NEEDED: &[&str] = &[
+    "files",
+    #[cfg(unix)]
+    "groups",
+    #[cfg(target_os = "linux")]
+    "cgroups",
+];
 
 const AFTER_HELP: &str = "\
 A PID argument is one of:
@@ -115,21 +138,23 @@ Examples:
   pwait -o -t 2.5 1234 5678    Wait for either process, at most two and a half seconds
   pwait -p -t 5m 1234 5678     Wait five minutes, then print which processes are still running
   pwait -e -F /run/daemon.pid  Wait for a daemon; succeed also if it is not running any more
+  pwait -g 1234                Wait until process group 1234 is gone, also its grandchildren
+  pwait -c /sys/fs/cgroup/jobs Wait until no process of a cgroup is alive
   sleep 3 & pwait -v $!        Wait for the last background command of the shell";
 
 fn main() -> ExitCode {
-    let mut args = Args::parse();
+    let mut args = Args::parse_from(waits::with_long_cgroup(std::env::args_os()));
     args.targets.extend(args.files.drain(..).map(Target::File));
     let mut seen = HashSet::new();
     args.targets.retain(|target| seen.insert(target.clone()));
+    let given = args.targets.len() + args.dedup_groups();
 
     let wanted = match args.count {
         _ if args.any => 1,
         Some(count) => count as usize,
-        None => args.targets.len(),
+        None => given,
     };
-    if wanted > args.targets.len() {
-        let given = args.targets.len();
+    if wanted > given {
         let message = format!("-c {wanted} exceeds the number of distinct PIDs ({given})");
         Args::command()
             .error(ErrorKind::ValueValidation, message)
@@ -142,6 +167,44 @@ fn main() -> ExitCode {
         Err(error) => report.error(format_args!("cannot start the tokio runtime: {error}")),
     }
     report.exit_code()
+}
+
+impl Args {
+    /// Removes duplicate groups and cgroups. Returns how many are left.
+    fn dedup_groups(&mut self) -> usize {
+        #[cfg_attr(not(unix), allow(unused_mut))]
+        let mut count = 0;
+        #[cfg(unix)]
+        {
+            self.groups.sort_unstable();
+            self.groups.dedup();
+            count += self.groups.len();
+        }
+        #[cfg(target_os = "linux")]
+        {
+            self.cgroups.sort_unstable();
+            self.cgroups.dedup();
+            count += self.cgroups.len();
+        }
+        count
+    }
+
+    /// Opens the groups and cgroups. Calls `failed` with each error.
+    #[cfg_attr(not(unix), allow(unused_variables))]
+    fn open_groups(&self, waits: &mut Waits, mut failed: impl FnMut(String, io::Error)) {
+        #[cfg(unix)]
+        for &pgid in &self.groups {
+            if let Err(error) = waits.insert_group(pgid) {
+                failed(format!("group {pgid}"), error);
+            }
+        }
+        #[cfg(target_os = "linux")]
+        for path in &self.cgroups {
+            if let Err(error) = waits.insert_cgroup(path) {
+                failed(format!("cgroup {}", path.display()), error);
+            }
+        }
+    }
 }
 
 /// Prepares this process for the wait, and builds the runtime.
@@ -165,22 +228,27 @@ fn build_runtime() -> io::Result<Runtime> {
     runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Opens the processes and waits until `wanted` of them have exited or the timeout expires.
+/// Opens the processes and groups, and waits until `wanted` of them have exited or the timeout expires.
 async fn pwait(args: &Args, mut wanted: usize, report: &mut Report) {
-    let mut set = ExitSet::new();
+    let mut waits = Waits::default();
+    let mut failed = |name: String, error: io::Error| {
+        if args.exited && error.kind() == io::ErrorKind::NotFound {
+            wanted = wanted.saturating_sub(1);
+            report.verbose(format_args!("{name}: not running."));
+        } else {
+            report.error(error);
+        }
+    };
     for target in &args.targets {
         match target.open() {
             Ok(process) => {
                 // The set ignores a process that is already in the set.
-                set.insert_exit(process);
+                waits.set.insert_exit(process);
             }
-            Err(error) if args.exited && error.kind() == io::ErrorKind::NotFound => {
-                wanted = wanted.saturating_sub(1);
-                report.verbose(format_args!("{target}: not running."));
-            }
-            Err(error) => report.error(error),
+            Err(error) => failed(target.to_string(), error),
         }
     }
+    args.open_groups(&mut waits, failed);
 
     // Without `-t`, sleep for the longest possible time, which is practically forever.
     //
@@ -189,27 +257,32 @@ async fn pwait(args: &Args, mut wanted: usize, report: &mut Report) {
     let timeout = time::sleep(args.timeout.unwrap_or(Duration::MAX));
     tokio::select! {
         biased; // report exits before the timeout
-        () = wait(&mut set, wanted, report) => {}
+        () = wait(&mut waits, wanted, report) => {}
         () = timeout => report.timeout(),
     }
     if args.print {
-        set.pids().for_each(|pid| report.print(pid));
+        waits.set.pids().for_each(|pid| report.print(pid));
+        waits.names().iter().for_each(|name| report.print(name));
     }
 }
 
-/// Waits until `wanted` of the processes have exited, or until the set is empty.
-async fn wait(set: &mut ExitSet, mut wanted: usize, report: &mut Report) {
-    while wanted > 0 && !set.is_empty() {
-        report.show_progress(wanted.min(set.len()), set.len());
-        let exit = tokio::select! {
+/// Waits until `wanted` of the waits have ended, or until there are none.
+async fn wait(waits: &mut Waits, mut wanted: usize, report: &mut Report) {
+    while wanted > 0 && waits.len() > 0 {
+        report.show_progress(wanted.min(waits.len()), waits.len());
+        let ended = tokio::select! {
             biased;
-            exit = set.next_exit() => exit,
+            ended = waits.next() => ended,
             () = time::sleep(INTERVAL), if report.is_terminal => continue, // draw again
         };
-        match exit {
-            Some(Ok(exit)) => {
+        match ended {
+            Some(Ok(Ended::Process(exit))) => {
                 wanted -= 1;
                 report.verbose(describe(&exit));
+            }
+            Some(Ok(Ended::Group(name))) => {
+                wanted -= 1;
+                report.verbose(format_args!("{name}: gone."));
             }
             Some(Err(error)) => {
                 report.error(error);
