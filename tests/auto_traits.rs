@@ -32,6 +32,24 @@ fn can_be_awaited_in_a_spawned_task() {
     spawnable(async { exit_of(1).await });
 }
 
+#[cfg(unix)]
+#[test]
+fn waits_for_groups_implement_the_same_traits() {
+    use tokio_process_exit::{GroupExit, exit_of_group};
+    fn is_awaited<T: Future<Output = io::Result<()>> + FusedFuture>() {}
+    fn is_spawnable<F: Future + Send + 'static>(_: F) {}
+    is_sendable::<GroupExit>();
+    is_awaited::<GroupExit>();
+    is_spawnable(async { exit_of_group(0).stop(std::time::Duration::ZERO).await });
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use tokio_process_exit::{CgroupExit, exit_of_cgroup};
+        is_sendable::<CgroupExit>();
+        is_awaited::<CgroupExit>();
+        is_spawnable(async { exit_of_cgroup("").stop(std::time::Duration::ZERO).await });
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn process_exit_is_at_most_64_bytes() {

@@ -18,6 +18,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
+use support::unix::Forked;
 use support::unix::{fork, kill, pipe};
 use support::{Child, deadline, poll_once, runtimes, still_pending};
 use tokio_process_exit::{GroupExit, exit_of_group};
@@ -285,6 +287,194 @@ fn members_that_move_away_no_longer_count() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn idle_members_cost_no_wake_ups() {
+    use support::linux;
+    const TEST: &str = "idle_members_cost_no_wake_ups";
+    if support::role().is_none() {
+        // Run in a separate process: the count includes every thread of the process.
+        return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
+    }
+    if support::poll_forced() {
+        return support::skip("polling is forced, so the poller wakes up at intervals");
+    }
+    linux::raise_descriptors();
+    // The first member leads the group, and the others join it.
+    let leader = fork(|| {
+        set_group(0);
+        support::unix::forever()
+    });
+    support::until("the leader has a group", || {
+        GroupExit::open(leader.id()).is_ok()
+    });
+    let _members: Vec<_> = (1..1000)
+        .map(|_| {
+            let pgid = leader.id();
+            let member = fork(|| support::unix::forever());
+            // SAFETY: the call takes integers.
+            assert_eq!(unsafe { libc::setpgid(member.id() as i32, pgid as i32) }, 0);
+            member
+        })
+        .collect();
+    let [runtime, _] = runtimes();
+    let wait = Duration::from_secs(3);
+    let mut group = GroupExit::open(leader.id()).unwrap();
+    assert!(format!("{group:?}").contains("1000"), "{group:?}");
+    let before = linux::voluntary_context_switches();
+    runtime.block_on(async {
+        let timeout = tokio::time::timeout(wait, &mut group).await;
+        assert!(timeout.is_err());
+    });
+    let switches = linux::voluntary_context_switches() - before;
+    println!("{switches} voluntary context switches in {wait:?}");
+    assert!(switches < 8, "{switches} voluntary context switches");
+    runtime
+        .block_on(deadline(group.stop(Duration::from_secs(5))))
+        .unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn resolves_without_descriptors_for_the_members() {
+    const TEST: &str = "resolves_without_descriptors_for_the_members";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "limited", |_| {}));
+    }
+    let [runtime, _] = runtimes();
+    let mut shell = Member::start("for i in 1 2 3 4 5 6 7 8; do sleep 3600 & done; echo $$; wait");
+    shell.pid_of_line();
+    support::linux::limit_descriptors(support::linux::open_fds().len() as u64 + 3);
+    let mut group = GroupExit::open(shell.id()).unwrap();
+    runtime.block_on(still_pending(&mut group));
+    runtime
+        .block_on(deadline(group.stop(Duration::from_secs(5))))
+        .unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn resolves_where_pidfds_are_denied() {
+    use support::linux;
+    const TEST: &str = "resolves_where_pidfds_are_denied";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "denied", |_| {}));
+    }
+    if !linux::seccomp_filters() {
+        return support::skip("no seccomp filters");
+    }
+    let [runtime, _] = runtimes();
+    let mut chain = Chain::start(20, Duration::from_millis(1), false);
+    linux::deny(libc::SYS_pidfd_open, libc::EPERM);
+    let mut group = GroupExit::open(chain.pgid).unwrap();
+    chain.begin();
+    runtime.block_on(deadline(&mut group)).unwrap();
+    assert!(chain.has_ended());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn waits_for_the_reap_without_proc() {
+    const TEST: &str = "waits_for_the_reap_without_proc";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "hidden", |_| {}));
+    }
+    let [runtime, _] = runtimes();
+    let mut member = Member::start("exec sleep 3600");
+    if let Err(error) = hide_proc() {
+        return support::skip(&format!("cannot mount a file system: {error}"));
+    }
+    let mut group = GroupExit::open(member.id()).unwrap();
+    group.signal(0).unwrap();
+    runtime.block_on(async {
+        still_pending(&mut group).await;
+        assert!(!group.try_wait().unwrap());
+        member.0.kill().unwrap();
+        still_pending(&mut group).await;
+        member.0.wait().unwrap();
+        deadline(&mut group).await.unwrap();
+    });
+}
+
+/// Mounts an empty file system at `/proc`, for this thread only.
+#[cfg(target_os = "linux")]
+fn hide_proc() -> std::io::Result<()> {
+    let check = |result| match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    let (none, flags) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+    // SAFETY: the call takes an integer. Only this thread gets a mount namespace.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let root = c"/".as_ptr();
+    // SAFETY: the strings end with a null byte.
+    check(unsafe { libc::mount(c"none".as_ptr(), root, none, flags, none.cast()) })?;
+    let (proc, kind) = (c"/proc".as_ptr(), c"tmpfs".as_ptr());
+    // SAFETY: the strings end with a null byte.
+    check(unsafe { libc::mount(kind, proc, kind, 0, none.cast()) })
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_later_group_with_the_number_is_another() {
+    use support::linux;
+    let [runtime, _] = runtimes();
+    let start = || {
+        let leader = fork(|| {
+            set_group(0);
+            support::unix::forever()
+        });
+        support::until("the leader has a group", || {
+            GroupExit::open(leader.id()).is_ok()
+        });
+        leader
+    };
+    let mut leader = start();
+    let mut group = GroupExit::open(leader.id()).unwrap();
+    let mut try_group = GroupExit::open(leader.id()).unwrap();
+    let signalled = GroupExit::open(leader.id()).unwrap();
+    runtime.block_on(still_pending(&mut group));
+    let pgid = leader.id();
+    leader.kill();
+    leader.reap();
+    let Some(later) = linux::recycle(pgid, start, Forked::id) else {
+        return support::skip("pids cannot be chosen");
+    };
+    let error = signalled.signal(libc::SIGKILL).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(try_group.try_wait().unwrap());
+    runtime.block_on(deadline(&mut group)).unwrap();
+    let mut group = GroupExit::open(later.id()).unwrap();
+    assert!(!group.try_wait().unwrap());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn another_user_s_group_cannot_be_stopped() {
+    use support::linux;
+    const TEST: &str = "another_user_s_group_cannot_be_stopped";
+    if support::role().is_none() {
+        if !support::unix::is_root() {
+            return support::skip("only root can start processes of another user");
+        }
+        let member = Member::start("exec sleep 3600");
+        let environment = [("PGID", member.id().to_string())];
+        let Some(output) = linux::rerun_as_nobody(TEST, &environment) else {
+            return support::skip("nobody cannot start this binary");
+        };
+        return support::assert_passed(&output);
+    }
+    let pgid = std::env::var("PGID").unwrap().parse().unwrap();
+    let mut group = GroupExit::open(pgid).unwrap();
+    let [runtime, _] = runtimes();
+    for grace in [LONG, Duration::ZERO] {
+        let error = runtime.block_on(deadline(group.stop(grace))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert!(error.to_string().contains(&pgid.to_string()), "{error}");
+    }
+    runtime.block_on(still_pending(&mut group));
+}
+
 /// A group in which each process forks the next, lives for a while and exits.
 #[cfg(target_os = "linux")]
 struct Chain {
@@ -294,7 +484,7 @@ struct Chain {
     /// The last process writes a byte before it exits.
     end: std::fs::File,
     /// The parent of all processes whose parent has exited.
-    _keeper: support::unix::Forked,
+    _keeper: Forked,
 }
 
 #[cfg(target_os = "linux")]

@@ -71,3 +71,44 @@ fn count_listing() {
     #[cfg(test)]
     LISTINGS.set(LISTINGS.get() + 1);
 }
+
+#[cfg(all(
+    test,
+    target_os = "linux",
+    not(any(miri, tokio_process_exit_loom, tokio_process_exit_fake_kqueue))
+))]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::exit_group::GroupExit;
+
+    #[test]
+    fn lists_once_per_emptying() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build().unwrap();
+        let mut members: Vec<Child> = Vec::new();
+        for _ in 0..50 {
+            let pgid = members.first().map_or(0, |leader| leader.id() as i32);
+            let mut command = Command::new("sleep");
+            members.push(command.arg("3600").process_group(pgid).spawn().unwrap());
+        }
+        let mut group = GroupExit::open(members[0].id()).unwrap();
+        assert_eq!(LISTINGS.replace(0), 1);
+        runtime.block_on(async {
+            for member in &mut members {
+                assert_eq!(LISTINGS.get(), 0);
+                member.kill().unwrap();
+                let timeout = std::time::Duration::from_millis(2);
+                let _ = tokio::time::timeout(timeout, &mut group).await;
+            }
+            // The zombies are left.
+            group.await.unwrap();
+        });
+        assert_eq!(LISTINGS.get(), 1);
+        for member in &mut members {
+            member.wait().unwrap();
+        }
+    }
+}
