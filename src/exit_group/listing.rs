@@ -8,7 +8,6 @@ use crate::sys::{Group, GroupList};
 /// A search for living members of a group. It may take several passes over all processes.
 pub(super) struct Listing {
     list: GroupList,
-    passes: u32,
     has_zombies: bool,
 }
 
@@ -26,7 +25,6 @@ impl Listing {
         count_listing();
         Ok(Listing {
             list: GroupList::start(group)?,
-            passes: 0,
             has_zombies: false,
         })
     }
@@ -40,14 +38,12 @@ impl Listing {
         if !members.alive.is_empty() {
             return Ok(Some(Found::Alive(members.alive)));
         }
-        self.passes += 1;
         self.has_zombies |= members.has_zombies;
-        if self.passes == GroupList::PASSES {
-            let has_zombies = self.has_zombies;
-            return Ok(Some(Found::Nobody { has_zombies }));
+        if self.list.next_pass()? {
+            return Ok(None);
         }
-        self.list.restart()?;
-        Ok(None)
+        let has_zombies = self.has_zombies;
+        Ok(Some(Found::Nobody { has_zombies }))
     }
 
     /// Lists without a pause.

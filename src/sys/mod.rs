@@ -62,10 +62,11 @@
 //!   identities do not record the boot. `has_exited_elsewhere(key, namespace)`: whether a process in another pid
 //!   namespace has certainly exited.
 //!   `KEY_ROUNDING` is the largest difference between two identity keys of one process.
-//! - `GroupList`, on Unix, lists the members of a process group in passes: `start(group)`, `restart()` for the
-//!   next pass, and `read(max)`, which reads at most `max` processes and returns whether the pass is complete.
-//!   After `PASSES` passes without a living member, the group has none. `start` and `read` fail if the system
-//!   does not show all processes. `Group` is the same on every Unix.
+//! - `GroupList`, on Unix, lists the members of a process group in passes. `start(group)` starts the first pass.
+//!   `read(max)` reads at most `max` processes and returns whether the pass is complete. After a pass without
+//!   a living member, `next_pass()` starts another, or returns `false` if the group has certainly none, as far as
+//!   the system permits. `start` and `read` fail if the system does not show all processes. `Group` is the same on
+//!   every Unix.
 //! - `Cgroup`, on Linux, is a cgroup: `poll_event(cx)` waits for a change, `is_populated()` queries it.
 //! - `thread_cpu_time()` returns the CPU time of the calling thread.
 //!

@@ -14,24 +14,26 @@ use crate::sys::{Group, GroupMembers};
 /// A list of the processes in a group.
 pub(crate) struct GroupList {
     group: Group,
+    /// The number of complete passes.
+    passes: u32,
     pub(crate) members: GroupMembers,
 }
 
 impl GroupList {
-    /// The number of passes without a living member after which the group has none.
-    pub(crate) const PASSES: u32 = 4;
-
     pub(crate) fn start(group: Group) -> io::Result<GroupList> {
         Ok(GroupList {
             group,
+            passes: 0,
             members: GroupMembers::default(),
         })
     }
 
-    /// Starts the next pass.
-    pub(crate) fn restart(&mut self) -> io::Result<()> {
+    /// Starts the next pass, after a pass without a living member. Returns `false` if no other pass is needed.
+    pub(crate) fn next_pass(&mut self) -> io::Result<bool> {
+        const PASSES: u32 = 4;
+        self.passes += 1;
         self.members = GroupMembers::default();
-        Ok(())
+        Ok(self.passes < PASSES)
     }
 
     /// Reads all processes of the group. Returns that the pass is complete.

@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::str;
+use std::time::{Duration, Instant};
 
 use super::dirents::Dirents;
 use super::procfs::{self, OwnStatus, Stat};
+use super::syscalls;
 use crate::sys::{Group, GroupMembers};
 
 /// A list of the processes in a group. The list is read in passes over all processes.
@@ -15,25 +17,20 @@ use crate::sys::{Group, GroupMembers};
 /// So a pass finds every chain of members in which each forks the next and exits, unless a pid of the chain is
 /// lower than its parent's. This is so only for a parent that was there before the numbers started again.
 /// All such parents have exited by the end of the first pass. So the second pass is exact, unless the
-/// numbers start again in one of these two passes. Four passes have two of such passes in a row, unless the
-/// numbers start again twice.
+/// numbers start again in one of these two passes. Of four passes, two in a row are without a new start if the four
+/// take less time than the kernel needs for all numbers, see [`time_of_all_pids`].
 pub(crate) struct GroupList {
     group: Group,
     directory: Dirents,
-    position: Position,
+    is_started: bool,
     pub(crate) members: GroupMembers,
-}
-
-enum Position {
-    /// Before the first pid.
-    Start,
-    Pids,
+    /// The number of complete passes.
+    passes: u32,
+    /// When the last four passes have started. `None` before the fourth.
+    started: [Option<Instant>; 4],
 }
 
 impl GroupList {
-    /// The number of passes without a living member after which the group has none.
-    pub(crate) const PASSES: u32 = 4;
-
     /// Starts a pass.
     ///
     /// # Errors
@@ -46,24 +43,36 @@ impl GroupList {
         Ok(GroupList {
             group,
             directory: Dirents::new(File::open("/proc")?),
-            position: Position::Start,
+            is_started: false,
             members: GroupMembers::default(),
+            passes: 0,
+            started: [None, None, None, Some(Instant::now())],
         })
     }
 
-    /// Starts the next pass.
-    pub(crate) fn restart(&mut self) -> io::Result<()> {
-        self.directory.seek(0)?;
-        self.position = Position::Start;
+    /// Starts the next pass, after a pass without a living member. Returns `false` if no other pass is needed.
+    pub(crate) fn next_pass(&mut self) -> io::Result<bool> {
+        /// After so many passes, the machine is too slow for a certain answer.
+        const MAX_PASSES: u32 = 16;
+        self.passes += 1;
+        let now = Instant::now();
+        let [first, rest @ ..] = self.started;
+        let is_certain = first.is_some_and(|first| now - first < time_of_all_pids());
+        if is_certain || self.passes == MAX_PASSES {
+            return Ok(false);
+        }
+        self.started = [rest[0], rest[1], rest[2], Some(now)];
+        self.is_started = false;
         self.members = GroupMembers::default();
-        Ok(())
+        self.directory.seek(0)?;
+        Ok(true)
     }
 
     /// Reads at most `max` processes. Returns whether the pass is complete.
     pub(crate) fn read(&mut self, max: usize) -> io::Result<bool> {
-        if let Position::Start = self.position {
+        if !self.is_started {
             self.skip_other_files()?;
-            self.position = Position::Pids;
+            self.is_started = true;
         }
         for _ in 0..max {
             // Room for one pid. The kernel must not read ahead: a process that starts between two reads would be
@@ -109,6 +118,19 @@ impl GroupList {
             _ => self.members.alive.push(pid),
         }
     }
+}
+
+/// Returns a time in which the kernel certainly cannot give out all pids.
+///
+/// Assumes that half of the pids are in use, and that a CPU creates a thread in 5 µs. Creating a thread takes
+/// at least twice that time, and a process ten times.
+fn time_of_all_pids() -> Duration {
+    /// `RESERVED_PIDS` of kernel/pid.c, where the kernel starts again.
+    const RESERVED_PIDS: u32 = 300;
+    const PER_PID: Duration = Duration::from_micros(5);
+    let pid_max = fs::read_to_string("/proc/sys/kernel/pid_max");
+    let pid_max: u32 = pid_max.map_or(0, |text| text.trim().parse().unwrap_or(0));
+    PER_PID * (pid_max.saturating_sub(RESERVED_PIDS) / 2) / syscalls::cpus()
 }
 
 fn parse_pid(name: &[u8]) -> Option<u32> {
@@ -175,7 +197,7 @@ mod tests {
             while !list.read(7).unwrap() {}
             assert!(list.members.alive.contains(&std::process::id()));
             assert!(list.members.alive.is_sorted());
-            list.restart().unwrap();
+            list.next_pass().unwrap();
         }
     }
 }

@@ -11,13 +11,11 @@ pub(crate) struct GroupList {
 }
 
 impl GroupList {
-    pub(crate) const PASSES: u32 = 1;
-
     pub(crate) fn start(_group: Group) -> io::Result<GroupList> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn restart(&mut self) -> io::Result<()> {
+    pub(crate) fn next_pass(&mut self) -> io::Result<bool> {
         match self.never {}
     }
 

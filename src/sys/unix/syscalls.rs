@@ -141,6 +141,14 @@ pub(crate) fn kernel_release() -> String {
         .collect()
 }
 
+/// Returns the number of CPUs of this system.
+#[allow(dead_code, reason = "not every system needs it")]
+pub(crate) fn cpus() -> u32 {
+    // SAFETY: takes an integer.
+    let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };
+    u32::try_from(cpus).map_or(1, |cpus| cpus.max(1))
+}
+
 /// Returns the CPU time of the calling thread.
 pub(crate) fn thread_cpu_time() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
