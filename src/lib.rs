@@ -13,6 +13,8 @@
 //!
 //! - [`exit_of`] returns a future for one process: [`ProcessExit`].
 //! - [`ExitSet`] waits for thousands of processes. [`ExitMap`] has a key for each process.
+//! - `exit_of_group` (Unix) waits for a whole process group, and `exit_of_cgroup` (Linux) for a cgroup:
+//!   [Groups](groups).
 //! - [`ProcessIdentity`] is a line for a pid file. It finds the same process again, not a later process
 //!   with the same pid.
 //!
@@ -42,7 +44,8 @@
 //! - To spawn a child and wait for it: `tokio::process` does both.
 //! - To reap: the parent must wait for its children as before. Only `ProcessExit::reap` (Unix) reaps, for a
 //!   subreaper or pid 1.
-//! - To wait for a process group, a session, a container or a thread: each wait is for one process.
+//! - To wait for a tree of processes, a session or a thread. [Groups](groups) explains why, and what to use
+//!   instead.
 //! - To notice that a process starts, stops, forks or calls `execve`: only exits are reported.
 //! - Without tokio: every wait needs a tokio runtime, except for [`ProcessExit::blocking_wait`],
 //!   [`ProcessExit::try_wait`], [`ExitSet::try_next_exit`] and [`ExitMap::try_next_exit`].
