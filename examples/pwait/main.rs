@@ -190,7 +190,7 @@ impl Args {
     }
 
     /// Opens the groups and cgroups. Calls `failed` with each error.
-    #[cfg_attr(not(unix), allow(unused_variables))]
+    #[cfg_attr(not(unix), allow(unused_mut, unused_variables))]
     fn open_groups(&self, waits: &mut Waits, mut failed: impl FnMut(String, io::Error)) {
         #[cfg(unix)]
         for &pgid in &self.groups {
