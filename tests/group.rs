@@ -552,12 +552,13 @@ impl Member {
     fn start(script: &str) -> Member {
         let mut command = Command::new("sh");
         command.args(["-c", script]).process_group(0);
-        Member(
-            command
-                .stdout(std::process::Stdio::piped())
-                .spawn()
-                .unwrap(),
-        )
+        let child = command.stdout(std::process::Stdio::piped()).spawn();
+        let member = Member(child.unwrap());
+        // An emulator starts the process before it has its group.
+        support::until("the process has a group", || {
+            GroupExit::open(member.id()).is_ok()
+        });
+        member
     }
 
     fn id(&self) -> u32 {
