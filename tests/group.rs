@@ -308,7 +308,10 @@ fn idle_members_cost_no_wake_ups() {
     support::until("the leader has a group", || {
         GroupExit::open(leader.id()).is_ok()
     });
-    let _members: Vec<_> = (1..1000)
+    // Emulators take their time to exit.
+    let is_emulated = std::env::var_os("TEST_RUNNER").is_some();
+    let size = if is_emulated { 100 } else { 1000 };
+    let _members: Vec<_> = (1..size)
         .map(|_| {
             let pgid = leader.id();
             let member = fork(|| support::unix::forever());
@@ -320,7 +323,10 @@ fn idle_members_cost_no_wake_ups() {
     let [runtime, _] = runtimes();
     let wait = Duration::from_secs(3);
     let mut group = GroupExit::open(leader.id()).unwrap();
-    assert!(format!("{group:?}").contains("1000"), "{group:?}");
+    assert!(
+        format!("{group:?}").contains(&size.to_string()),
+        "{group:?}"
+    );
     let before = linux::voluntary_context_switches();
     runtime.block_on(async {
         let timeout = tokio::time::timeout(wait, &mut group).await;
