@@ -97,7 +97,7 @@ fn zombies_do_not_count_as_alive() {
         assert_eq!(group.signal(0).unwrap_err().kind(), ErrorKind::NotFound);
         assert!(group.try_wait().unwrap());
         let again = exit_of_group(zombie.id());
-        runtime.block_on(async { poll_once(again).unwrap().unwrap() });
+        runtime.block_on(deadline(again)).unwrap();
     }
 }
 
