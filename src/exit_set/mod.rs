@@ -38,9 +38,9 @@ use crate::sys::{Probe, Registration};
 /// again (see [`ProcessExit::fallback_reason`](crate::ProcessExit::fallback_reason)).
 ///
 /// On Linux, closing a pidfd is the slowest step. The set delivers all ready exits first and closes
-/// descriptors in small batches afterwards. While more than half of this process's descriptors are in
-/// use, the set closes each descriptor when it yields the process. The other yielded descriptors are
-/// closed while the set waits for an exit, before it reports that it is empty, or when it is dropped.
+/// descriptors in small batches afterwards: while it waits for an exit, before it reports that it is empty,
+/// or when it is dropped. If exits stay ready for more than 100 ms, it closes two descriptors for each exit
+/// that it yields. Each insertion also closes two.
 ///
 /// This crate never raises the limit of descriptors (`RLIMIT_NOFILE`), because the limit belongs to the
 /// whole program. On Linux, a program with many processes can itself raise the soft limit to the hard

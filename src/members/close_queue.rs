@@ -1,59 +1,58 @@
 //! Deferred closing of the processes that have been yielded.
 
+use std::time::{Duration, Instant};
+
 use crate::sys::Registration;
 
 /// The number of registrations that are closed before other tasks run, in about 0.3 ms on Linux.
-pub(super) const BATCH_SIZE: usize = 128;
+const BATCH_SIZE: usize = 128;
+
+/// How long registrations wait while exits are ready. Linux reports tens of thousands of exits in that time.
+const MAX_DELAY: Duration = Duration::from_millis(100);
 
 /// Registrations of yielded members, closed in batches after all ready exits.
+///
+/// Until then, they take no more descriptors than the members took when they were waited for.
 #[derive(Default)]
 pub(super) struct CloseQueue {
     registrations: Vec<Registration>,
-    /// Whether registrations are closed as soon as their members are yielded: descriptors are scarce.
-    ///
-    /// Stays set until no exit is ready or a member is added, because our own closing hides the shortage.
-    close_eagerly: bool,
+    /// When the queue was last empty.
+    since: Option<Instant>,
 }
 
 impl CloseQueue {
-    pub(super) fn len(&self) -> usize {
-        self.registrations.len()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.registrations.is_empty()
     }
 
-    /// Adds a registration. Closes a batch while descriptors are scarce.
-    pub(super) fn push(
-        &mut self,
-        registration: Registration,
-        should_close_eagerly: impl FnOnce() -> bool,
-    ) {
-        // `should_close_eagerly` makes system calls, so do not call it at every exit.
-        const INTERVAL: usize = 32;
-        let is_due = self.registrations.len() % INTERVAL == 0;
-        self.registrations.push(registration);
-        self.close_eagerly = self.close_eagerly || (is_due && should_close_eagerly());
-        if self.close_eagerly {
-            self.close_batch();
+    /// Adds a registration. After [`MAX_DELAY`], closes two for each that is added, until the queue is empty.
+    pub(super) fn push(&mut self, registration: Registration) {
+        // Do not read the clock at every exit.
+        const INTERVAL: usize = 8;
+        if self.registrations.len() % INTERVAL == 0 && self.is_overdue() {
+            self.close(2 * INTERVAL);
         }
+        if self.is_empty() {
+            self.since = Some(Instant::now());
+        }
+        self.registrations.push(registration);
     }
 
-    /// Defers closing again, until descriptors are found to be scarce.
-    pub(super) fn reset_scarcity(&mut self) {
-        self.close_eagerly = false;
+    fn is_overdue(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() > MAX_DELAY)
     }
 
     pub(super) fn close_batch(&mut self) {
-        self.truncate(self.len().saturating_sub(BATCH_SIZE));
+        self.close(BATCH_SIZE);
     }
 
     pub(super) fn close_all(&mut self) {
-        self.truncate(0);
+        self.close(self.registrations.len());
     }
 
-    fn truncate(&mut self, len: usize) {
+    /// Closes `count` registrations, or all if there are fewer.
+    pub(super) fn close(&mut self, count: usize) {
+        let len = self.registrations.len().saturating_sub(count);
         self.registrations.truncate(len);
         if len == 0 {
             // Release the memory of the largest burst of exits.

@@ -4,7 +4,6 @@ use std::io;
 use std::num::NonZeroU32;
 
 use super::Members;
-use super::close_queue;
 use super::slab::Key;
 use super::slot::Slot;
 use crate::mechanism::{self, Mechanism};
@@ -103,12 +102,9 @@ impl Members {
     /// Adds a member with the [next key](super::slab::Slab::next_key).
     fn add(&mut self, pid: Option<NonZeroU32>, slot: Slot) -> Key {
         let key = self.slots.insert(pid, slot);
-        self.close_queue.reset_scarcity();
         self.selector.grow_fd_table(self.len());
-        // Keep no more yielded descriptors than there have ever been members.
-        if self.close_queue.len() > self.len().max(close_queue::BATCH_SIZE) {
-            self.close_queue.close_batch();
-        }
+        // Close more than was added: a program that replaces its processes needs no more descriptors then.
+        self.close_queue.close(2);
         key
     }
 

@@ -274,8 +274,7 @@ impl Members {
                 registration,
                 status,
             } => {
-                let should_close_eagerly = || self.selector.should_close_eagerly();
-                self.close_queue.push(registration, should_close_eagerly);
+                self.close_queue.push(registration);
                 Ok(Exit::new(pid, status))
             }
             Slot::EndedPolled(polled) => Ok(Exit::new(pid, polled.status())),
@@ -288,7 +287,6 @@ impl Members {
     /// Closes a batch of descriptors if no exit is ready. If the budget is exhausted, an exit may be ready.
     fn close_if_idle(&mut self, cx: &mut Context<'_>) {
         if self.events.is_empty() && coop::has_budget_remaining() {
-            self.close_queue.reset_scarcity();
             self.close_some(cx);
         }
     }

@@ -49,7 +49,6 @@
 //!     it queries `registered`.
 //!   - A registration has one event. `reregister(registration, key, state)` allows another event.
 //!   - `reserve(n)` makes room for `n` processes. `grow_fd_table(n)` is called after each insertion.
-//!   - `should_close_eagerly()`: whether the registrations of yielded processes are to be closed at once.
 //! - `Registration` is a process in a selector.
 //!   - `state_after(event)` returns the state after an event. `has_reap_event()` as above.
 //!   - `is_same(process)`: whether a `Process` with the same pid is the same process.

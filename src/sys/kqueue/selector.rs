@@ -161,11 +161,6 @@ impl Selector {
     /// Does nothing: members take no descriptors.
     pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
 
-    /// Always `true`: the close of a registration costs nothing.
-    pub(crate) fn should_close_eagerly(&self) -> bool {
-        true
-    }
-
     fn kqueue(&mut self) -> io::Result<BorrowedFd<'_>> {
         let kqueue = match &mut self.kqueue {
             Some(kqueue) => kqueue,

@@ -131,10 +131,3 @@ pub(super) fn is_in_upper_half(fd: BorrowedFd<'_>) -> bool {
     // The kernel returns the lowest free number, so all lower numbers are in use.
     fd.as_raw_fd() > limit_for(fd.as_raw_fd()) / 2
 }
-
-/// Whether more than half of the descriptors are in use. `any` may be any open descriptor.
-pub(super) fn fds_are_scarce(any: BorrowedFd<'_>) -> bool {
-    // The kernel returns the lowest free number, so all lower numbers are in use.
-    any.try_clone_to_owned()
-        .map_or(true, |lowest| lowest.as_raw_fd() > read_limit() / 2)
-}

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::task::{Context, Poll};
 
-use super::fd_limit::{fds_are_scarce, from_raw_sparing_last, read_limit};
+use super::fd_limit::{from_raw_sparing_last, read_limit};
 use super::{
     EventError, LazyAsyncFd, Opened, Probe, Process, State, is_reaped, pidfd, pidfd_id,
     query_state, reaped_state, send_signal,
@@ -150,12 +150,6 @@ impl Selector {
         if size > self.room.max(MIN_SIZE) {
             self.reserve(FACTOR * size);
         }
-    }
-
-    pub(crate) fn should_close_eagerly(&self) -> bool {
-        self.epoll
-            .as_ref()
-            .is_some_and(|epoll| fds_are_scarce(epoll.as_fd()))
     }
 
     /// Makes the next `poll_events` read: a new member may have exited.

@@ -126,8 +126,4 @@ impl Selector {
     pub(crate) fn reserve(&mut self, _count: usize) {}
 
     pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
-
-    pub(crate) fn should_close_eagerly(&self) -> bool {
-        true
-    }
 }

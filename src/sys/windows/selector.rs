@@ -135,10 +135,6 @@ impl Selector {
 
     pub(crate) fn grow_fd_table(&mut self, _size: usize) {}
 
-    pub(crate) fn should_close_eagerly(&self) -> bool {
-        false
-    }
-
     /// Queries a batch of new processes, and appends an event for each process that has exited.
     fn query_batch(&mut self, events: &mut VecDeque<Event>) {
         let size = self.unqueried.len().min(BATCH_SIZE);
