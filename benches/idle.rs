@@ -135,14 +135,42 @@ fn wait_for_self(runtime: &Runtime) {
     assert!(result.is_err());
 }
 
-/// Checks whether the process exists, at intervals that double up to 40 ms, as CPython and older
-/// versions of psutil do.
+/// Waits for a child of this program.
+pub(crate) fn tokio_child() {
+    os::current_thread().block_on(async {
+        let mut sleep = tokio::process::Command::new("sleep");
+        let mut child = sleep.arg("11").spawn().expect("the child starts");
+        assert!(tokio::time::timeout(TIME, child.wait()).await.is_err());
+        child.start_kill().expect("the child is running");
+    });
+}
+
+/// Blocks a thread of the runtime.
+pub(crate) fn blocked_thread() {
+    os::current_thread().block_on(async {
+        let mut handle =
+            waitpid_any::WaitHandle::open(std::process::id() as i32).expect("a handle");
+        let wait = tokio::task::spawn_blocking(move || handle.wait());
+        assert!(tokio::time::timeout(TIME, wait).await.is_err());
+        // The runtime would wait for the thread.
+        std::process::exit(0);
+    });
+}
+
 pub(crate) fn kill_loop() {
+    loop_of_kill(std::process::id(), TIME);
+}
+
+/// Checks whether the process exists, at intervals that double up to 40 ms, as CPython and older
+/// versions of psutil do. Returns when the process does not exist, or after `time`.
+pub(crate) fn loop_of_kill(pid: u32, time: Duration) {
     let start = Instant::now();
     let mut interval = Duration::from_micros(100);
-    while start.elapsed() < TIME {
+    while start.elapsed() < time {
         // SAFETY: signal 0 is not delivered.
-        assert_eq!(unsafe { libc::kill(std::process::id() as i32, 0) }, 0);
+        if unsafe { libc::kill(pid as libc::pid_t, 0) } != 0 {
+            return;
+        }
         std::thread::sleep(interval);
         interval = (interval * 2).min(Duration::from_millis(40));
     }

@@ -13,9 +13,10 @@ use tokio::runtime::Runtime;
 use tokio_process_exit::{Exit, Mechanism, exit_of};
 
 use crate::chart;
-use crate::os::{self, Epoll, median, now, quantile};
+use crate::idle;
+use crate::os::{self, Epoll, Ratio, median, now, quantile};
 use crate::python::Python;
-use crate::run::{Plan, Role, self_command};
+use crate::run::{Plan, Progress, Role, self_command};
 use crate::subject::Subjects;
 
 /// A way to wait for a process.
@@ -38,7 +39,7 @@ struct Case {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Target {
+pub(crate) enum Target {
     /// A child of the waiting program.
     Child,
     /// A child of another process.
@@ -70,44 +71,18 @@ enum Method {
     Interval,
 }
 
+/// The contender that the others are compared with.
+const FLOOR: &str = "a thread in epoll_wait: the floor";
+
 /// How many turns a contender has in a round.
 const TURNS: usize = 4;
 
 pub(crate) fn measure(plan: &Plan) -> bool {
     let subjects = Subjects::new();
     let python = Python::find();
-    let rounds = plan.rounds.unwrap_or(if plan.quick { 12 } else { 250 });
+    let rounds = plan.rounds.unwrap_or(if plan.quick { 12 } else { 80 });
     let mut contenders = contenders(&subjects, python.as_ref());
-    let mut figures = vec![Vec::new(); contenders.len()];
-    let mut order: Vec<usize>;
-    // The first two rounds only warm up.
-    for round in 0..rounds + 2 {
-        // Contenders that check at intervals take long, and their figures are large: one turn is
-        // enough.
-        let turns = |which: usize| match contenders[which].method {
-            Method::Event => TURNS,
-            Method::Interval => 1,
-        };
-        order = (0..contenders.len())
-            .flat_map(|which| std::iter::repeat_n(which, turns(which)))
-            .collect();
-        fastrand::shuffle(&mut order);
-        for &which in &order {
-            let contender = &mut contenders[which];
-            let milliseconds = match contender.method {
-                Method::Event => 3..12,
-                Method::Interval => 60..140,
-            };
-            let sleep = fastrand::u64(milliseconds.start * 1000..milliseconds.end * 1000);
-            subjects.set_sleep(Duration::from_micros(sleep));
-            let ran = (contender.turn)(&subjects);
-            let exited = subjects.exited();
-            assert!(exited != 0 && ran > exited, "{}: too early", contender.name);
-            if round >= 2 {
-                figures[which].push((ran - exited) as f64 / 1e3);
-            }
-        }
-    }
+    let figures = run(&subjects, &mut contenders, rounds);
 
     let mut panels = Vec::new();
     // A child of this program is a copy of this program. The parent of the grandchildren is smaller,
@@ -140,24 +115,93 @@ pub(crate) fn measure(plan: &Plan) -> bool {
     true
 }
 
+/// The figures of a contender in a table of few columns.
+pub(crate) struct Summary {
+    /// In microseconds.
+    pub(crate) median: f64,
+    pub(crate) ratio: Ratio,
+}
+
+/// Measures only these contenders, and the floors. Returns `None` for a contender that cannot run here.
+pub(crate) fn summaries(rounds: usize, chosen: &[(&str, Target)]) -> Vec<Option<Summary>> {
+    let subjects = Subjects::new();
+    let python = Python::find();
+    let mut contenders = contenders(&subjects, python.as_ref());
+    contenders.retain(|contender| {
+        contender.name == FLOOR || chosen.contains(&(contender.name, contender.case.target))
+    });
+    let figures = run(&subjects, &mut contenders, rounds);
+    let figures_of = |name, target| {
+        let is_same =
+            |contender: &Contender<'_>| contender.name == name && contender.case.target == target;
+        contenders.iter().position(is_same).map(|at| &figures[at])
+    };
+    let summaries = chosen.iter().map(|&(name, target)| {
+        let (figures, floor) = (figures_of(name, target)?, figures_of(FLOOR, target)?);
+        Some(Summary {
+            median: median(figures),
+            ratio: Ratio::of(figures, floor, rounds),
+        })
+    });
+    summaries.collect()
+}
+
+/// Returns the figures of each contender, those of the first round first.
+fn run(subjects: &Subjects, contenders: &mut [Contender<'_>], rounds: usize) -> Vec<Vec<f64>> {
+    let mut progress = Progress::new("latency", rounds + 2);
+    let mut figures = vec![Vec::new(); contenders.len()];
+    let mut order: Vec<usize>;
+    // The first two rounds only warm up.
+    for round in 0..rounds + 2 {
+        // Contenders that check at intervals take long, and their figures are large: one turn is
+        // enough.
+        let turns = |which: usize| match contenders[which].method {
+            Method::Event => TURNS,
+            Method::Interval => 1,
+        };
+        order = (0..contenders.len())
+            .flat_map(|which| std::iter::repeat_n(which, turns(which)))
+            .collect();
+        fastrand::shuffle(&mut order);
+        for &which in &order {
+            let contender = &mut contenders[which];
+            let milliseconds = match contender.method {
+                Method::Event => 3..12,
+                Method::Interval => 60..140,
+            };
+            let sleep = fastrand::u64(milliseconds.start * 1000..milliseconds.end * 1000);
+            subjects.set_sleep(Duration::from_micros(sleep));
+            let ran = (contender.turn)(subjects);
+            let exited = subjects.exited();
+            assert!(exited != 0 && ran > exited, "{}: too early", contender.name);
+            if round >= 2 {
+                figures[which].push((ran - exited) as f64 / 1e3);
+            }
+        }
+        progress.advance();
+    }
+    figures
+}
+
 /// Prints the contenders for one target. The first one is the floor.
 fn print_table(measured: &[(&Contender<'_>, &Vec<f64>)]) {
     println!(
-        "| {:38} | status read | median, µs |  ratio | p90, µs | p99, µs |",
+        "| {:38} | status read | median, µs | ratio (p10 to p90)    | p90, µs | p99, µs |",
         ""
     );
     println!(
-        "|{:-<40}|-------------|-----------:|-------:|--------:|--------:|",
+        "|{:-<40}|-------------|-----------:|----------------------:|--------:|--------:|",
         ""
     );
-    let floor = median(measured[0].1);
+    let floor = measured[0].1;
+    let rounds = floor.len() / TURNS;
     for (contender, figures) in measured {
         let middle = median(figures);
         println!(
-            "| {:38} | {:11} | {middle:10.0} | {:6.2} | {:7.0} | {:7.0} |",
+            "| {:38} | {:11} | {middle:10.0} | {:21} | {:7.0} | {:7.0} |",
             contender.name,
             if contender.case.status { "yes" } else { "no" },
-            middle / floor,
+            Ratio::of(figures, floor, rounds).to_string(),
             quantile(figures, 0.9),
             quantile(figures, 0.99),
         );
@@ -178,19 +222,13 @@ fn contenders<'a>(subjects: &Subjects, python: Option<&Python>) -> Vec<Contender
         });
     };
 
-    add(
-        "a thread in epoll_wait: the floor",
-        Some("epoll_wait"),
-        CHILD,
-        Event,
-        {
-            let epoll = Epoll::new();
-            Box::new(move |subjects| {
-                let child = subjects.fork_child();
-                by_hand(&epoll, subjects, child.pid, false)
-            })
-        },
-    );
+    add(FLOOR, Some("epoll_wait"), CHILD, Event, {
+        let epoll = Epoll::new();
+        Box::new(move |subjects| {
+            let child = subjects.fork_child();
+            by_hand(&epoll, subjects, child.pid, false)
+        })
+    });
     add(
         "a thread in epoll_wait, then waitid",
         None,
@@ -204,19 +242,13 @@ fn contenders<'a>(subjects: &Subjects, python: Option<&Python>) -> Vec<Contender
             })
         },
     );
-    add(
-        "a thread in epoll_wait: the floor",
-        Some("epoll_wait"),
-        OTHER,
-        Event,
-        {
-            let epoll = Epoll::new();
-            Box::new(move |subjects| {
-                let other = subjects.fork_grandchild();
-                by_hand(&epoll, subjects, other.pid, false)
-            })
-        },
-    );
+    add(FLOOR, Some("epoll_wait"), OTHER, Event, {
+        let epoll = Epoll::new();
+        Box::new(move |subjects| {
+            let other = subjects.fork_grandchild();
+            by_hand(&epoll, subjects, other.pid, false)
+        })
+    });
     add("mio", None, CHILD, Event, {
         let mut poll = mio::Poll::new().expect("an epoll instance");
         let mut events = mio::Events::with_capacity(1024);
@@ -456,6 +488,22 @@ fn contenders<'a>(subjects: &Subjects, python: Option<&Python>) -> Vec<Contender
             })
         });
     }
+    add(
+        "a loop of kill(pid, 0), reaped at once",
+        None,
+        OTHER,
+        Interval,
+        {
+            Box::new(|subjects| {
+                let other = subjects.fork_grandchild();
+                subjects.release();
+                // A signal can also be sent to a zombie.
+                other.reap_at_exit();
+                idle::loop_of_kill(other.pid, Duration::MAX);
+                now()
+            })
+        },
+    );
     add(
         "sysinfo: Process::wait, reaped at once",
         Some("sysinfo"),

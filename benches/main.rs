@@ -3,13 +3,16 @@
 //! - `wait`: the time, system calls and instructions that one wait costs;
 //! - `latency`: the time from a process's exit until the waiting program runs;
 //! - `idle`: context switches during ten seconds in which nothing happens;
-//! - `many`: thousands of processes at once.
+//! - `many`: thousands of processes at once;
+//! - `compare`: one small table, only on request.
 //!
 //! `cargo bench` runs all parts, draws the pictures in this directory and writes `results.md`.
 //! With `--quick` or the names of parts, these files do not change. See `README.md`.
 
 #[cfg(target_os = "linux")]
 mod chart;
+#[cfg(target_os = "linux")]
+mod compare;
 #[cfg(target_os = "linux")]
 mod idle;
 #[cfg(target_os = "linux")]

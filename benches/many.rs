@@ -23,9 +23,9 @@ use tokio::time::timeout;
 use tokio_process_exit::{Exit, ExitMap, ExitSet, ProcessExit, exit_of};
 
 use crate::chart;
-use crate::os::{self, Epoll, cpu_time};
+use crate::os::{self, Epoll, Ratio, cpu_time};
 use crate::python::{Python, run};
-use crate::run::{Plan, Role, self_command};
+use crate::run::{Plan, Progress, Role, self_command};
 use crate::subject::die_with_parent;
 
 /// The largest number of processes for psutil, which checks all processes in a loop.
@@ -41,16 +41,16 @@ pub(crate) fn measure(plan: &Plan) -> bool {
     let seconds = if plan.quick { 2 } else { 10 };
     let mut results = Vec::new();
     for &size in sizes {
-        match Results::measure(size, plan.quick) {
+        match Results::measure(size, plan.quick, seconds) {
             Ok(measured) => results.push(measured),
             Err(error) => println!("\n{size} processes: skipped, {error}"),
         }
     }
+    // Threads come last: after thousands of threads, every later `fork` takes ten times as long.
     for results in &mut results {
-        if let Err(error) = results.finish(seconds) {
-            println!("\n{} processes: {error}", results.size);
+        if let Err(error) = results.add_threads(seconds) {
+            println!("\n{} processes, a thread each: {error}", results.size);
         }
-        results.print(seconds);
     }
     // Draw the smallest size: psutil and the threads are not measured at the largest size.
     if let Some(smallest) = results.iter().min_by_key(|results| results.size) {
@@ -65,6 +65,8 @@ struct Row {
     /// The name in the pictures, if they show this contender.
     label: Option<&'static str>,
     round: Round,
+    /// The time to the last exit in each round.
+    last_exits: Vec<f64>,
     idle: Option<Idle>,
 }
 
@@ -87,56 +89,58 @@ impl Row {
     }
 }
 
-/// The rows of both tables for one number of processes.
+/// The results for one number of processes.
 struct Results {
     size: usize,
+    /// The largest number of rounds.
     rounds: usize,
-    reaped: Vec<Row>,
     zombies: Vec<Row>,
 }
 
 impl Results {
-    fn measure(size: usize, quick: bool) -> io::Result<Results> {
+    /// Measures all contenders but the threads. Prints each table as soon as it is complete.
+    fn measure(size: usize, quick: bool, seconds: u64) -> io::Result<Results> {
         let limit = os::raise_descriptors();
         if size as u64 + SPARE > limit {
             let reason = format!("the descriptor limit is {limit}");
             return Err(io::Error::other(reason));
         }
-        let rounds = match size {
-            _ if quick => 1,
-            0..10_000 => 5,
-            _ => 3,
-        };
+        let rounds = if quick { 1 } else { 5 };
+        let reaped = rows_of(size, State::Reaped, rounds, &CONTENDERS)?;
+        let counted = rounds_of(&reaped);
+        println!("\n### {size} processes, all killed and reaped; rounds: {counted}\n");
+        print_table(size, &reaped);
+        let mut zombies = rows_of(size, State::Zombie, rounds, &CONTENDERS)?;
+        if let Err(error) = idle_of(size, seconds, rounds, &mut zombies) {
+            println!("\n{size} processes: {error}");
+        }
+        let counted = rounds_of(&zombies);
+        println!(
+            "\n### {size} processes, all killed, all zombies; rounds: {counted}; idle for {seconds} s\n"
+        );
+        print_table(size, &zombies);
         Ok(Results {
             size,
             rounds,
-            reaped: rows_of(size, State::Reaped, rounds, &CONTENDERS)?,
-            zombies: rows_of(size, State::Zombie, rounds, &CONTENDERS)?,
+            zombies,
         })
     }
 
-    /// Adds the rows that are measured after all sizes have been measured.
-    fn finish(&mut self, seconds: u64) -> Result<(), String> {
+    /// Measures and prints a thread for each process, if the system allows so many.
+    fn add_threads(&mut self, seconds: u64) -> Result<(), String> {
         let size = self.size;
-        // Threads come last: after thousands of threads, every later `fork` takes ten times as
-        // long. Threads and processes count against the same limit.
-        if 2 * size + 1000 < max_tasks() {
-            let threads = rows_of(size, State::Zombie, self.rounds, &[THREADS]);
-            self.zombies
-                .append(&mut threads.map_err(|error| error.to_string())?);
+        // Threads and processes count against the same limit.
+        if 2 * size + 1000 >= max_tasks() {
+            return Ok(());
         }
-        idle_of(size, seconds, self.rounds, &mut self.zombies)
-    }
-
-    fn print(&self, seconds: u64) {
-        let Results { size, rounds, .. } = self;
-        println!("\n### {size} processes, all killed and reaped; rounds: {rounds}\n");
-        print_table(*size, &self.reaped);
-        println!(
-            "\n### {size} processes, all killed, all zombies; rounds: {rounds}; idle for \
-             {seconds} s\n"
-        );
-        print_table(*size, &self.zombies);
+        let rows = rows_of(size, State::Zombie, self.rounds, &[CONTENDERS[0], THREADS]);
+        let mut rows = rows.map_err(|error| error.to_string())?;
+        idle_of(size, seconds, 0, &mut rows)?;
+        let counted = rounds_of(&rows);
+        println!("\n### {size} processes, all zombies, a thread each; rounds: {counted}\n");
+        print_table(size, &rows);
+        self.zombies.extend(rows.pop());
+        Ok(())
     }
 
     fn draw(&self, plan: &Plan, seconds: u64) {
@@ -160,7 +164,12 @@ impl Results {
     }
 }
 
-/// Runs all contenders, in a new order in every round.
+fn rounds_of(rows: &[Row]) -> usize {
+    rows[0].last_exits.len()
+}
+
+/// Runs all contenders, in a new order in every round. Makes at most `rounds` rounds, and fewer if they
+/// would take longer than [`budget`].
 fn rows_of(
     size: usize,
     state: State,
@@ -169,9 +178,15 @@ fn rows_of(
 ) -> io::Result<Vec<Row>> {
     let mut figures = vec![Vec::new(); contenders.len()];
     let mut order: Vec<usize> = (0..contenders.len()).collect();
-    for _ in 0..rounds {
+    let start = Instant::now();
+    let mut progress = Progress::new(format!("many, {size} processes"), rounds * contenders.len());
+    for round in 0..rounds as u32 {
+        if round > 0 && start.elapsed() * (round + 1) / round > budget(size) {
+            break;
+        }
         fastrand::shuffle(&mut order);
         for &which in &order {
+            progress.advance();
             let sleepers = Sleepers::new(size, state)?;
             os::renew_descriptor_table();
             figures[which].push((contenders[which].run)(&sleepers.pids, &sleepers));
@@ -183,14 +198,20 @@ fn rows_of(
             name: contender.name,
             label: contender.label,
             round: median_of(figures),
+            last_exits: figures.iter().map(|round| round.last_exit).collect(),
             idle: None,
         })
         .collect())
 }
 
+/// How long one table may take, so that the whole run stays below ten minutes.
+fn budget(size: usize) -> Duration {
+    Duration::from_millis(10_000 + 3 * size as u64)
+}
+
 fn print_table(size: usize, rows: &[Row]) {
     println!(
-        "| {:37} | bytes per process | registration, µs per process, ratio | last exit, ms, ratio \
+        "| {:37} | bytes per process | registration, µs per process, ratio | last exit, ms, ratio (p10 to p90) \
          | closing, ms | CPU, µs per process, ratio | idle: context switches | idle: CPU, ms |",
         ""
     );
@@ -204,12 +225,14 @@ fn print_table(size: usize, rows: &[Row]) {
         });
         let last_exit = if round.last_exit.is_nan() {
             "-".to_owned()
+        } else if row.last_exits.len() == rows[0].last_exits.len() {
+            let rounds = row.last_exits.len();
+            let ratio = Ratio::of(&row.last_exits, &rows[0].last_exits, rounds);
+            format!("{:.1}, {ratio}", round.last_exit / 1e6)
         } else {
-            format!(
-                "{:.1}, {:.2}",
-                round.last_exit / 1e6,
-                round.last_exit / floor.last_exit
-            )
+            // Measured in rounds of its own.
+            let ratio = round.last_exit / floor.last_exit;
+            format!("{:.1}, {ratio:.2}", round.last_exit / 1e6)
         };
         println!(
             "| {:37} | {:5.0} | {:5.2}, {:4.2} | {last_exit} | {:6.1} | {:6.2}, {:4.2} | \
@@ -223,17 +246,10 @@ fn print_table(size: usize, rows: &[Row]) {
             round.cpu / floor.cpu,
         );
     }
-    let round_of = |name| {
-        rows.iter()
-            .find(|row| row.name == name)
-            .map(|row| row.round)
-    };
-    if let (Some(later), Some(at_once)) = (round_of(PREPARED), round_of(AT_ONCE)) {
+    if let Some(prepared) = rows.iter().find(|row| row.name == PREPARED) {
         println!(
-            "\nIf the set closes each pidfd at once, its last exit takes {:.2} times as long. \
-             `with_capacity` itself took {:.1} ms.",
-            at_once.last_exit / later.last_exit,
-            later.created / 1e6,
+            "\n`with_capacity` itself took {:.1} ms.",
+            prepared.round.created / 1e6
         );
     }
 }
@@ -268,6 +284,7 @@ struct Round {
     cpu: f64,
 }
 
+#[derive(Clone, Copy)]
 struct Contender {
     name: &'static str,
     /// The name in the pictures, if they show this contender.
@@ -277,9 +294,8 @@ struct Contender {
 }
 
 const PREPARED: &str = "ExitSet with_capacity, multi_thread";
-const AT_ONCE: &str = "ExitSet with_capacity, closed at once";
 
-const CONTENDERS: [Contender; 10] = [
+const CONTENDERS: [Contender; 9] = [
     Contender {
         name: "epoll by hand, closed later",
         label: Some("epoll by hand"),
@@ -309,17 +325,6 @@ const CONTENDERS: [Contender; 10] = [
         name: PREPARED,
         label: None,
         run: prepared_set,
-    },
-    Contender {
-        name: AT_ONCE,
-        label: None,
-        run: |pids, sleepers| {
-            // A set closes each pidfd at once while more than half of the descriptors are in use.
-            let before = os::limit_descriptors(pids.len() as u64 + SPARE);
-            let round = prepared_set(pids, sleepers);
-            os::limit_descriptors(before);
-            round
-        },
     },
     Contender {
         name: "ExitMap, keys of 4 bytes",
@@ -593,6 +598,8 @@ const IDLE_CONTENDERS: [&str; 5] = [
 ];
 
 /// Has all contenders wait at the same time, and all but psutil for the same processes.
+///
+/// Adds the row of psutil, if `rounds` is not zero.
 fn idle_of(size: usize, seconds: u64, rounds: usize, rows: &mut Vec<Row>) -> Result<(), String> {
     let sleepers = Sleepers::new(size, State::Zombie).map_err(|error| error.to_string())?;
     let mut order = format!("{seconds}\n");
@@ -611,7 +618,8 @@ fn idle_of(size: usize, seconds: u64, rounds: usize, rows: &mut Vec<Row>) -> Res
             children.push((row, child));
         }
     }
-    if size <= PSUTIL_SIZE
+    if rounds > 0
+        && size <= PSUTIL_SIZE
         && let Some(python) = Python::find()
     {
         let mut command = python.command("many");
@@ -632,6 +640,7 @@ fn idle_of(size: usize, seconds: u64, rounds: usize, rows: &mut Vec<Row>) -> Res
             name: "psutil 7.2.2: wait_procs",
             label: Some("psutil"),
             round,
+            last_exits: Vec::new(),
             idle: Some(Idle {
                 switches,
                 cpu: idle_cpu,

@@ -5,6 +5,7 @@
 //! Each unsafe block is one system call, or one read of a system call's result. Every pointer
 //! points to a local variable of the type that the call expects.
 
+use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -158,14 +159,6 @@ pub(crate) fn raise_descriptors() -> u64 {
     limit.rlim_max
 }
 
-/// Sets the soft limit of descriptors, and returns the previous one.
-pub(crate) fn limit_descriptors(soft: u64) -> u64 {
-    let mut limit = descriptor_limit();
-    let before = mem::replace(&mut limit.rlim_cur, soft);
-    set_descriptor_limit(&limit);
-    before
-}
-
 fn descriptor_limit() -> libc::rlimit {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -279,4 +272,40 @@ pub(crate) fn quantile(figures: &[f64], share: f64) -> f64 {
 
 pub(crate) fn median(figures: &[f64]) -> f64 {
     quantile(figures, 0.5)
+}
+
+/// A ratio of medians, and how much it differs from round to round.
+pub(crate) struct Ratio {
+    median: f64,
+    p10: f64,
+    p90: f64,
+}
+
+impl Ratio {
+    /// Compares figures with those of the floor. Both are in the order of the rounds, with the same number of
+    /// figures in each round.
+    pub(crate) fn of(figures: &[f64], floor: &[f64], rounds: usize) -> Ratio {
+        let medians = |figures: &[f64]| -> Vec<f64> {
+            let turns = (figures.len() / rounds.max(1)).max(1);
+            figures.chunks(turns).map(median).collect()
+        };
+        let (rounds, floors) = (medians(figures), medians(floor));
+        let ratios: Vec<_> = rounds
+            .iter()
+            .zip(floors)
+            .map(|(round, floor)| round / floor)
+            .collect();
+        Ratio {
+            median: median(figures) / median(floor),
+            p10: quantile(&ratios, 0.1),
+            p90: quantile(&ratios, 0.9),
+        }
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ratio { median, p10, p90 } = self;
+        write!(f, "{median:.2} ({p10:.2} to {p90:.2})")
+    }
 }

@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 
-use crate::{idle, latency, many, subject, wait};
+use crate::{compare, idle, latency, many, subject, wait};
 
 /// Compares this crate with other ways to wait for processes.
 #[derive(Parser)]
@@ -43,6 +44,8 @@ enum Part {
     Latency,
     Idle,
     Many,
+    /// One small table, which is no part of a full run.
+    Compare,
 }
 
 /// The job of an instance that another instance has started.
@@ -66,6 +69,10 @@ pub(crate) enum Role {
     IdleMultiThread,
     /// Waits for itself with a loop of `kill`, for ten seconds.
     IdleLoop,
+    /// Waits for a child with `tokio::process`, for ten seconds.
+    IdleTokio,
+    /// Waits for itself with waitpid-any on a blocked thread, for ten seconds.
+    IdleThread,
     /// Waits for many processes that do not exit.
     IdleMany,
 }
@@ -86,6 +93,43 @@ impl Plan {
         } else {
             env!("CARGO_TARGET_TMPDIR")
         })
+    }
+}
+
+/// Reports on standard error how much of a table has been measured.
+pub(crate) struct Progress {
+    name: String,
+    done: usize,
+    total: usize,
+    start: Instant,
+    reported: Instant,
+}
+
+impl Progress {
+    pub(crate) fn new(name: impl Into<String>, total: usize) -> Progress {
+        Progress {
+            name: name.into(),
+            done: 0,
+            total,
+            start: Instant::now(),
+            reported: Instant::now(),
+        }
+    }
+
+    /// Counts a round. Reports every five seconds.
+    pub(crate) fn advance(&mut self) {
+        const INTERVAL: Duration = Duration::from_secs(5);
+        self.done += 1;
+        if self.reported.elapsed() < INTERVAL || self.done == self.total {
+            return;
+        }
+        self.reported = Instant::now();
+        let left = self.start.elapsed().as_secs_f64() / self.done as f64;
+        let left = left * (self.total - self.done) as f64;
+        let Progress {
+            name, done, total, ..
+        } = self;
+        eprintln!("{name}: {done} of {total} rounds, {left:.0} s left for this table");
     }
 }
 
@@ -110,6 +154,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Role::IdleCurrentThread) => idle::current_thread(),
         Some(Role::IdleMultiThread) => idle::multi_thread(),
         Some(Role::IdleLoop) => idle::kill_loop(),
+        Some(Role::IdleTokio) => idle::tokio_child(),
+        Some(Role::IdleThread) => idle::blocked_thread(),
         Some(Role::IdleMany) => many::idle(arguments.count),
     }
     ExitCode::SUCCESS
@@ -137,7 +183,11 @@ fn run_all(arguments: &Arguments) -> ExitCode {
     let keep = arguments.parts.is_empty() && !arguments.quick;
     let mut results = HEAD.to_owned();
     for part in Part::value_variants() {
-        if !arguments.parts.is_empty() && !arguments.parts.contains(part) {
+        let is_chosen = match &arguments.parts[..] {
+            [] => *part != Part::Compare,
+            parts => parts.contains(part),
+        };
+        if !is_chosen {
             continue;
         }
         let name = part.to_possible_value().expect("no part is skipped");
@@ -194,6 +244,7 @@ fn run_part(arguments: Arguments) -> ExitCode {
         Some(Part::Wait) => wait::measure(&plan),
         Some(Part::Many) => many::measure(&plan),
         Some(Part::Idle) => idle::measure(&plan),
+        Some(Part::Compare) => compare::measure(&plan),
         None => false,
     };
     if passed {

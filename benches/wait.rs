@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_process_exit::{ProcessExit, exit_of};
 
-use crate::os::{self, Epoll, median};
+use crate::os::{self, Epoll, Ratio, median};
 use crate::python::run;
 use crate::run::{Plan, Role, self_command};
 
@@ -56,12 +56,11 @@ pub(crate) fn measure(plan: &Plan) -> bool {
         }
     }
     println!("\n### One wait: open, poll once, drop; {rounds} rounds of {WAITS}\n");
-    println!("| {:36} | median, ns | ratio |", "");
-    println!("|{:-<38}|-----------:|------:|", "");
-    let floor = median(&figures[0]);
-    for ((name, _), figures) in contenders.iter().zip(&figures) {
-        let middle = median(figures);
-        println!("| {name:36} | {middle:10.0} | {:5.2} |", middle / floor);
+    println!("| {:36} | median, ns | ratio (p10 to p90)  |", "");
+    println!("|{:-<38}|-----------:|--------------------:|", "");
+    for ((name, _), row) in contenders.iter().zip(&figures) {
+        let ratio = Ratio::of(row, &figures[0], rounds).to_string();
+        println!("| {name:36} | {:10.0} | {ratio:>19} |", median(row));
     }
     println!();
     // `&`, not `&&`: both counts are always printed.
