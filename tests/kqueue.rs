@@ -17,6 +17,8 @@ use support::{Child, Sleeper, deadline, many, skip, still_pending};
 use tokio_process_exit::{ExitSet, Mechanism, ProcessExit, exit_of};
 
 /// Runs in a process of its own because it counts the descriptors of the whole process.
+///
+/// Rests on the system's libraries, which must keep no descriptor of their own open.
 #[test]
 fn wait_and_set_each_need_one_fd() {
     const TEST: &str = "wait_and_set_each_need_one_fd";
@@ -55,6 +57,8 @@ fn wait_and_set_each_need_one_fd() {
 }
 
 /// An empty set takes over the kqueue of its first member, which already has the member's filter.
+///
+/// Rests on the kernel, which must keep an unread exit in the kqueue of a process that it has released.
 #[tokio::test]
 async fn registered_process_moves_to_the_kqueue_of_a_set() {
     let (mut child, mut early) = (Child::spawn(3), Child::spawn(4));
@@ -75,6 +79,8 @@ async fn registered_process_moves_to_the_kqueue_of_a_set() {
     assert_eq!(second.status().unwrap().code(), Some(3));
 }
 
+/// Rests on the kernel: macOS returns the status to those who may kill the process, NetBSD and OpenBSD to
+/// those who opened it before its exit.
 #[tokio::test]
 async fn returns_the_status_of_another_parents_process() {
     if support::poll_forced() {
@@ -90,6 +96,7 @@ async fn returns_the_status_of_another_parents_process() {
     }
 }
 
+/// Rests on the kernel, which must store the status in the event at the exit, not when it is read.
 #[tokio::test]
 async fn returns_the_status_after_the_reap() {
     if support::poll_forced() {

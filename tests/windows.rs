@@ -98,6 +98,8 @@ async fn waits_for_more_than_64_processes() {
 ///
 /// A process can be opened until its last handle is closed, so a failing open proves that no wait
 /// leaked a handle.
+///
+/// Rests on the other programs of the system: a virus scanner that keeps a handle also keeps the pid.
 fn assert_no_handle_is_open(child: Child) {
     let pid = child.id();
     drop(child);
@@ -225,6 +227,9 @@ impl Wake for BlockingWaker {
 }
 
 /// All waits of this test share one thread, so a blocked callback delays the other callbacks.
+///
+/// Rests on the thread pool of Windows, where one thread waits for up to 63 objects. With other threads the
+/// test passes, but shows less.
 #[test]
 fn blocked_callback_delays_neither_exits_nor_drops() {
     if support::poll_forced() {
@@ -335,6 +340,8 @@ fn resolves_without_a_tokio_runtime() {
 }
 
 /// `OpenProcess` ignores the two low bits of a pid, so `open` must reject such numbers itself.
+///
+/// Rests on pids and thread ids that are multiples of four, which Windows does not document.
 #[tokio::test]
 async fn number_next_to_a_pid_is_not_found() {
     let child = Child::spawn(0);

@@ -221,6 +221,9 @@ impl Drop for Child {
 }
 
 /// Blocks until a reaped process can no longer be opened by its pid.
+///
+/// Rests on the other programs of a Windows system: a handle that one of them keeps also keeps the pid. On
+/// every system it rests on the pid, which must not be reused before the check.
 pub fn until_pid_is_free(pid: u32) {
     until("the pid cannot be opened", || {
         tokio_process_exit::ProcessExit::open(pid).is_err()

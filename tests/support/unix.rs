@@ -211,6 +211,8 @@ fn die_with_parent() {
 }
 
 /// Returns whether a process has exited and has not been reaped.
+///
+/// Rests on the state that `ps` prints on systems other than Linux.
 pub fn is_zombie(pid: u32) -> bool {
     // The leader thread is a zombie before the other threads have ended. An emulator has such threads.
     #[cfg(target_os = "linux")]
