@@ -39,6 +39,8 @@
 //! | SIGTERM, five seconds, SIGKILL | [`ProcessExit::stop`], [`ExitSet::stop`], [`ExitMap::stop`] |
 //! | an extra match arm for a process that is gone | [`ProcessExit::find`], [`ProcessIdentity::find`] |
 //!
+//! [Comparison](comparison) says what these other crates and programs do, and where they are better.
+//!
 //! # When not to use it
 //!
 //! - To spawn a child and wait for it: `tokio::process` does both.
@@ -224,6 +226,10 @@ pub use exit_set::ExitSet;
 pub use identity::{ParseProcessIdentityError, ProcessIdentity};
 pub use mechanism::Mechanism;
 pub use process_exit::{ProcessExit, exit_of};
+
+#[cfg(doc)]
+#[doc = include_str!("comparison.md")]
+pub mod comparison {}
 
 #[cfg(doc)]
 #[doc = include_str!("groups.md")]
