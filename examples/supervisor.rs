@@ -8,9 +8,9 @@
 //! running after a grace period. A second signal ends the grace period. Windows has no SIGTERM: there the
 //! workers get Ctrl-C from the console, as the supervisor does.
 //!
-//! On Unix, each worker has a process group of its own, so Ctrl-C reaches the supervisor only. SIGTERM and
-//! SIGKILL go to the worker, not to its group: a worker must stop its own children. If the supervisor is
-//! killed, the workers continue to run. The example `readopt` finds such processes again.
+//! On Unix, each worker has a process group of its own, so Ctrl-C reaches the supervisor only. The signals go to
+//! the whole group, so the children of a worker are stopped too, and what an exited worker leaves behind is killed.
+//! If the supervisor is killed, the workers continue to run. The example `readopt` finds such processes again.
 //!
 //! ```console
 //! $ cargo run --example supervisor -- --workers 2 sh -c 'sleep $((WORKER * 10))'
@@ -28,6 +28,8 @@
 //! ```toml
 //! [dependencies]
 //! clap = { version = "4", features = ["derive"] }
+//! futures = "0.3"
+//! libc = "0.2"
 //! tokio = { version = "1", features = ["macros", "rt", "signal", "time"] }
 //! tokio-process-exit = "0.1"
 //! ```
@@ -41,6 +43,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tokio::task::JoinSet;
+#[cfg(unix)]
+use tokio_process_exit::GroupExit;
 use tokio_process_exit::{Exit, ExitMap, ProcessExit};
 
 /// The pause before the first restart of a worker.
@@ -176,6 +180,7 @@ impl Supervisor {
             let _ = worker.child.kill();
             self.running.remove(&number);
         }
+        kill_rest(&worker.child);
         // An `ExitMap` does not reap. This does not block, as the process has exited or was killed.
         let _ = worker.child.wait();
         if worker.started.elapsed() >= self.args.max_pause {
@@ -191,9 +196,9 @@ impl Supervisor {
     async fn stop(&mut self, signal: &mut impl AsyncFnMut()) -> ExitCode {
         let started = Instant::now();
         let (exits, grace) = tokio::select! {
-            exits = self.running.stop(self.args.grace) => (exits, self.args.grace),
+            exits = self.stop_within(self.args.grace) => (exits, self.args.grace),
             // A second signal: `stop` is cancel safe, and this call kills the remaining workers.
-            () = signal() => (self.running.stop(Duration::ZERO).await, Duration::ZERO),
+            () = signal() => (self.stop_within(Duration::ZERO).await, Duration::ZERO),
         };
         let mut code = if started.elapsed() < grace { 0 } else { 3 };
         for (number, exit) in exits {
@@ -207,7 +212,32 @@ impl Supervisor {
         }
         ExitCode::from(code)
     }
+
+    /// Stops all workers, with their groups where the system has groups.
+    async fn stop_within(&mut self, grace: Duration) -> Vec<(u32, io::Result<Exit>)> {
+        #[cfg(unix)]
+        {
+            let stops = self.workers.values().map(async |worker| {
+                // This is the worker's group: the worker has not been reaped.
+                GroupExit::open(worker.child.id())?.stop(grace).await
+            });
+            // The workers of groups that cannot be stopped are stopped below.
+            futures::future::join_all(stops).await;
+        }
+        // By now, most workers have exited.
+        self.running.stop(grace).await
+    }
 }
+
+/// Kills what a worker that has exited has left behind. The worker must not have been reaped.
+#[cfg(unix)]
+fn kill_rest(worker: &Child) {
+    // The error is that nobody is left.
+    let _ = GroupExit::open(worker.id()).and_then(|group| group.signal(libc::SIGKILL));
+}
+
+#[cfg(windows)]
+fn kill_rest(_: &Child) {}
 
 /// Returns a function that waits for the next SIGTERM or SIGINT.
 #[cfg(unix)]

@@ -153,6 +153,7 @@ fn explains_its_arguments() {
 mod unix {
     use super::*;
     use support::unix::kill;
+    use tokio_process_exit::ProcessExit;
 
     impl Supervisor {
         /// Starts a supervisor, and waits until each worker has printed a line.
@@ -182,8 +183,10 @@ mod unix {
         }
     }
 
-    /// Prints the worker's number. SIGTERM ends the shell, with the code 7.
-    const CLEANS_UP: &str = "trap 'exit 7' TERM; echo $WORKER; while :; do sleep 0.05; done";
+    /// Prints the worker's number. SIGTERM ends the shell, with the code 7. The shell would report on stderr that
+    /// SIGTERM has also ended `sleep`.
+    const CLEANS_UP: &str =
+        "exec 2>/dev/null; trap 'exit 7' TERM; echo $WORKER; while :; do sleep 0.05; done";
     /// Prints the worker's number, and ignores SIGTERM. Exits after a minute if the test fails.
     const IGNORES_SIGTERM: &str = "trap '' TERM; echo $WORKER; n=0; \
         while [ $n -lt 1200 ]; do sleep 0.05; n=$((n + 1)); done";
@@ -256,7 +259,7 @@ mod unix {
 
     #[test]
     fn each_worker_leads_a_process_group() {
-        let (supervisor, pids) = Supervisor::start_ready(2, &[], CLEANS_UP);
+        let (supervisor, pids) = Supervisor::start_ready(2, &["-t3600"], CLEANS_UP);
         for pid in pids {
             // SAFETY: the call takes an integer.
             let group = unsafe { libc::getpgid(pid as libc::pid_t) };
@@ -267,9 +270,42 @@ mod unix {
         assert_eq!(code, Some(0), "{log:?}");
     }
 
+    /// Waits until a process has been reaped, or is a zombie.
+    #[track_caller]
+    fn until_gone(pid: &str) {
+        let pid: u32 = pid.parse().unwrap();
+        support::until("the worker's child has exited", || {
+            let process = ProcessExit::find(pid).unwrap();
+            process.is_none_or(|mut process| process.try_wait().unwrap().is_some())
+        });
+    }
+
+    #[test]
+    fn a_signal_stops_the_children_of_workers() {
+        let script = "sleep 3600 & echo $!; wait";
+        let mut supervisor = Supervisor::start(&["-n1", "-t3600"], script);
+        supervisor.expect_start(1);
+        let child = next(&supervisor.output).expect("the pid of the worker's child");
+        kill(supervisor.child.id(), libc::SIGTERM);
+        // The child has the worker's stdout: `wait` also waits until the child has closed it.
+        let (code, log) = supervisor.wait();
+        assert_eq!(code, Some(0), "{log:?}");
+        until_gone(&child);
+    }
+
+    #[test]
+    fn kills_what_an_exited_worker_leaves_behind() {
+        let script = "trap '' TERM; sleep 3600 & echo $!";
+        let supervisor = Supervisor::start(&["-n1"], script);
+        supervisor.expect_start(1);
+        let child = next(&supervisor.output).expect("the pid of the worker's child");
+        supervisor.expect("worker 1: process ", "starting again in ");
+        until_gone(&child);
+    }
+
     #[test]
     fn stops_its_workers_after_stderr_is_closed() {
-        let (mut supervisor, _) = Supervisor::start_ready(2, &[], CLEANS_UP);
+        let (mut supervisor, _) = Supervisor::start_ready(2, &["-t3600"], CLEANS_UP);
         // Closing the receiver ends the thread that reads stderr, at its next line.
         supervisor.log = mpsc::channel().1;
         kill(supervisor.child.id(), libc::SIGTERM);
