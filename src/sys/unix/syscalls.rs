@@ -151,7 +151,12 @@ pub(crate) fn cpus() -> u32 {
 
 /// Returns the CPU time of the calling thread.
 pub(crate) fn thread_cpu_time() -> Duration {
-    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+    #[cfg(not(any(target_os = "illumos", target_os = "solaris")))]
+    use libc::CLOCK_THREAD_CPUTIME_ID;
+    // From `sys/time_impl.h`. Old versions of libc do not have the constant.
+    #[cfg(any(target_os = "illumos", target_os = "solaris"))]
+    const CLOCK_THREAD_CPUTIME_ID: libc::clockid_t = 2;
+    clock(CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Returns the time of a clock that exists.
