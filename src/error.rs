@@ -216,7 +216,7 @@ pub(crate) fn action_error(action: &str, pid: Option<NonZeroU32>, error: &io::Er
 pub(crate) fn not_our_child(pid: Option<NonZeroU32>) -> io::Error {
     let name = Name(pid);
     let message = format!("{name} is not our child, or it has already been reaped");
-    io::Error::new(io::ErrorKind::NotFound, message)
+    process_error(io::ErrorKind::NotFound, pid, message)
 }
 
 /// The name of a process in a message. An adopted process may have no pid here.

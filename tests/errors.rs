@@ -99,6 +99,14 @@ async fn errors_of_signals_have_the_pid() {
     assert_eq!(pid_of(&error), Some(child.id()));
 }
 
+#[cfg(unix)]
+#[test]
+fn errors_of_reaping_have_the_pid() {
+    let child = support::unix::Grandchild::spawn();
+    let error = exit_of(child.id()).reap().unwrap_err();
+    assert_eq!(pid_of(&error), Some(child.id()));
+}
+
 #[cfg(any(target_os = "linux", windows))]
 #[tokio::test]
 async fn thread_id_is_invalid_and_error_names_the_process() {
