@@ -195,7 +195,33 @@ mod unix {
         let mut process = exit_of(child.id());
         let stop = std::panic::AssertUnwindSafe(|| runtime.block_on(process.stop(Duration::ZERO)));
         assert!(std::panic::catch_unwind(stop).is_err());
+        assert_stops_of_all_panic(&runtime, child.id());
         assert_eq!(child.reap().code(), Some(7));
+    }
+
+    #[test]
+    fn a_runtime_without_timers_panics_before_signals() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_io().build().unwrap();
+        let mut child = Child::spawn(7);
+        assert_stops_of_all_panic(&runtime, child.id());
+        assert_eq!(child.reap().code(), Some(7));
+    }
+
+    /// Asserts that the stop of a set and of a map panics.
+    fn assert_stops_of_all_panic(runtime: &tokio::runtime::Runtime, pid: u32) {
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+
+        use tokio_process_exit::{ExitMap, ExitSet};
+
+        let (mut set, mut map) = (ExitSet::new(), ExitMap::new());
+        set.insert(pid).unwrap();
+        map.insert("key", pid).unwrap();
+        let stop = AssertUnwindSafe(|| runtime.block_on(set.stop(Duration::ZERO)).len());
+        assert!(catch_unwind(stop).is_err());
+        let stop = AssertUnwindSafe(|| runtime.block_on(map.stop(Duration::ZERO)).len());
+        assert!(catch_unwind(stop).is_err());
+        assert!(set.contains(pid) && map.contains_key(&"key"));
     }
 
     #[cfg(target_os = "linux")]

@@ -354,7 +354,8 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     ///
     /// # Panics
     ///
-    /// If the runtime has no timers enabled.
+    /// If the runtime has no timers enabled, and as [`next_exit`](ExitMap::next_exit) does. No signal has been
+    /// sent then.
     ///
     /// # Cancel safety
     ///

@@ -354,7 +354,8 @@ impl ExitSet {
     ///
     /// # Panics
     ///
-    /// If the runtime has no timers enabled.
+    /// If the runtime has no timers enabled, and as [`next_exit`](ExitSet::next_exit) does. No signal has been
+    /// sent then.
     ///
     /// # Cancel safety
     ///

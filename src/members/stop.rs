@@ -1,7 +1,10 @@
 //! Stopping all members.
 
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::coop;
@@ -37,6 +40,14 @@ impl Members {
         grace: Duration,
         refused: &mut Vec<(Key, io::Error)>,
     ) -> io::Result<()> {
+        // Poll before the signals: if the runtime has no timers or no I/O, the panic comes before them.
+        {
+            let mut wait = pin!(self.wait_within(grace));
+            let first = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await;
+            if let Poll::Ready(Err(error)) = first {
+                return Err(error);
+            }
+        }
         #[cfg(unix)]
         self.for_each_but(refused, Members::request_exit).await;
         self.wait_for_others(&keys_of(refused), Some(grace)).await?;
