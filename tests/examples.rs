@@ -411,9 +411,23 @@ mod readopt {
         let exited = supervisor.next_line().unwrap();
         assert_exit_code(&mut supervisor, &exited, 7);
         assert_eq!(supervisor.stderr(), "");
-        for file in [&pid_file, &stop_file] {
-            std::fs::remove_file(file).unwrap();
-        }
+        // The daemon has left its pid file behind. A later process may get the pid.
+        assert!(!pid_file.exists());
+        std::fs::remove_file(&stop_file).unwrap();
+    }
+
+    #[test]
+    fn a_pid_file_that_is_a_fifo_is_an_error() {
+        let [pid_file, id_file] = ["fifo-pid", "fifo-id"].map(unused_path);
+        let status = Command::new("mkfifo").arg(&pid_file).status().unwrap();
+        assert!(status.success());
+        let mut command = with_pid_file(&pid_file, &id_file, "true");
+        let mut supervisor = Running::start(command.stderr(Stdio::piped()));
+        assert_eq!(supervisor.next_line(), None);
+        assert_eq!(supervisor.wait(), Some(125));
+        let errors = supervisor.stderr();
+        assert!(errors.contains("not a regular file"), "{errors}");
+        std::fs::remove_file(&pid_file).unwrap();
     }
 
     #[test]
@@ -452,7 +466,7 @@ mod readopt {
                 "{errors}"
             );
             daemon.reap();
-            let _ = std::fs::remove_file(&pid_file);
+            assert!(!pid_file.exists());
         }
         assert!(!id_file.exists());
     }
@@ -479,7 +493,7 @@ mod readopt {
         supervisor.write("\n");
         assert!(supervisor.next_line().unwrap().contains(" exited"));
         assert_eq!(supervisor.wait(), Some(3));
-        std::fs::remove_file(&pid_file).unwrap();
+        assert!(!pid_file.exists());
     }
 
     #[test]

@@ -40,7 +40,8 @@ the daemon is not running, and delete FILE.
 
 If FILE or PIDFILE has only a pid, readopt adopts the process with this pid, and prints a warning:
 the daemon may have exited, and the pid may be that of another process. Once adopted, FILE
-identifies this process.
+identifies this process. After the exit of the daemon, readopt deletes FILE, and PIDFILE if the
+daemon has left its pid there.
 
 The exit status of a daemon that the same readopt has started is known, unless the daemon has
 backgrounded itself. Other statuses are known to the daemon's user and root on Linux 6.15 and

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use tokio_process_exit::ProcessExit;
@@ -21,11 +21,24 @@ pub(crate) fn read_pid(path: &Path) -> io::Result<Option<u32>> {
 
 /// Reads a line. Returns `None` if the file does not exist.
 pub(crate) fn read(path: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
+    /// Longer than each identity.
+    const MAX_LEN: u64 = 4096;
+
+    let mut text = String::new();
+    let read = open(path).and_then(|file| file.take(MAX_LEN).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(with_prefix(path.display(), &error)),
     }
+}
+
+/// Opens a file. Rejects a FIFO first: opening the FIFO would wait for a writer.
+fn open(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    File::open(path)
 }
 
 /// Deletes a file, if it exists.

@@ -111,8 +111,22 @@ async fn supervise(args: &Args) -> io::Result<Exit> {
     // If the daemon is a child, the system reaps it when this supervisor exits.
     let exit = daemon.await?;
     print(exit);
-    remove(&args.file)?;
+    remove_files(exit.pid(), args)?;
     Ok(exit)
+}
+
+/// Deletes the files of the daemon, which has exited.
+fn remove_files(daemon: Option<u32>, args: &Args) -> io::Result<()> {
+    if let Some(pid_file) = &args.pid_file {
+        // The daemon may have left its pid in the file. A later process may get the pid, and the next
+        // supervisor would adopt this process.
+        let is_stale = matches!(read_pid(pid_file), Ok(Some(pid)) if Some(pid) == daemon);
+        if is_stale && remove(pid_file).is_err() {
+            // Keep the identity: it shows the next supervisor that the daemon has exited.
+            return Ok(());
+        }
+    }
+    remove(&args.file)
 }
 
 /// Opens the running daemon. Returns `None` if no daemon is running.
