@@ -98,7 +98,10 @@ use std::str::FromStr;
 ///     let Some(process) = ProcessExit::find(pid)? else {
 ///         return Ok(None);
 ///     };
-///     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+///     let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+///         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None), // just reaped
+///         stat => stat?,
+///     };
 ///     // The second field is the name of the program, which may contain spaces and parentheses.
 ///     let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace());
 ///     let start = fields.and_then(|mut fields| fields.nth(19)?.parse().ok());
