@@ -8,7 +8,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::os::{median, quantile};
+use crate::report::{median, quantile, short, whole};
 
 /// A labelled value.
 pub(crate) struct Bar<'a> {
@@ -69,7 +69,7 @@ pub(crate) fn bars(file: &Path, title: &str, note: &str, bars: &[Bar<'_>]) {
             &Rectangle::new([(LEFT, y - 11), (end, y + 11)], style),
         );
         write(&area, bar.label, TEXT, (LABELS, y), HPos::Right);
-        write(&area, &number(bar.value), TEXT, (end + 8, y), HPos::Left);
+        write(&area, &whole(bar.value), TEXT, (end + 8, y), HPos::Left);
     }
     area.present().expect("the chart is written");
 }
@@ -111,7 +111,7 @@ pub(crate) fn distributions(file: &Path, title: &str, note: &str, panels: &[Pane
         top += height_of(panel);
     }
     for tick in axis.ticks() {
-        let text = match number(tick) {
+        let text = match whole(tick) {
             zero if tick == 0.0 => format!("{zero} µs"),
             text => text,
         };
@@ -164,10 +164,10 @@ fn distribution(area: &Area<'_>, axis: &Axis, row: &Distribution<'_>, floor: f64
         line(area, (x, base - height as i32), (x, base), &INK);
     }
     write(area, row.label, TEXT, (LABELS, middle), HPos::Right);
-    write(area, &number(figure), TEXT, (MEDIANS, middle), HPos::Right);
+    write(area, &whole(figure), TEXT, (MEDIANS, middle), HPos::Right);
     write(
         area,
-        &ratio(figure / floor),
+        &short(figure / floor),
         TEXT,
         (RATIOS, middle),
         HPos::Right,
@@ -259,26 +259,4 @@ where
 
 fn color(ours: bool) -> RGBColor {
     if ours { OURS } else { THEIRS }
-}
-
-/// Returns two decimals of a small ratio, and none of a large one.
-fn ratio(ratio: f64) -> String {
-    if ratio < 9.995 {
-        format!("{ratio:.2}")
-    } else {
-        number(ratio)
-    }
-}
-
-/// Returns a whole number with separated thousands.
-pub(crate) fn number(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -1,122 +1,118 @@
-//! One small table: this crate beside the usual ways to wait for a process.
+//! One table for a first impression.
 
-use std::process::{Command, Stdio};
-
-use crate::latency::{self, Target};
-use crate::os;
+use crate::idle;
+use crate::latency::{self, Measured};
 use crate::python::Python;
-use crate::run::{Plan, Role, self_command};
+use crate::report::{Spread, Table, whole};
+use crate::run::Plan;
+use crate::subject::{Subjects, Target};
 
-struct Row {
+/// A row of the table.
+struct Way {
     name: &'static str,
-    /// The contender of the latency part.
-    contender: (&'static str, Target),
-    /// Waits for ten seconds in which nothing happens. `None` if the program cannot run here.
-    idle: Option<Command>,
-    /// Whether processes that are not children can be waited for.
-    any: &'static str,
+    /// The contender in the `latency` part that waits for a child.
+    child: Option<&'static str>,
+    /// The contender in the `latency` part that waits for another program's child.
+    other: Option<&'static str>,
+    /// The label in the `idle` part.
+    idle: &'static str,
     status: &'static str,
 }
 
-pub(crate) fn measure(plan: &Plan) -> bool {
-    let mut rows = rows();
-    // Before the latency is measured: these programs would disturb it.
-    let children: Vec<_> = rows
-        .iter_mut()
-        .map(|row| {
-            let idle = row.idle.as_mut()?;
-            Some(idle.stdin(Stdio::null()).spawn().expect("a program"))
-        })
-        .collect();
-    let usages: Vec<_> = children
-        .into_iter()
-        .map(|child| Some(os::reap_with_usage(child?.id())))
-        .collect();
-    let rounds = plan.rounds.unwrap_or(if plan.quick { 10 } else { 60 });
-    let contenders: Vec<_> = rows.iter().map(|row| row.contender).collect();
-    let summaries = latency::summaries(rounds, &contenders);
+const WAYS: [Way; 5] = [
+    Way {
+        name: "this crate: exit_of",
+        child: Some("exit_of, current_thread"),
+        other: Some("exit_of, current_thread"),
+        idle: "exit_of",
+        status: "yes",
+    },
+    Way {
+        name: "tokio: Child::wait",
+        child: Some("tokio::process: Child::wait"),
+        other: None,
+        idle: "tokio Child::wait",
+        status: "yes",
+    },
+    Way {
+        name: "waitpid-any, on a thread for each wait",
+        child: Some("waitpid-any on spawn_blocking"),
+        other: Some("waitpid-any on spawn_blocking"),
+        idle: "waitpid-any",
+        status: "no",
+    },
+    Way {
+        name: "psutil: Process.wait (Python)",
+        child: Some("psutil 7.2.2: Process.wait"),
+        other: Some("psutil 7.2.2, reaped at once"),
+        idle: "psutil",
+        status: "own children",
+    },
+    Way {
+        name: "a loop of kill(pid, 0)",
+        child: None,
+        other: Some("a loop of kill(pid, 0), reaped at once"),
+        idle: "loop of kill(pid, 0)",
+        status: "no",
+    },
+];
 
-    println!("\n### Ways to wait for a process; {rounds} rounds\n");
-    println!(
-        "| {:38} | from exit to wake-up, µs | ratio (p10 to p90)    | context switches in 10 s | \
-         any process | exit status   |",
-        ""
-    );
-    println!(
-        "|{:-<40}|-------------------------:|----------------------:|-------------------------:|\
-         -------------|---------------|",
-        ""
-    );
-    for ((row, usage), summary) in rows.iter().zip(&usages).zip(summaries) {
-        let switches = usage.map_or("-".to_owned(), |(_, usage)| usage.ru_nvcsw.to_string());
-        let (time, ratio) = summary.map_or(("-".to_owned(), "-".to_owned()), |summary| {
-            let time = format!("{:.0}", summary.median);
-            (time, summary.ratio.to_string())
-        });
-        println!(
-            "| {:38} | {time:>24} | {ratio:>21} | {switches:>24} | {:11} | {:13} |",
-            row.name, row.any, row.status
-        );
+impl Way {
+    fn contender(&self, target: Target) -> Option<&'static str> {
+        match target {
+            Target::Child => self.child,
+            Target::Other => self.other,
+        }
     }
-    println!(
-        "\nThe ratio compares the time with that of a thread in epoll_wait for the same kind of process, \
-         the least that the kernel takes. Compare ratios, not times: the processes of others are smaller, and \
-         exit sooner. Context switches are those of the whole program, while one process is waited for."
-    );
-    usages.iter().flatten().all(|&(status, _)| status == 0)
 }
 
-fn rows() -> Vec<Row> {
+pub(crate) fn measure(plan: &Plan) -> bool {
+    let subjects = Subjects::new();
     let python = Python::find();
-    let row = |name, contender, idle, any, status| Row {
-        name,
-        contender,
-        idle,
-        any,
-        status,
+    let mut contenders = latency::all(&subjects, python.as_ref());
+    contenders.retain(|contender| {
+        let is_contender = |way: &Way| way.contender(contender.target) == Some(contender.name);
+        WAYS.iter().any(is_contender)
+    });
+    let measured = latency::rounds_of(&subjects, contenders, plan.rounds_or(5, 30));
+    let time = plan.idle_time();
+    let usages = idle::usages(time);
+
+    let microseconds = |way: &Way, target: Target| {
+        let Some(name) = way.contender(target) else {
+            return "impossible".to_owned();
+        };
+        let is_this = |measured: &&Measured<'_>| {
+            (measured.contender.target, measured.contender.name) == (target, name)
+        };
+        let turns = measured.iter().find(is_this).map(Measured::turns);
+        Spread::of(&turns.unwrap_or_default()).to_string()
     };
-    vec![
-        row(
-            "tokio-process-exit, own child",
-            ("exit_of, current_thread", Target::Child),
-            Some(self_command(Role::IdleCurrentThread)),
-            "yes",
-            "yes",
-        ),
-        row(
-            "tokio-process-exit, another's process",
-            ("exit_of, current_thread", Target::Other),
-            Some(self_command(Role::IdleCurrentThread)),
-            "yes",
-            "yes",
-        ),
-        row(
-            "tokio::process, own child",
-            ("tokio::process: Child::wait", Target::Child),
-            Some(self_command(Role::IdleTokio)),
-            "no",
-            "yes",
-        ),
-        row(
-            "waitpid-any, another's process",
-            ("waitpid-any on spawn_blocking", Target::Other),
-            Some(self_command(Role::IdleThread)),
-            "yes",
-            "no",
-        ),
-        row(
-            "psutil, another's process",
-            ("psutil 7.2.2, reaped at once", Target::Other),
-            python.map(|python| python.command("self_wait")),
-            "yes",
-            "children only",
-        ),
-        row(
-            "a loop of kill(pid, 0) every 0.1-40 ms",
-            ("a loop of kill(pid, 0), reaped at once", Target::Other),
-            Some(self_command(Role::IdleLoop)),
-            "yes",
-            "no",
-        ),
-    ]
+    let switches = format!("context switches in {} s", time.as_secs());
+    println!("\n### Comparison: from exit to wake-up, median (p10 to p90)\n");
+    let mut table = Table::new([
+        "",
+        "own child, µs",
+        "any other process, µs",
+        &switches,
+        "exit status",
+    ]);
+    for way in &WAYS {
+        let usage = usages.iter().find(|usage| usage.label == way.idle);
+        table.row([
+            way.name.to_owned(),
+            microseconds(way, Target::Child),
+            microseconds(way, Target::Other),
+            usage.map_or("-".to_owned(), |usage| whole(usage.switches)),
+            way.status.to_owned(),
+        ]);
+    }
+    table.print();
+    println!(
+        "\nCompare the rows of a column, not the two columns: the own children are larger, and exit \
+         more slowly. A loop of kill does not see that a child has exited, until somebody reaps the \
+         child. Therefore the other process is reaped at once for the loop, and for psutil, which \
+         checks at intervals too."
+    );
+    true
 }

@@ -1,5 +1,6 @@
 //! Compares this crate with other ways to wait for processes, in one run:
 //!
+//! - `compare`: one table of a few of these ways;
 //! - `wait`: the time, system calls and instructions that one wait costs;
 //! - `latency`: the time from a process's exit until the waiting program runs;
 //! - `idle`: context switches during ten seconds in which nothing happens;
@@ -22,7 +23,11 @@ mod many;
 #[cfg(target_os = "linux")]
 mod os;
 #[cfg(target_os = "linux")]
+mod progress;
+#[cfg(target_os = "linux")]
 mod python;
+#[cfg(target_os = "linux")]
+mod report;
 #[cfg(target_os = "linux")]
 mod run;
 #[cfg(target_os = "linux")]

@@ -5,7 +5,6 @@
 //! Each unsafe block is one system call, or one read of a system call's result. Every pointer
 //! points to a local variable of the type that the call expects.
 
-use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -159,6 +158,14 @@ pub(crate) fn raise_descriptors() -> u64 {
     limit.rlim_max
 }
 
+/// Sets the soft limit of descriptors, and returns the previous one.
+pub(crate) fn limit_descriptors(soft: u64) -> u64 {
+    let mut limit = descriptor_limit();
+    let before = mem::replace(&mut limit.rlim_cur, soft);
+    set_descriptor_limit(&limit);
+    before
+}
+
 fn descriptor_limit() -> libc::rlimit {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -257,55 +264,4 @@ pub(crate) fn read_all(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> bool {
     // SAFETY: `bytes` is writable.
     let read = unsafe { libc::read(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len()) };
     read == bytes.len() as isize
-}
-
-/// Returns the value that a `share` of the figures does not exceed.
-pub(crate) fn quantile(figures: &[f64], share: f64) -> f64 {
-    let mut figures = figures.to_vec();
-    figures.sort_by(f64::total_cmp);
-    let last = figures.len().saturating_sub(1);
-    figures
-        .get((last as f64 * share).round() as usize)
-        .copied()
-        .unwrap_or(f64::NAN)
-}
-
-pub(crate) fn median(figures: &[f64]) -> f64 {
-    quantile(figures, 0.5)
-}
-
-/// A ratio of medians, and how much it differs from round to round.
-pub(crate) struct Ratio {
-    median: f64,
-    p10: f64,
-    p90: f64,
-}
-
-impl Ratio {
-    /// Compares figures with those of the floor. Both are in the order of the rounds, with the same number of
-    /// figures in each round.
-    pub(crate) fn of(figures: &[f64], floor: &[f64], rounds: usize) -> Ratio {
-        let medians = |figures: &[f64]| -> Vec<f64> {
-            let turns = (figures.len() / rounds.max(1)).max(1);
-            figures.chunks(turns).map(median).collect()
-        };
-        let (rounds, floors) = (medians(figures), medians(floor));
-        let ratios: Vec<_> = rounds
-            .iter()
-            .zip(floors)
-            .map(|(round, floor)| round / floor)
-            .collect();
-        Ratio {
-            median: median(figures) / median(floor),
-            p10: quantile(&ratios, 0.1),
-            p90: quantile(&ratios, 0.9),
-        }
-    }
-}
-
-impl fmt::Display for Ratio {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ratio { median, p10, p90 } = self;
-        write!(f, "{median:.2} ({p10:.2} to {p90:.2})")
-    }
 }

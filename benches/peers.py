@@ -12,12 +12,17 @@ import psutil
 
 
 def latency(program, file):
-    """Waits for one process for each line of standard input, and prints the time after the wait."""
+    """Waits for one process for each line of standard input, and prints the time after the wait.
+
+    Before it waits for a child of another program, prints a line.
+    """
     print("ready", flush=True)
     for order in sys.stdin:
         name, *pid = order.split()
         if name == "other":
-            psutil.Process(int(*pid)).wait()
+            process = psutil.Process(int(*pid))
+            print("opened", flush=True)
+            process.wait()
             now = time.monotonic_ns()
         else:
             command = [program, "--role", "subject", "--file", file]
@@ -37,32 +42,30 @@ def latency(program, file):
         print(now, flush=True)
 
 
-def self_wait():
-    """Waits for this process with psutil, for ten seconds."""
+def self_wait(seconds):
+    """Waits for this process with psutil."""
     try:
-        psutil.Process(os.getpid()).wait(timeout=10)
+        psutil.Process(os.getpid()).wait(timeout=seconds)
     except psutil.TimeoutExpired:
         pass
 
 
-def popen():
-    """Waits for a child with the subprocess module, for ten seconds."""
-    child = subprocess.Popen(["sleep", "11"])
+def popen(seconds):
+    """Waits for a child with the subprocess module."""
+    child = subprocess.Popen(["sleep", str(seconds + 1)])
     try:
-        child.wait(timeout=10)
+        child.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         pass
     os.kill(child.pid, signal.SIGKILL)
 
 
-def many(size, seconds, rounds):
+def many(size, rounds):
     """Waits for many processes with psutil.wait_procs.
 
-    Prints six numbers. The first four are medians: bytes per process, ns to register all, ns to
-    collect all exits, ns of CPU to collect all exits. The last two are the voluntary context switches
-    and the ns of CPU of a wait in which nothing happens.
+    Prints a line for each round: bytes per process, ns to register all, ns to collect all exits, ns of
+    CPU to collect all exits.
     """
-    figures = []
     for _ in range(rounds):
         pids = [fork_sleeper() for _ in range(size)]
         # Memory is counted before the timed run, because counting is slow.
@@ -73,11 +76,6 @@ def many(size, seconds, rounds):
         start = time.monotonic_ns()
         processes = [psutil.Process(pid) for pid in pids]
         register = time.monotonic_ns() - start
-        if not figures:
-            usage, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
-            psutil.wait_procs(processes, timeout=seconds)
-            idle_cpu = time.process_time_ns() - cpu
-            switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - usage.ru_nvcsw
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
@@ -86,9 +84,22 @@ def many(size, seconds, rounds):
         gone, alive = psutil.wait_procs(processes)
         last_exit, cpu = time.monotonic_ns() - start, time.process_time_ns() - cpu
         assert len(gone) == size and not alive
-        figures.append((bytes_each, register, last_exit, cpu))
-    medians = [sorted(column)[len(column) // 2] for column in zip(*figures)]
-    print(*medians, switches, idle_cpu)
+        print(bytes_each, register, last_exit, cpu)
+
+
+def many_idle(size, seconds):
+    """Waits for many processes with psutil.wait_procs, while nothing happens.
+
+    Prints the voluntary context switches and the ns of CPU.
+    """
+    pids = [fork_sleeper() for _ in range(size)]
+    processes = [psutil.Process(pid) for pid in pids]
+    usage, cpu = resource.getrusage(resource.RUSAGE_SELF), time.process_time_ns()
+    psutil.wait_procs(processes, timeout=seconds)
+    cpu = time.process_time_ns() - cpu
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - usage.ru_nvcsw, cpu)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def fork_sleeper():
@@ -104,9 +115,11 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["latency", program, file]:
             latency(program, file)
-        case ["self_wait"]:
-            self_wait()
-        case ["popen"]:
-            popen()
-        case ["many", size, seconds, rounds]:
-            many(int(size), float(seconds), int(rounds))
+        case ["self_wait", seconds]:
+            self_wait(int(seconds))
+        case ["popen", seconds]:
+            popen(int(seconds))
+        case ["many", size, rounds]:
+            many(int(size), int(rounds))
+        case ["many_idle", size, seconds]:
+            many_idle(int(size), int(seconds))

@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::progress::Display;
 use crate::{compare, idle, latency, many, subject, wait};
 
 /// Compares this crate with other ways to wait for processes.
@@ -17,7 +18,7 @@ struct Arguments {
     /// Runs few rounds and few processes, and does not change the pictures and results.
     #[arg(long)]
     quick: bool,
-    /// Number of rounds of the latency part.
+    /// Number of rounds, except for the `idle` part.
     #[arg(long)]
     rounds: Option<usize>,
     /// Numbers of processes in the `many` part.
@@ -31,6 +32,8 @@ struct Arguments {
     role: Option<Role>,
     #[arg(long, hide = true, default_value_t = 0)]
     count: usize,
+    #[arg(long, hide = true, default_value_t = 0)]
+    seconds: u64,
     #[arg(long, hide = true)]
     file: Option<PathBuf>,
     /// Writes the pictures to the source directory.
@@ -40,12 +43,37 @@ struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    Wait,
-    Latency,
-    Idle,
-    Many,
-    /// One small table, which is no part of a full run.
+    /// One table: this crate, tokio, waitpid-any, psutil and a loop.
     Compare,
+    /// The time, system calls and instructions that one wait costs.
+    Wait,
+    /// The time from a process's exit until the waiting program runs.
+    Latency,
+    /// Context switches while nothing happens.
+    Idle,
+    /// Thousands of processes at once.
+    #[value(alias = "herd")]
+    Many,
+}
+
+impl Part {
+    fn name(self) -> String {
+        let name = self.to_possible_value().expect("no part is skipped");
+        name.get_name().to_owned()
+    }
+
+    /// Returns roughly how many seconds the part takes.
+    fn expected_seconds(self, quick: bool) -> f64 {
+        match (self, quick) {
+            (Part::Compare, false) => 30.0,
+            (Part::Wait, false) => 40.0,
+            (Part::Latency, false) => 150.0,
+            (Part::Idle, false) => 10.0,
+            (Part::Many, false) => 270.0,
+            (Part::Latency | Part::Wait, true) => 15.0,
+            (_, true) => 5.0,
+        }
+    }
 }
 
 /// The job of an instance that another instance has started.
@@ -61,18 +89,8 @@ pub(crate) enum Role {
     Waits,
     /// Makes waits whose instructions are counted.
     AdoptedWaits,
-    /// Waits for itself with `poll`, for ten seconds.
-    IdlePoll,
-    /// Waits for itself with `exit_of`, for ten seconds.
-    IdleCurrentThread,
-    /// Waits for itself with `exit_of`, for ten seconds, in a runtime with two workers.
-    IdleMultiThread,
-    /// Waits for itself with a loop of `kill`, for ten seconds.
-    IdleLoop,
-    /// Waits for a child with `tokio::process`, for ten seconds.
-    IdleTokio,
-    /// Waits for itself with waitpid-any on a blocked thread, for ten seconds.
-    IdleThread,
+    /// Waits for a process that does not exit.
+    Idle,
     /// Waits for many processes that do not exit.
     IdleMany,
 }
@@ -94,42 +112,17 @@ impl Plan {
             env!("CARGO_TARGET_TMPDIR")
         })
     }
-}
 
-/// Reports on standard error how much of a table has been measured.
-pub(crate) struct Progress {
-    name: String,
-    done: usize,
-    total: usize,
-    start: Instant,
-    reported: Instant,
-}
-
-impl Progress {
-    pub(crate) fn new(name: impl Into<String>, total: usize) -> Progress {
-        Progress {
-            name: name.into(),
-            done: 0,
-            total,
-            start: Instant::now(),
-            reported: Instant::now(),
-        }
+    /// Returns the number of rounds that the command line requests, or the default number.
+    pub(crate) fn rounds_or(&self, quick: usize, full: usize) -> usize {
+        self.rounds
+            .unwrap_or(if self.quick { quick } else { full })
+            .max(1)
     }
 
-    /// Counts a round. Reports every five seconds.
-    pub(crate) fn advance(&mut self) {
-        const INTERVAL: Duration = Duration::from_secs(5);
-        self.done += 1;
-        if self.reported.elapsed() < INTERVAL || self.done == self.total {
-            return;
-        }
-        self.reported = Instant::now();
-        let left = self.start.elapsed().as_secs_f64() / self.done as f64;
-        let left = left * (self.total - self.done) as f64;
-        let Progress {
-            name, done, total, ..
-        } = self;
-        eprintln!("{name}: {done} of {total} rounds, {left:.0} s left for this table");
+    /// Returns how long programs wait while nothing happens.
+    pub(crate) fn idle_time(&self) -> Duration {
+        Duration::from_secs(if self.quick { 2 } else { 10 })
     }
 }
 
@@ -143,6 +136,7 @@ pub(crate) fn self_command(role: Role) -> Command {
 
 pub(crate) fn run() -> ExitCode {
     let arguments = Arguments::parse();
+    let time = Duration::from_secs(arguments.seconds);
     match arguments.role {
         None => return run_all(&arguments),
         Some(Role::Part) => return run_part(arguments),
@@ -150,13 +144,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Role::Polled) => latency::serve_polled(),
         Some(Role::Waits) => wait::waits(arguments.count),
         Some(Role::AdoptedWaits) => wait::adopted_waits(arguments.count),
-        Some(Role::IdlePoll) => idle::poll(),
-        Some(Role::IdleCurrentThread) => idle::current_thread(),
-        Some(Role::IdleMultiThread) => idle::multi_thread(),
-        Some(Role::IdleLoop) => idle::kill_loop(),
-        Some(Role::IdleTokio) => idle::tokio_child(),
-        Some(Role::IdleThread) => idle::blocked_thread(),
-        Some(Role::IdleMany) => many::idle(arguments.count),
+        Some(Role::Idle) => idle::run(arguments.count, time),
+        Some(Role::IdleMany) => many::run_idle(arguments.count, time),
     }
     ExitCode::SUCCESS
 }
@@ -178,49 +167,38 @@ fn run_all(arguments: &Arguments) -> ExitCode {
         println!("run the benchmarks with `cargo bench`");
         return ExitCode::SUCCESS;
     }
-    let mut failed = false;
     // Keep only a complete run: otherwise the files would show results of several runs.
-    let keep = arguments.parts.is_empty() && !arguments.quick;
+    let keep = arguments.parts.is_empty()
+        && !arguments.quick
+        && arguments.rounds.is_none()
+        && arguments.sizes.is_empty();
+    let is_chosen = |part: &&Part| arguments.parts.is_empty() || arguments.parts.contains(part);
+    let parts: Vec<&Part> = Part::value_variants().iter().filter(is_chosen).collect();
+    let expected = |part: &Part| part.expected_seconds(arguments.quick);
+    let mut display = Display::new(parts.iter().map(|part| expected(part)).sum());
     let mut results = HEAD.to_owned();
-    for part in Part::value_variants() {
-        let is_chosen = match &arguments.parts[..] {
-            [] => *part != Part::Compare,
-            parts => parts.contains(part),
-        };
-        if !is_chosen {
-            continue;
-        }
-        let name = part.to_possible_value().expect("no part is skipped");
-        let mut command = self_command(Role::Part);
-        command.arg(name.get_name());
-        if arguments.quick {
-            command.arg("--quick");
-        }
-        if keep {
-            command.arg("--keep");
-        }
-        if let Some(rounds) = arguments.rounds {
-            command.args(["--rounds", &rounds.to_string()]);
-        }
-        for size in &arguments.sizes {
-            command.args(["--sizes", &size.to_string()]);
-        }
-        let mut child = command
+    let mut failed = false;
+    for part in parts {
+        display.start(&part.name());
+        let mut child = part_command(*part, arguments, keep)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the part starts");
         for line in BufReader::new(child.stdout.take().expect("the stream is piped")).lines() {
             let line = line.expect("a line of text");
-            println!("{line}");
-            results += &line;
-            results.push('\n');
+            if display.line(&line, expected(part)) {
+                results += &line;
+                results.push('\n');
+            }
         }
         let status = child.wait().expect("an exit status");
         if !status.success() {
-            println!("\n{} failed: {status}", name.get_name());
+            display.line(&format!("\n{} failed: {status}", part.name()), 0.0);
             failed = true;
         }
+        display.end(expected(part));
     }
+    display.finish();
     if keep && !failed {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("results.md");
         std::fs::write(file, results).expect("results.md is written");
@@ -232,6 +210,24 @@ fn run_all(arguments: &Arguments) -> ExitCode {
     }
 }
 
+fn part_command(part: Part, arguments: &Arguments, keep: bool) -> Command {
+    let mut command = self_command(Role::Part);
+    command.arg(part.name());
+    if arguments.quick {
+        command.arg("--quick");
+    }
+    if keep {
+        command.arg("--keep");
+    }
+    if let Some(rounds) = arguments.rounds {
+        command.args(["--rounds", &rounds.to_string()]);
+    }
+    for size in &arguments.sizes {
+        command.args(["--sizes", &size.to_string()]);
+    }
+    command
+}
+
 fn run_part(arguments: Arguments) -> ExitCode {
     let plan = Plan {
         quick: arguments.quick,
@@ -240,11 +236,11 @@ fn run_part(arguments: Arguments) -> ExitCode {
         sizes: arguments.sizes,
     };
     let passed = match arguments.parts.first() {
-        Some(Part::Latency) => latency::measure(&plan),
-        Some(Part::Wait) => wait::measure(&plan),
-        Some(Part::Many) => many::measure(&plan),
-        Some(Part::Idle) => idle::measure(&plan),
         Some(Part::Compare) => compare::measure(&plan),
+        Some(Part::Wait) => wait::measure(&plan),
+        Some(Part::Latency) => latency::measure(&plan),
+        Some(Part::Idle) => idle::measure(&plan),
+        Some(Part::Many) => many::measure(&plan),
         None => false,
     };
     if passed {

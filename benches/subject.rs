@@ -90,26 +90,28 @@ impl Subjects {
         move || run_forked(shared, gate)
     }
 
-    /// Forks a subject that is a child of this process.
-    pub(crate) fn fork_child(&self) -> Child {
-        let gate = self.gate.1.as_raw_fd();
-        // SAFETY: the child only makes system calls.
-        match unsafe { libc::fork() } {
-            0 => run_forked(self.shared, gate),
-            pid => Child {
-                pid: u32::try_from(pid).expect("a pid"),
-            },
-        }
-    }
-
-    /// Forks a subject that is a child of another process.
-    pub(crate) fn fork_grandchild(&self) -> Grandchild<'_> {
-        os::write_all(self.parent.as_fd(), b"f");
-        let mut pid = [0; 4];
-        assert!(os::read_all(self.parent.as_fd(), &mut pid));
-        Grandchild {
-            pid: u32::from_ne_bytes(pid),
-            parent: &self.parent,
+    /// Forks a subject.
+    pub(crate) fn fork(&self, target: Target) -> Subject<'_> {
+        let pid = match target {
+            Target::Child => {
+                let gate = self.gate.1.as_raw_fd();
+                // SAFETY: the child only makes system calls.
+                match unsafe { libc::fork() } {
+                    0 => run_forked(self.shared, gate),
+                    pid => u32::try_from(pid).expect("a pid"),
+                }
+            }
+            Target::Other => {
+                os::write_all(self.parent.as_fd(), b"f");
+                let mut pid = [0; 4];
+                assert!(os::read_all(self.parent.as_fd(), &mut pid));
+                u32::from_ne_bytes(pid)
+            }
+        };
+        Subject {
+            pid,
+            target,
+            subjects: self,
         }
     }
 
@@ -138,35 +140,44 @@ impl Drop for Subjects {
     }
 }
 
-pub(crate) struct Child {
-    pub(crate) pid: u32,
+/// Whose child a subject is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A child of the waiting program.
+    Child,
+    /// A child of another process.
+    Other,
 }
 
-impl Drop for Child {
-    fn drop(&mut self) {
-        os::reap(self.pid);
+/// A subject that waits for its release.
+pub(crate) struct Subject<'a> {
+    pub(crate) pid: u32,
+    target: Target,
+    subjects: &'a Subjects,
+}
+
+impl Subject<'_> {
+    /// Lets the subject sleep and then exit.
+    pub(crate) fn release(&self) {
+        self.subjects.release();
     }
-}
 
-pub(crate) struct Grandchild<'a> {
-    pub(crate) pid: u32,
-    parent: &'a UnixStream,
-}
-
-impl Grandchild<'_> {
-    /// Orders the parent to reap this process as soon as it exits.
+    /// Orders the other process to reap its child as soon as the child exits.
     pub(crate) fn reap_at_exit(&self) {
-        os::write_all(self.parent.as_fd(), b"r");
+        os::write_all(self.subjects.parent.as_fd(), b"r");
     }
 }
 
-impl Drop for Grandchild<'_> {
+impl Drop for Subject<'_> {
     fn drop(&mut self) {
+        if self.target == Target::Child {
+            return os::reap(self.pid);
+        }
         // A second order to reap has no effect.
         self.reap_at_exit();
-        os::write_all(self.parent.as_fd(), b"?");
+        os::write_all(self.subjects.parent.as_fd(), b"?");
         let mut reply = [0; 4];
-        assert!(os::read_all(self.parent.as_fd(), &mut reply));
+        assert!(os::read_all(self.subjects.parent.as_fd(), &mut reply));
     }
 }
 

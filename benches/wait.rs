@@ -14,8 +14,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_process_exit::{ProcessExit, exit_of};
 
-use crate::os::{self, Epoll, Ratio, median};
+use crate::os::{self, Epoll};
+use crate::progress::Progress;
 use crate::python::run;
+use crate::report::{Spread, Table, median, whole};
 use crate::run::{Plan, Role, self_command};
 
 /// The required number of system calls of a wait, and the limit of its instructions. Other load on
@@ -25,7 +27,7 @@ const INSTRUCTIONS: f64 = 2500.0;
 
 pub(crate) fn measure(plan: &Plan) -> bool {
     const WAITS: usize = 500;
-    let rounds = if plan.quick { 20 } else { 400 };
+    let rounds = plan.rounds_or(20, 400);
     let epoll = Epoll::new();
     let runtime = os::current_thread();
     let _guard = runtime.enter();
@@ -45,6 +47,8 @@ pub(crate) fn measure(plan: &Plan) -> bool {
     ];
     let mut figures = vec![Vec::new(); contenders.len()];
     let mut order: Vec<usize> = (0..contenders.len()).collect();
+    // strace and valgrind take about as long as the rounds.
+    let mut progress = Progress::new(2.0 * rounds as f64);
     for _ in 0..rounds {
         fastrand::shuffle(&mut order);
         for &which in &order {
@@ -54,14 +58,15 @@ pub(crate) fn measure(plan: &Plan) -> bool {
             }
             figures[which].push(start.elapsed().as_nanos() as f64 / WAITS as f64);
         }
+        progress.advance(1.0);
     }
     println!("\n### One wait: open, poll once, drop; {rounds} rounds of {WAITS}\n");
-    println!("| {:36} | median, ns | ratio (p10 to p90)  |", "");
-    println!("|{:-<38}|-----------:|--------------------:|", "");
-    for ((name, _), row) in contenders.iter().zip(&figures) {
-        let ratio = Ratio::of(row, &figures[0], rounds).to_string();
-        println!("| {name:36} | {:10.0} | {ratio:>19} |", median(row));
+    let mut table = Table::new(["", "median, ns", "ratio (p10 to p90)"]);
+    for ((name, _), rounds) in contenders.iter().zip(&figures) {
+        let ratio = Spread::of_ratios(rounds, &figures[0]);
+        table.row([(*name).to_owned(), whole(median(rounds)), ratio.to_string()]);
     }
+    table.print();
     println!();
     // `&`, not `&&`: both counts are always printed.
     system_calls() & instructions()
