@@ -183,6 +183,13 @@ async fn adopts_a_pidfd_during_exec_by_another_thread() {
         let pidfd = linux::pidfd_open(child.id(), 0);
         loop {
             let mut process = ProcessExit::try_from(pidfd.try_clone().unwrap()).unwrap();
+            // The pid is unknown if the process has just been reaped.
+            assert!(
+                process.pid().is_none_or(|pid| pid == child.id()),
+                "{:?}, not {}",
+                process.pid(),
+                child.id()
+            );
             if process.try_wait().unwrap().is_some() {
                 break;
             }

@@ -219,8 +219,10 @@ pub(super) fn reaped_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
 ///
 /// `None` before Linux 6.13, and for a process that has been reaped or is outside our pid namespace.
 pub(super) fn pid(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    // Not the field `pid`: during `execve` by a thread that is not the leader, that is for an instant the
+    // thread's id.
     get_info(pidfd, uapi::PIDFD_INFO_PID)
-        .map(|info| info.pid)
+        .map(|info| info.tgid)
         .filter(|&pid| pid != 0)
 }
 
