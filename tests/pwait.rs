@@ -382,11 +382,15 @@ fn waits_for_a_whole_group() {
     other.exit();
     pwait.stdout.read_until(&other.exit_line(0));
     pwait.output().assert_is(0, &other.exit_line(0), "");
-    let pwait = Pwait::start(&["-v", "-g", &pgid]);
+    // pwait has opened the group once it prints the exit of the other process.
+    let mut other = Target::new(0);
+    let mut pwait = Pwait::start(&["-v", "-g", &pgid, &other.pid()]);
+    other.exit();
+    pwait.stdout.read_until(&other.exit_line(0));
     let sleep = sleep.trim().parse().unwrap();
     support::unix::kill(sleep, libc::SIGKILL);
-    let gone = format!("group {pgid}: gone.\n");
-    pwait.output().assert_is(0, &gone, "");
+    let output = format!("{}group {pgid}: gone.\n", other.exit_line(0));
+    pwait.output().assert_is(0, &output, "");
 
     support::until_pid_is_free(sleep);
     let not_running = format!("group {pgid}: not running.\n");

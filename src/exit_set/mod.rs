@@ -52,7 +52,8 @@ use crate::sys::{Probe, Registration};
 ///
 /// # Panics
 ///
-/// On Unix, waiting for an exit panics outside a tokio runtime, and in a runtime without I/O enabled.
+/// On Unix, waiting for an exit panics outside a tokio runtime, and in a runtime without I/O enabled, as for
+/// [`ProcessExit`](crate::ProcessExit#panics).
 ///
 /// # Examples
 ///
