@@ -10,7 +10,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::procfs::{self, Pending};
+use super::procfs::{self, Pending, Stat};
 use super::{Status, pidfd, syscalls};
 
 /// A fatal signal, or `exit_group` in another thread, has ended the leader thread.
@@ -66,7 +66,7 @@ fn is_status_of_process(status: Status, pid: u32, fd: Option<BorrowedFd<'_>>) ->
         // The leader thread dies of a signal only together with its process.
         _ => return true,
     };
-    let has_evidence = procfs::flags(pid).is_some_and(|flags| flags & evidence != 0);
+    let has_evidence = Stat::read(pid).is_some_and(|stat| stat.flags & evidence != 0);
     // `execve` in another thread also ends the leader thread, with code 0. A signal that kills the process
     // during `execve` stays pending for the leader thread (`complete_signal`).
     let is_killed = || Pending::read(pid).is_none_or(|pending| pending.leader_has(libc::SIGKILL));

@@ -108,19 +108,6 @@ pub(super) fn inode(pid: u32) -> Option<u64> {
         .map(|directory| directory.ino())
 }
 
-/// Returns the flags of a process's leader thread: `PF_*` of include/linux/sched.h, field 9 of `stat`.
-pub(super) fn flags(pid: u32) -> Option<u32> {
-    let mut buffer: Buffer = [0; 4096];
-    parse_flags(read(pid, "stat", &mut buffer).ok()?)
-}
-
-fn parse_flags(stat: &[u8]) -> Option<u32> {
-    // Skip the name, see `Stat::parse`.
-    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-    let fields = str::from_utf8(&stat[name_end + 1..]).ok()?;
-    fields.split_ascii_whitespace().nth(6)?.parse().ok()
-}
-
 /// The signals that are pending for a process, as bit sets.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pending {
@@ -187,6 +174,8 @@ fn release_is_at_least(release: &str, wanted: (u32, u32)) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     state: u8,
+    /// The flags of the leader thread: `PF_*` of include/linux/sched.h.
+    pub(super) flags: u32,
     num_threads: u32,
     /// The start time, in ticks since boot.
     pub(super) start_time: u64,
@@ -210,12 +199,14 @@ impl Stat {
             .ok()?
             .split_ascii_whitespace();
         let state = fields.next()?;
-        let num_threads = fields.nth(16)?;
+        let flags = fields.nth(5)?;
+        let num_threads = fields.nth(10)?;
         let start_time = fields.nth(1)?;
         let waits = fields.nth(12)? != "0";
         let exit_code = fields.nth(16)?;
         Some(Stat {
             state: *state.as_bytes().first()?,
+            flags: flags.parse().ok()?,
             num_threads: num_threads.parse().ok()?,
             start_time: start_time.parse().ok()?,
             waits,
@@ -310,6 +301,7 @@ mod tests {
         for name in ["sh", "a b", ")", "((", ") Z 1 (", "\n42 (x) Z 0\n", ""] {
             let expected = Stat {
                 state: b'Z',
+                flags: 0,
                 num_threads: 1,
                 start_time: 33,
                 waits: false,
@@ -360,6 +352,7 @@ mod tests {
         let status = |state, num_threads, exit_code, waits, can_read_link| {
             let stat = Stat {
                 state,
+                flags: 0,
                 num_threads,
                 start_time: 33,
                 waits,
@@ -414,9 +407,10 @@ mod tests {
 
     #[test]
     fn reads_flags_after_any_name() {
-        let line = b"42 (a) Z 1 2 3) Z 1 42 42 0 -1 4228172 97 0 0 0 0 0 0 0\n";
-        assert_eq!(parse_flags(line), Some(4_228_172));
-        assert_eq!(parse_flags(b"42 (a) Z 1 42 42 0 -1"), None);
+        let mut line = b"42 (a) Z 1 2 3) Z 1 42 42 0 -1 4228172 97".to_vec();
+        line.extend(b" 0".repeat(42));
+        assert_eq!(Stat::parse(&line).unwrap().flags, 4_228_172);
+        assert_eq!(Stat::parse(b"42 (a) Z 1 42 42 0 -1"), None);
     }
 
     #[test]
@@ -443,24 +437,26 @@ mod tests {
             fn a_name_is_never_taken_for_a_field(
                 name in vec(any::<u8>(), 0..64),
                 state in "[RSDZTtXIKWP]",
+                flags: u32,
                 num_threads: u32,
                 start_time: u64,
                 exit_code: i32,
                 others in vec(any::<i64>(), 47),
             ) {
                 let others: Vec<String> = others.iter().map(i64::to_string).collect();
-                let (a, b, c) = (others[..16].join(" "), &others[16], others[17..29].join(" "));
+                let (a, e) = (others[..5].join(" "), others[6..16].join(" "));
+                let (b, c) = (&others[16], others[17..29].join(" "));
                 let (wchan, d) = (&others[29], others[30..46].join(" "));
                 let mut line = b"42 (".to_vec();
                 line.extend(&name);
                 let rest = format!(
-                    ") {state} {a} {num_threads} {b} {start_time} {c} {wchan} {d} {exit_code}\n"
+                    ") {state} {a} {flags} {e} {num_threads} {b} {start_time} {c} {wchan} {d} {exit_code}\n"
                 );
                 line.extend(rest.as_bytes());
                 let state = state.as_bytes()[0];
                 prop_assert_eq!(
                     Stat::parse(&line),
-                    Some(Stat { state, num_threads, start_time, waits: wchan != "0", exit_code })
+                    Some(Stat { state, flags, num_threads, start_time, waits: wchan != "0", exit_code })
                 );
                 // A truncated line has no exit code, whatever the name contains.
                 let last_field = line.len() - exit_code.to_string().len() - 1;
