@@ -4,20 +4,19 @@
 //!
 //! # Safety
 //!
-//! Each block is one system call, or the conversion of a descriptor that a system call has returned.
-//! Descriptors are borrowed, so they are open during the call. Every pointer is to a null-terminated string,
-//! or to a local of the type that the call expects.
+//! The block is the conversion of a descriptor that is borrowed, so it is open as long as the result is used.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::task::{Context, Poll, ready};
 
 use super::dirents::Dirents;
+use super::files::{file_system, open_at};
 use crate::sys::EventError;
 use crate::sys::unix::async_fd::LazyAsyncFd;
 
@@ -51,7 +50,6 @@ impl From<io::Error> for NoCgroup {
 
 impl Cgroup {
     pub(crate) fn open(path: &Path) -> Result<Cgroup, NoCgroup> {
-        // include/uapi/linux/magic.h
         const CGROUP_SUPER_MAGIC: u32 = 0x0027_e0eb;
         const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
 
@@ -65,12 +63,12 @@ impl Cgroup {
             CGROUP_SUPER_MAGIC => return Err(NoCgroup::Version1),
             _ => return Err(NoCgroup::AnotherFileSystem),
         }
-        let events = match open_at(directory.as_fd(), "cgroup.events", libc::O_RDONLY) {
+        let events = match open_at(directory.as_fd(), c"cgroup.events", libc::O_RDONLY) {
             Ok(events) => events,
             Err(error) => {
                 let is_missing = error.raw_os_error() == Some(libc::ENOENT);
                 // Every cgroup has this file.
-                let has_processes = || open_at(directory.as_fd(), "cgroup.procs", libc::O_RDONLY);
+                let has_processes = || open_at(directory.as_fd(), c"cgroup.procs", libc::O_RDONLY);
                 return Err(match is_missing {
                     true if has_processes().is_ok() => NoCgroup::Root,
                     true => NoCgroup::Removed,
@@ -102,7 +100,7 @@ impl Cgroup {
 
     /// Whether the cgroup is threaded: its processes are those of another cgroup.
     pub(crate) fn is_threaded(&self) -> bool {
-        let kind = open_at(self.directory.as_fd(), "cgroup.type", libc::O_RDONLY);
+        let kind = open_at(self.directory.as_fd(), c"cgroup.type", libc::O_RDONLY);
         let mut text = String::new();
         kind.and_then(|mut file| file.read_to_string(&mut text))
             .is_ok_and(|_| text.trim() == "threaded")
@@ -115,7 +113,7 @@ impl Cgroup {
     pub(crate) fn processes(&self) -> io::Result<Vec<u32>> {
         let mut pids = Vec::new();
         // Not a duplicate: that would go on where an earlier list has ended.
-        let mut directories = vec![open_at(self.directory.as_fd(), ".", libc::O_DIRECTORY)?];
+        let mut directories = vec![open_at(self.directory.as_fd(), c".", libc::O_DIRECTORY)?];
         while let Some(directory) = directories.pop() {
             let read = read_processes(directory.as_fd(), &mut pids)
                 .and_then(|()| open_children(directory, &mut directories));
@@ -135,7 +133,7 @@ impl Cgroup {
 
     /// Kills all processes at once, also those that are being forked: `cgroup.kill` (Linux 5.14).
     pub(crate) fn kill(&self) -> io::Result<()> {
-        match open_at(self.directory.as_fd(), "cgroup.kill", libc::O_WRONLY)
+        match open_at(self.directory.as_fd(), c"cgroup.kill", libc::O_WRONLY)
             .and_then(|mut file| file.write_all(b"1"))
         {
             // Removed.
@@ -178,7 +176,7 @@ fn parse_populated(text: &[u8]) -> Option<bool> {
 /// Appends the pids of a cgroup's processes.
 fn read_processes(directory: BorrowedFd<'_>, pids: &mut Vec<u32>) -> io::Result<()> {
     let mut text = String::new();
-    match open_at(directory, "cgroup.procs", libc::O_RDONLY)?.read_to_string(&mut text) {
+    match open_at(directory, c"cgroup.procs", libc::O_RDONLY)?.read_to_string(&mut text) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
         result => result?,
     };
@@ -200,7 +198,8 @@ fn open_children(directory: File, directories: &mut Vec<File>) -> io::Result<()>
             if entry.kind != libc::DT_DIR || is_own {
                 continue;
             }
-            match open_at(directory.as_fd(), entry.name, libc::O_DIRECTORY) {
+            let name = CString::new(entry.name)?;
+            match open_at(directory.as_fd(), &name, libc::O_DIRECTORY) {
                 Ok(child) => directories.push(child),
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(error) => return Err(error),
@@ -209,39 +208,6 @@ fn open_children(directory: File, directories: &mut Vec<File>) -> io::Result<()>
         if is_end {
             return Ok(());
         }
-    }
-}
-
-fn open_at(
-    directory: BorrowedFd<'_>,
-    name: impl Into<Vec<u8>>,
-    flags: libc::c_int,
-) -> io::Result<File> {
-    let name = CString::new(name)?;
-    let flags = flags | libc::O_CLOEXEC;
-    loop {
-        // SAFETY: `name` ends with a null byte.
-        let fd = unsafe { libc::openat(directory.as_raw_fd(), name.as_ptr(), flags) };
-        if fd >= 0 {
-            // SAFETY: the system call has just returned this descriptor, and nobody else owns it.
-            return Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-/// Returns the magic number of a file's file system.
-fn file_system(fd: BorrowedFd<'_>) -> io::Result<u32> {
-    // SAFETY: a `statfs` is all integers, for which all zeroes is a valid value.
-    let mut stat: libc::statfs = unsafe { mem::zeroed() };
-    // SAFETY: `stat` is writable.
-    let result = unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut stat) };
-    match result {
-        0 => Ok(stat.f_type as u32),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

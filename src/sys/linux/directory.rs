@@ -11,12 +11,12 @@
 //! or to a local of the type that the call expects.
 
 use std::ffi::CStr;
-use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::fd_limit::from_raw_sparing_last;
+use super::files::open_at;
 use super::pidfd;
 use super::procfs::{self, Buffer, Stat};
 use super::{Status, is_exhaustion};
@@ -145,21 +145,8 @@ impl Directory {
     }
 
     fn read<'a>(&self, file: &CStr, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-        let fd = loop {
-            // SAFETY: `file` ends with a null byte.
-            let fd = unsafe { libc::openat(self.0.as_raw_fd(), file.as_ptr(), flags) };
-            if fd >= 0 {
-                break fd;
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        };
-        // SAFETY: the system call has just returned this descriptor, and nobody else owns it.
-        let file = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-        procfs::read_file(File::from(file), buffer)
+        let file = open_at(self.as_fd(), file, libc::O_RDONLY)?;
+        procfs::read_file(file, buffer)
     }
 
     /// Whether a symbolic link can be read.

@@ -5,6 +5,7 @@ mod child;
 mod directory;
 mod dirents;
 mod fd_limit;
+mod files;
 mod group;
 mod namespaces;
 mod open_stat;

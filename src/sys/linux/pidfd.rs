@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::fd_limit::from_raw_sparing_last;
+use super::files::file_system;
 use super::{Status, child, procfs, syscalls};
 use crate::sys::unix::syscalls::errno;
 
@@ -245,7 +246,7 @@ fn get_info(pidfd: BorrowedFd<'_>, want: libc::c_uint) -> Option<uapi::pidfd_inf
 /// Since that version, readiness also reports the reap. The magic number is `PID_FS_MAGIC` of
 /// include/uapi/linux/magic.h.
 pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
-    const PID_FS_MAGIC: libc::c_long = 0x5049_4446;
+    const PID_FS_MAGIC: u32 = 0x5049_4446;
     // All pidfds of a kernel are alike, so the answer is valid for the life of this process, as long as
     // the process stays on its kernel. Do not remember an error: the call may have been denied to this
     // thread only.
@@ -253,11 +254,7 @@ pub(super) fn is_on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     if let Some(&answer) = ANSWER.get() {
         return answer;
     }
-    // SAFETY: a `statfs` is all integers, for which all zeroes is a valid value.
-    let mut stat: libc::statfs = unsafe { mem::zeroed() };
-    // SAFETY: `stat` is writable.
-    let result = unsafe { libc::fstatfs(pidfd.as_raw_fd(), &raw mut stat) };
-    result == 0 && *ANSWER.get_or_init(|| stat.f_type as libc::c_long == PID_FS_MAGIC)
+    file_system(pidfd).is_ok_and(|magic| *ANSWER.get_or_init(|| magic == PID_FS_MAGIC))
 }
 
 /// Returns the inode, which no other process ever has. `None` before Linux 6.9, where all pidfds have
