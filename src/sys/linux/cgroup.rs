@@ -90,12 +90,12 @@ impl Cgroup {
     /// Waits for a change of `cgroup.events`. Returns whether the cgroup is populated.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, EventError>> {
         let first_read =
-            |events: BorrowedFd<'_>| Ok(((!is_populated(events)?).then_some(()), true));
+            |events: BorrowedFd<'_>, _: &mut ()| Ok(((!is_populated(events)?).then_some(()), true));
         if ready!(self.events.poll_first_read(cx, first_read))?.is_some() {
             return Poll::Ready(Ok(false));
         }
         self.events
-            .poll_readable(cx, |events| Ok((is_populated(events)?, true)))
+            .poll_readable(cx, |events, _| Ok((is_populated(events)?, true)))
     }
 
     /// Whether the cgroup is threaded: its processes are those of another cgroup.

@@ -121,19 +121,7 @@ impl Process {
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<State, EventError>> {
-        // Move the file out, because the closures borrow it while the pidfd is borrowed too.
-        let mut stat = self.pidfd.data.take();
-        let state = self.poll_event_with(&mut stat, cx);
-        self.pidfd.data = stat;
-        state
-    }
-
-    fn poll_event_with(
-        &mut self,
-        stat: &mut Option<OpenStat>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<State, EventError>> {
-        let first_read = |pidfd: BorrowedFd<'_>| {
+        let first_read = |pidfd: BorrowedFd<'_>, stat: &mut Option<OpenStat>| {
             let exited = match first_liveness(pidfd, stat) {
                 Ok(Liveness::Zombie | Liveness::Reaped) => {
                     Some(state_after_event(pidfd, stat.as_ref())?)
@@ -147,8 +135,9 @@ impl Process {
         if let Some(state) = ready!(self.pidfd.poll_first_read(cx, first_read))? {
             return Poll::Ready(Ok(state));
         }
-        let read = |pidfd: BorrowedFd<'_>| Ok((state_after_event(pidfd, stat.as_ref())?, true));
-        self.pidfd.poll_readable(cx, read)
+        self.pidfd.poll_readable(cx, |pidfd, stat| {
+            Ok((state_after_event(pidfd, stat.as_ref())?, true))
+        })
     }
 
     pub(crate) fn deregister(&mut self) {
@@ -165,17 +154,13 @@ impl Process {
             State::Running => libc::POLLIN,
             State::Exited { .. } => 0,
         };
-        if state == State::Running && self.open_stat()? != Liveness::Running {
-            return Ok(());
+        if state == State::Running {
+            let (pidfd, stat) = self.pidfd.parts();
+            if first_liveness(pidfd, stat)? != Liveness::Running {
+                return Ok(());
+            }
         }
         pidfd::wait(self.as_fd(), events, timeout)
-    }
-
-    fn open_stat(&mut self) -> io::Result<Liveness> {
-        let mut stat = self.pidfd.data.take();
-        let liveness = first_liveness(self.as_fd(), &mut stat);
-        self.pidfd.data = stat;
-        liveness
     }
 
     pub(crate) fn try_clone(&self) -> io::Result<Opened<Process>> {

@@ -20,7 +20,7 @@ pub(crate) struct LazyAsyncFd<T = (), const PRIORITY: bool = false> {
     // of the descriptor would keep the registration in the reactor's epoll.
     registered: Option<ReactorRegistration>,
     fd: OwnedFd,
-    /// What else belongs to the descriptor. Here it takes no more room than padding would.
+    /// What else belongs to the descriptor. `read` gets it too. Here it takes no more room than padding would.
     pub(crate) data: T,
 }
 
@@ -80,7 +80,7 @@ impl<T, const PRIORITY: bool> LazyAsyncFd<T, PRIORITY> {
     pub(crate) fn poll_first_read<E>(
         &mut self,
         cx: &mut Context<'_>,
-        read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(Option<E>, bool)>,
+        read: impl FnOnce(BorrowedFd<'_>, &mut T) -> io::Result<(Option<E>, bool)>,
     ) -> Poll<Result<Option<E>, EventError>> {
         self.deregister_from_other_runtime();
         let registered = self.registered.as_ref();
@@ -95,7 +95,7 @@ impl<T, const PRIORITY: bool> LazyAsyncFd<T, PRIORITY> {
         };
         // Read after the registration: otherwise an event between the two would wait for the reactor. Read
         // even if the registration has failed: an event that is ready needs no reactor.
-        let (event, is_all) = read(self.fd.as_fd()).map_err(EventError::Other)?;
+        let (event, is_all) = read(self.fd.as_fd(), &mut self.data).map_err(EventError::Other)?;
         self.set_read_is_due(!is_all);
         if event.is_none() {
             result?;
@@ -121,7 +121,7 @@ impl<T, const PRIORITY: bool> LazyAsyncFd<T, PRIORITY> {
     pub(crate) fn poll_readable<E>(
         &mut self,
         cx: &mut Context<'_>,
-        read: impl FnOnce(BorrowedFd<'_>) -> io::Result<(E, bool)>,
+        read: impl FnOnce(BorrowedFd<'_>, &mut T) -> io::Result<(E, bool)>,
     ) -> Poll<Result<E, EventError>> {
         self.deregister_from_other_runtime();
         loop {
@@ -133,7 +133,8 @@ impl<T, const PRIORITY: bool> LazyAsyncFd<T, PRIORITY> {
             // arrives between the two.
             match ready!(registered.fd.poll_read_ready(cx)) {
                 Ok(mut guard) => {
-                    let (value, is_all) = read(self.fd.as_fd()).map_err(EventError::Other)?;
+                    let (value, is_all) =
+                        read(self.fd.as_fd(), &mut self.data).map_err(EventError::Other)?;
                     if is_all {
                         guard.clear_ready();
                     }
@@ -152,15 +153,20 @@ impl<T, const PRIORITY: bool> LazyAsyncFd<T, PRIORITY> {
         cx: &mut Context<'_>,
         mut read: impl FnMut(BorrowedFd<'_>) -> io::Result<(bool, bool)>,
     ) -> Poll<Result<(), EventError>> {
-        let first_read = |fd: BorrowedFd<'_>| {
+        let first_read = |fd: BorrowedFd<'_>, _: &mut T| {
             let (has_event, is_all) = read(fd)?;
             Ok((has_event.then_some(()), is_all))
         };
         if ready!(self.poll_first_read(cx, first_read))?.is_some() {
             return Poll::Ready(Ok(()));
         }
-        while !ready!(self.poll_readable(cx, &mut read))? {}
+        while !ready!(self.poll_readable(cx, |fd, _| read(fd)))? {}
         Poll::Ready(Ok(()))
+    }
+
+    #[allow(dead_code, reason = "only Linux has data")]
+    pub(crate) fn parts(&mut self) -> (BorrowedFd<'_>, &mut T) {
+        (self.fd.as_fd(), &mut self.data)
     }
 
     pub(crate) fn deregister(&mut self) {
