@@ -188,6 +188,8 @@
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
 mod child;
+#[cfg(unix)]
+mod empty_wait;
 mod error;
 mod exit;
 #[cfg(all(
@@ -207,6 +209,7 @@ mod members;
 mod os;
 mod poller;
 mod process_exit;
+mod stopping;
 mod sync;
 mod sys;
 mod wait_state;

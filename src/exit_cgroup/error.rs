@@ -52,6 +52,11 @@ pub(super) fn action_error(action: &str, path: &Path, error: &io::Error) -> io::
     io::Error::new(error.kind(), message)
 }
 
+/// Names the cgroup in the error of a wait.
+pub(super) fn wait_error(path: &Path, error: &io::Error) -> io::Error {
+    action_error("wait for", path, error)
+}
+
 /// The error of stopping our own cgroup.
 pub(super) fn own_cgroup() -> io::Error {
     let reason =

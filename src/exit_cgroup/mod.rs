@@ -12,9 +12,9 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_core::FusedFuture;
-use tokio::task::coop;
 
-use self::error::{action_error, open_error};
+use self::error::{open_error, wait_error};
+use crate::empty_wait::{EmptyWait, State};
 use crate::poller::{LazyTimer, TaskPacer};
 use crate::sys::{Cgroup, EventError, NoCgroup};
 
@@ -38,15 +38,8 @@ use crate::sys::{Cgroup, EventError, NoCgroup};
 /// ```
 pub fn exit_of_cgroup(path: impl AsRef<Path>) -> CgroupExit {
     let path = path.as_ref().to_owned();
-    let state = match Cgroup::open(&path) {
-        Ok(cgroup) => State::Waiting(Box::new(Waiting::new(cgroup))),
-        Err(error) => State::Failed(error),
-    };
-    CgroupExit {
-        path,
-        state,
-        is_terminated: false,
-    }
+    let wait = EmptyWait::new(Cgroup::open(&path).map(Waiting::new));
+    CgroupExit { path, wait }
 }
 
 /// A future that resolves when no process of a cgroup is alive. Returned by [`exit_of_cgroup`]. Linux only,
@@ -86,16 +79,7 @@ pub fn exit_of_cgroup(path: impl AsRef<Path>) -> CgroupExit {
 #[must_use = "futures do nothing unless awaited"]
 pub struct CgroupExit {
     path: PathBuf,
-    state: State,
-    is_terminated: bool,
-}
-
-enum State {
-    /// The cgroup could not be opened.
-    Failed(NoCgroup),
-    Waiting(Box<Waiting>),
-    /// No process was alive.
-    Empty,
+    wait: EmptyWait<Waiting, NoCgroup>,
 }
 
 /// The wait for a cgroup that may have living processes.
@@ -181,8 +165,8 @@ impl CgroupExit {
     /// ```
     pub fn open(path: impl AsRef<Path>) -> io::Result<CgroupExit> {
         let cgroup = exit_of_cgroup(path);
-        match cgroup.state {
-            State::Failed(error) => Err(open_error(&cgroup.path, error)),
+        match cgroup.wait.state() {
+            State::Failed(error) => Err(open_error(&cgroup.path, *error)),
             _ => Ok(cgroup),
         }
     }
@@ -205,24 +189,20 @@ impl CgroupExit {
     /// # }
     /// ```
     pub fn try_wait(&mut self) -> io::Result<bool> {
-        match &self.state {
-            State::Failed(error) => Err(open_error(&self.path, *error)),
-            State::Empty => Ok(true),
-            State::Waiting(waiting) => {
-                let is_populated = waiting.cgroup.is_populated();
-                if is_populated.map_err(|error| action_error("wait for", &self.path, &error))? {
-                    return Ok(false);
-                }
-                self.state = State::Empty;
-                Ok(true)
-            }
-        }
+        let path = &self.path;
+        let is_empty = |waiting: &mut Waiting| {
+            let is_populated = waiting.cgroup.is_populated();
+            let is_populated = is_populated.map_err(|error| wait_error(path, &error))?;
+            Ok(!is_populated)
+        };
+        self.wait
+            .try_wait(is_empty, |error| open_error(path, *error))
     }
 
     /// Returns whether awaiting has returned its final result: no process is alive, or the cgroup could not be
     /// opened.
     pub fn is_terminated(&self) -> bool {
-        self.is_terminated
+        self.wait.is_terminated
     }
 }
 
@@ -231,23 +211,13 @@ impl Future for CgroupExit {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.is_terminated {
-            // A loop that polls a resolved future must not starve other tasks.
-            ready!(coop::poll_proceed(cx)).made_progress();
-        }
-        let result = match &mut this.state {
-            State::Failed(error) => Err(open_error(&this.path, *error)),
-            State::Empty => Ok(()),
-            State::Waiting(waiting) => {
-                // An error does not end the wait.
-                let result = ready!(waiting.poll_empty(cx));
-                result.map_err(|error| action_error("wait for", &this.path, &error))?;
-                this.state = State::Empty;
-                Ok(())
-            }
+        let path = &this.path;
+        let poll_empty = |waiting: &mut Waiting, cx: &mut Context<'_>| {
+            let result = ready!(waiting.poll_empty(cx));
+            Poll::Ready(result.map_err(|error| wait_error(path, &error)))
         };
-        this.is_terminated = true;
-        Poll::Ready(result)
+        this.wait
+            .poll(cx, poll_empty, |error| open_error(path, *error))
     }
 }
 
@@ -262,7 +232,7 @@ impl fmt::Debug for CgroupExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("CgroupExit");
         debug.field("path", &self.path);
-        match &self.state {
+        match self.wait.state() {
             State::Failed(error) => debug.field("error", error),
             State::Waiting(waiting) => debug.field("polled", &waiting.pacer.is_some()),
             State::Empty => debug.field("empty", &true),

@@ -1,9 +1,7 @@
 //! Stopping a cgroup.
 
 use std::collections::HashSet;
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
 use std::process;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,14 +9,11 @@ use std::time::Duration;
 use tokio::task::coop;
 use tokio::time::timeout;
 
+use super::CgroupExit;
 use super::error::{action_error, own_cgroup, threaded};
-use super::{CgroupExit, State};
 use crate::process_exit::ProcessExit;
+use crate::stopping::{MIN_KILL_INTERVAL, next_kill_interval, poll_once};
 use crate::sys::Cgroup;
-
-/// The time from one kill to the next, at first and at most.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
-const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
 impl CgroupExit {
     /// Terminates all processes, waits up to `grace`, then kills those that are left, and waits for the cgroup
@@ -68,12 +63,11 @@ impl CgroupExit {
         self.check_stoppable()
             .map_err(|error| action_error("stop", &self.path, &error))?;
         let within_grace = async {
-            // Poll before the signal: if the runtime has no I/O, the panic comes before the signal.
-            let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *self).poll(cx))).await;
-            if let Poll::Ready(result) = first {
+            // If the runtime has no I/O, the panic comes before the signal.
+            if let Poll::Ready(result) = poll_once(&mut *self).await {
                 return result;
             }
-            if let State::Waiting(waiting) = &self.state {
+            if let Some(waiting) = self.wait.waiting() {
                 request_exit(&waiting.cgroup)
                     .await
                     .map_err(|error| action_error("stop", &self.path, &error))?;
@@ -84,9 +78,9 @@ impl CgroupExit {
         if let Ok(result) = timeout(grace, within_grace).await {
             return result;
         }
-        let mut interval = MIN_INTERVAL;
+        let mut interval = MIN_KILL_INTERVAL;
         loop {
-            if let State::Waiting(waiting) = &self.state {
+            if let Some(waiting) = self.wait.waiting() {
                 kill(&waiting.cgroup)
                     .await
                     .map_err(|error| action_error("kill", &self.path, &error))?;
@@ -94,14 +88,14 @@ impl CgroupExit {
             if let Ok(result) = timeout(interval, &mut *self).await {
                 return result;
             }
-            interval = MAX_INTERVAL.min(interval * 2);
+            interval = next_kill_interval(interval);
         }
     }
 
     fn check_stoppable(&self) -> io::Result<()> {
-        match &self.state {
-            State::Waiting(waiting) if waiting.cgroup.is_threaded() => Err(threaded()),
-            State::Waiting(waiting) if is_own(&waiting.cgroup)? => Err(own_cgroup()),
+        match self.wait.waiting() {
+            Some(waiting) if waiting.cgroup.is_threaded() => Err(threaded()),
+            Some(waiting) if is_own(&waiting.cgroup)? => Err(own_cgroup()),
             _ => Ok(()),
         }
     }

@@ -9,13 +9,13 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures_core::FusedFuture;
-use tokio::task::coop;
 
 use self::error::{OpenError, action_error};
 use self::wait::Waiting;
+use crate::empty_wait::{EmptyWait, State};
 
 /// Waits until no process of the process group `pgid` is alive. Unix only.
 ///
@@ -44,14 +44,9 @@ use self::wait::Waiting;
 /// # }
 /// ```
 pub fn exit_of_group(pgid: u32) -> GroupExit {
-    let state = match Waiting::open(pgid) {
-        Ok(waiting) => State::Waiting(Box::new(waiting)),
-        Err(error) => State::Failed(error),
-    };
     GroupExit {
         pgid,
-        state,
-        is_terminated: false,
+        wait: EmptyWait::new(Waiting::open(pgid)),
     }
 }
 
@@ -111,16 +106,7 @@ pub fn exit_of_group(pgid: u32) -> GroupExit {
 #[must_use = "futures do nothing unless awaited"]
 pub struct GroupExit {
     pgid: u32,
-    state: State,
-    is_terminated: bool,
-}
-
-enum State {
-    /// The group could not be opened.
-    Failed(OpenError),
-    Waiting(Box<Waiting>),
-    /// No process of the group was alive.
-    Gone,
+    wait: EmptyWait<Waiting, OpenError>,
 }
 
 impl GroupExit {
@@ -146,7 +132,7 @@ impl GroupExit {
     /// ```
     pub fn open(pgid: u32) -> io::Result<GroupExit> {
         let group = exit_of_group(pgid);
-        match group.state {
+        match group.wait.state() {
             State::Failed(error) => Err(error.to_io_error(pgid)),
             _ => Ok(group),
         }
@@ -185,10 +171,10 @@ impl GroupExit {
     /// # }
     /// ```
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        match &self.state {
+        match self.wait.state() {
             State::Failed(error) => Err(error.to_io_error(self.pgid)),
             State::Waiting(waiting) => waiting.signal(signal),
-            State::Gone => {
+            State::Empty => {
                 let gone = io::ErrorKind::NotFound.into();
                 Err(action_error("signal", self.pgid, &gone))
             }
@@ -219,22 +205,13 @@ impl GroupExit {
     /// # }
     /// ```
     pub fn try_wait(&mut self) -> io::Result<bool> {
-        match &mut self.state {
-            State::Failed(error) => Err(error.to_io_error(self.pgid)),
-            State::Gone => Ok(true),
-            State::Waiting(waiting) => {
-                let is_gone = waiting.try_gone()?;
-                if is_gone {
-                    self.state = State::Gone;
-                }
-                Ok(is_gone)
-            }
-        }
+        let open_error = |error: &OpenError| error.to_io_error(self.pgid);
+        self.wait.try_wait(Waiting::try_gone, open_error)
     }
 
     /// Returns whether awaiting has returned its final result: the group is gone, or could not be opened.
     pub fn is_terminated(&self) -> bool {
-        self.is_terminated
+        self.wait.is_terminated
     }
 }
 
@@ -243,22 +220,8 @@ impl Future for GroupExit {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.is_terminated {
-            // A loop that polls a resolved future must not starve other tasks.
-            ready!(coop::poll_proceed(cx)).made_progress();
-        }
-        let result = match &mut this.state {
-            State::Failed(error) => Err(error.to_io_error(this.pgid)),
-            State::Gone => Ok(()),
-            State::Waiting(waiting) => {
-                // An error does not end the wait.
-                ready!(waiting.poll(cx))?;
-                this.state = State::Gone;
-                Ok(())
-            }
-        };
-        this.is_terminated = true;
-        Poll::Ready(result)
+        let open_error = |error: &OpenError| error.to_io_error(this.pgid);
+        this.wait.poll(cx, Waiting::poll, open_error)
     }
 }
 
@@ -273,10 +236,10 @@ impl fmt::Debug for GroupExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("GroupExit");
         debug.field("pgid", &self.pgid);
-        match &self.state {
+        match self.wait.state() {
             State::Failed(error) => debug.field("error", error),
             State::Waiting(waiting) => debug.field("known", &waiting.len()),
-            State::Gone => debug.field("gone", &true),
+            State::Empty => debug.field("gone", &true),
         };
         debug.finish()
     }

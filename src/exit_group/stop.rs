@@ -1,19 +1,15 @@
 //! Stopping a group.
 
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::error::own_group;
-use super::{GroupExit, State};
-
-/// The time from one SIGKILL to the next, at first and at most.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
-const MAX_INTERVAL: Duration = Duration::from_secs(1);
+use super::{GroupExit, Waiting};
+use crate::stopping::{
+    MIN_KILL_INTERVAL, next_kill_interval, request_exit, stop_within, unless_gone,
+};
 
 impl GroupExit {
     /// Terminates the group, waits up to `grace`, then kills the group, and waits until it is gone.
@@ -60,49 +56,24 @@ impl GroupExit {
     /// # }
     /// ```
     pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
-        if let State::Waiting(waiting) = &self.state {
-            if waiting.group().is_own() {
-                return Err(own_group(self.pgid));
-            }
+        let waiting = self.wait.waiting();
+        if waiting.is_some_and(|waiting| waiting.group().is_own()) {
+            return Err(own_group(self.pgid));
         }
-        let within_grace = async {
-            // Poll before the signal: if the runtime has no I/O, the panic comes before the signal.
-            let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *self).poll(cx))).await;
-            if let Poll::Ready(result) = first {
-                return result;
-            }
-            unless_gone(self.request_exit())?;
-            (&mut *self).await
-        };
-        // Without timers, `timeout` panics before it polls.
-        if let Ok(result) = timeout(grace, within_grace).await {
+        let ask = |group: &GroupExit| request_exit(|signal| group.signal(signal));
+        if let Some(result) = stop_within(self, grace, ask).await {
             return result;
         }
-        let mut interval = MIN_INTERVAL;
+        let mut interval = MIN_KILL_INTERVAL;
         loop {
             unless_gone(self.signal(libc::SIGKILL))?;
             if let Ok(result) = timeout(interval, &mut *self).await {
                 return result;
             }
-            if let State::Waiting(waiting) = &self.state {
-                waiting.refusal().map_or(Ok(()), Err)?;
+            if let Some(refusal) = self.wait.waiting().and_then(Waiting::refusal) {
+                return Err(refusal);
             }
-            interval = MAX_INTERVAL.min(interval * 2);
+            interval = next_kill_interval(interval);
         }
-    }
-
-    fn request_exit(&self) -> io::Result<()> {
-        self.signal(libc::SIGTERM)?;
-        // Ignore an error: SIGTERM has been sent, and SIGKILL also ends a stopped process.
-        let _ = self.signal(libc::SIGCONT);
-        Ok(())
-    }
-}
-
-/// Ignores the error of a group that is gone: the wait returns that.
-fn unless_gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
     }
 }

@@ -1,7 +1,6 @@
 //! Stopping all members.
 
 use std::collections::HashSet;
-use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
@@ -11,6 +10,9 @@ use tokio::task::coop;
 
 use super::Members;
 use super::slab::Key;
+use crate::stopping::poll_once;
+#[cfg(unix)]
+use crate::stopping::request_exit;
 use crate::sys::{Probe, Registration};
 
 impl Members {
@@ -41,12 +43,8 @@ impl Members {
         refused: &mut Vec<(Key, io::Error)>,
     ) -> io::Result<()> {
         // Poll before the signals: if the runtime has no timers or no I/O, the panic comes before them.
-        {
-            let mut wait = pin!(self.wait_within(grace));
-            let first = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await;
-            if let Poll::Ready(Err(error)) = first {
-                return Err(error);
-            }
+        if let Poll::Ready(Err(error)) = poll_once(pin!(self.wait_within(grace))).await {
+            return Err(error);
         }
         #[cfg(unix)]
         self.for_each_but(refused, Members::request_exit).await;
@@ -57,10 +55,7 @@ impl Members {
 
     #[cfg(unix)]
     fn request_exit(&mut self, key: Key) -> io::Result<()> {
-        self.signal(key, libc::SIGTERM)?;
-        // Ignore an error: SIGTERM has been sent, and SIGKILL also ends a stopped process.
-        let _ = self.signal(key, libc::SIGCONT);
-        Ok(())
+        request_exit(|signal| self.signal(key, signal))
     }
 
     #[cfg(unix)]

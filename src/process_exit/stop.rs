@@ -1,15 +1,11 @@
 //! Stopping a process.
 
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
-
-use tokio::time::timeout;
 
 use super::ProcessExit;
 use crate::exit::Exit;
+use crate::stopping::{stop_within, unless_gone};
 
 impl ProcessExit {
     /// Terminates the process, waits up to `grace`, then kills the process, and waits for its exit.
@@ -73,29 +69,16 @@ impl ProcessExit {
     /// # fn main() {}
     /// ```
     pub async fn stop(&mut self, grace: Duration) -> io::Result<Exit> {
-        let within_grace = async {
-            // Poll before the signal: if the runtime has no I/O, the panic comes before the signal.
-            let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *self).poll(cx))).await;
-            if let Poll::Ready(result) = first {
-                return result;
-            }
-            unless_exited(self.request_exit())?;
-            (&mut *self).await
-        };
-        // Without timers, `timeout` panics before it polls.
-        if let Ok(result) = timeout(grace, within_grace).await {
+        if let Some(result) = stop_within(self, grace, ProcessExit::request_exit).await {
             return result;
         }
-        unless_exited(self.kill())?;
+        unless_gone(self.kill())?;
         self.await
     }
 
     #[cfg(unix)]
     fn request_exit(&self) -> io::Result<()> {
-        self.signal(libc::SIGTERM)?;
-        // Ignore an error: SIGTERM has been sent, and SIGKILL also ends a stopped process.
-        let _ = self.signal(libc::SIGCONT);
-        Ok(())
+        crate::stopping::request_exit(|signal| self.signal(signal))
     }
 
     /// Does nothing: no system call asks a process to exit.
@@ -114,13 +97,5 @@ impl ProcessExit {
         // As `std::process::Child::kill`.
         const EXIT_CODE: u32 = 1;
         self.terminate(EXIT_CODE)
-    }
-}
-
-/// Ignores the error of a process that has exited: the wait returns its exit.
-fn unless_exited(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
     }
 }
