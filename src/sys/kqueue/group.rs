@@ -92,29 +92,15 @@ fn pids(group: Group) -> io::Result<Vec<libc::pid_t>> {
     loop {
         #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
         let mib = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PGRP, pgid];
-        #[cfg(target_os = "openbsd")]
+        #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
         let mib = {
+            #[cfg(target_os = "netbsd")]
+            const TABLE: libc::c_int = libc::KERN_PROC2;
+            #[cfg(target_os = "openbsd")]
+            const TABLE: libc::c_int = libc::KERN_PROC;
             let (by, size) = (libc::KERN_PROC_PGRP, size_of::<Info>() as libc::c_int);
-            [
-                libc::CTL_KERN,
-                libc::KERN_PROC,
-                by,
-                pgid,
-                size,
-                room as libc::c_int,
-            ]
-        };
-        #[cfg(target_os = "netbsd")]
-        let mib = {
-            let (by, size) = (libc::KERN_PROC_PGRP, size_of::<Info>() as libc::c_int);
-            [
-                libc::CTL_KERN,
-                libc::KERN_PROC2,
-                by,
-                pgid,
-                size,
-                room as libc::c_int,
-            ]
+            let room = room as libc::c_int;
+            [libc::CTL_KERN, TABLE, by, pgid, size, room]
         };
         let mut infos: Vec<MaybeUninit<Info>> = Vec::with_capacity(room);
         infos.resize_with(room, MaybeUninit::zeroed);
