@@ -37,6 +37,8 @@ use crate::empty_wait::{EmptyWait, State};
 /// // The shell exits before the process in the background.
 /// let script = "sleep 0.1 &";
 /// let mut shell = Command::new("sh").args(["-c", script]).process_group(0).spawn()?;
+/// # // An emulator may start the child before it has set the group.
+/// # unsafe { libc::setpgid(shell.id() as i32, 0) };
 /// let group = exit_of_group(shell.id());
 /// shell.wait()?;
 /// group.await?;
@@ -164,6 +166,8 @@ impl GroupExit {
     /// use std::os::unix::process::CommandExt;
     ///
     /// let mut child = std::process::Command::new("sleep").arg("60").process_group(0).spawn()?;
+    /// # // An emulator may start the child before it has set the group.
+    /// # unsafe { libc::setpgid(child.id() as i32, 0) };
     /// let group = tokio_process_exit::GroupExit::open(child.id())?;
     /// group.signal(libc::SIGTERM)?;
     /// # child.wait()?;
@@ -196,6 +200,8 @@ impl GroupExit {
     /// use std::os::unix::process::CommandExt;
     ///
     /// let mut child = std::process::Command::new("sleep").arg("60").process_group(0).spawn()?;
+    /// # // An emulator may start the child before it has set the group.
+    /// # unsafe { libc::setpgid(child.id() as i32, 0) };
     /// let mut group = tokio_process_exit::GroupExit::open(child.id())?;
     /// assert!(!group.try_wait()?);
     /// child.kill()?;

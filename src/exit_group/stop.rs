@@ -50,6 +50,8 @@ impl GroupExit {
     ///
     /// let script = "sleep 60 & sleep 60 & wait";
     /// let mut shell = Command::new("sh").args(["-c", script]).process_group(0).spawn()?;
+    /// # // An emulator may start the child before it has set the group.
+    /// # unsafe { libc::setpgid(shell.id() as i32, 0) };
     /// GroupExit::open(shell.id())?.stop(Duration::from_secs(5)).await?;
     /// shell.wait()?;
     /// # Ok(())
