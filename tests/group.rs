@@ -321,19 +321,15 @@ fn idle_members_cost_no_wake_ups() {
         })
         .collect();
     let [runtime, _] = runtimes();
-    let wait = Duration::from_secs(3);
     let mut group = GroupExit::open(leader.id()).unwrap();
     assert!(
         format!("{group:?}").contains(&size.to_string()),
         "{group:?}"
     );
-    let before = linux::voluntary_context_switches();
-    runtime.block_on(async {
-        let timeout = tokio::time::timeout(wait, &mut group).await;
-        assert!(timeout.is_err());
+    let switches = linux::context_switches_of(Duration::from_secs(3), |duration| {
+        let exit = runtime.block_on(async { tokio::time::timeout(duration, &mut group).await });
+        assert!(exit.is_err(), "{exit:?}");
     });
-    let switches = linux::voluntary_context_switches() - before;
-    println!("{switches} voluntary context switches in {wait:?}");
     assert!(switches < 8, "{switches} voluntary context switches");
     runtime
         .block_on(deadline(group.stop(Duration::from_secs(5))))

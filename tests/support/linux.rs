@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 pub use super::unix::*;
 
@@ -351,6 +352,19 @@ pub fn holds_pidfd_of(pid: u32, except: u32) -> bool {
 /// Returns the number of voluntary context switches of all threads of this process so far.
 pub fn voluntary_context_switches() -> i64 {
     usage().ru_nvcsw as _
+}
+
+/// Returns the number of voluntary context switches of this program in a wait of this duration.
+///
+/// The wait is done briefly before. Its code may have to be read from disk at first use, and each
+/// read is a voluntary context switch too.
+pub fn context_switches_of(duration: Duration, mut wait: impl FnMut(Duration)) -> i64 {
+    wait(Duration::from_millis(10));
+    let before = voluntary_context_switches();
+    wait(duration);
+    let switches = voluntary_context_switches() - before;
+    println!("{switches} voluntary context switches in {duration:?}");
+    switches
 }
 
 /// Starts a process that gets this free pid. Returns `None` if pids cannot be chosen.
