@@ -391,10 +391,10 @@ pub fn identity_by_start(pid: u32) -> tokio_process_exit::ProcessIdentity {
 }
 
 /// Returns the processor time of all threads of this process so far.
-pub fn cpu_time() -> std::time::Duration {
+pub fn cpu_time() -> Duration {
     let usage = usage();
     [usage.ru_utime, usage.ru_stime]
-        .map(|time| std::time::Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000))
+        .map(|time| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000))
         .iter()
         .sum()
 }
