@@ -336,6 +336,26 @@ fn idle_members_cost_no_wake_ups() {
         .unwrap();
 }
 
+/// During `execve` the calling thread replaces the leader, so briefly the process has no leader.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_member_in_exec_counts_as_alive() {
+    use support::linux;
+
+    for _ in 0..300 {
+        let child = fork(|| {
+            set_group(0);
+            linux::leader_exits(|| linux::exec_sh(c"exit 8"))
+        });
+        support::until("the child has a group", || {
+            GroupExit::open(child.id()).is_ok()
+        });
+        // Each new wait lists the members.
+        while !GroupExit::open(child.id()).unwrap().try_wait().unwrap() {}
+        assert_eq!(linux::state_of(child.id()), Some('Z'));
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn resolves_without_descriptors_for_the_members() {

@@ -69,10 +69,10 @@ pub fn exit_of_group(pgid: u32) -> GroupExit {
 ///   answers under the lock that `fork` takes.
 /// - If zombies are left, the crate lists the processes of the group. A list is not a snapshot: members may fork
 ///   and exit while the list is read. On Linux the list is read in the order of the pids, each when its turn
-///   has come, and four times. A chain of members that fork and exit cannot escape such a list, unless the
-///   kernel starts again at low pids twice meanwhile, or pids are chosen (`clone3` with `set_tid`,
-///   `ns_last_pid`). So the crate accepts four lists only if they took less time than the kernel needs to give
-///   out all pids. If a busy or large machine takes longer, the crate lists up to 16 times, and then trusts
+///   has come, and twice. A chain of members that fork and exit cannot escape such a list, unless the kernel
+///   starts again at low pids meanwhile, or pids are chosen (`clone3` with `set_tid`, `ns_last_pid`). The
+///   crate recognizes a new start by the last pid (`/proc/sys/kernel/ns_last_pid`) if the two lists took less
+///   time than the kernel needs to give out all pids. Otherwise the crate lists up to 16 times, and then trusts
 ///   the lists: a chain could have escaped if its pids started again in most of them. On macOS and the BSDs,
 ///   four lists must show nobody alive. There a chain that has a zombie beside it could escape.
 /// - A process can join a group of zombies by `setpgid`, from another group of the session. Such a process

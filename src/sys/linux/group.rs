@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::str;
 use std::time::{Duration, Instant};
 
 use super::dirents::Dirents;
+use super::pidfd::{self, Liveness};
 use super::procfs::{self, OwnStatus, Stat};
 use super::syscalls;
 use crate::sys::{Group, GroupMembers};
@@ -17,8 +19,7 @@ use crate::sys::{Group, GroupMembers};
 /// So a pass finds every chain of members in which each forks the next and exits, unless a pid of the chain is
 /// lower than its parent's. This is so only for a parent that was there before the numbers started again.
 /// All such parents have exited by the end of the first pass. So the second pass is exact, unless the
-/// numbers start again in one of these two passes. Of four passes, two in a row are without a new start if the four
-/// take less time than the kernel needs for all numbers, see [`time_of_all_pids`].
+/// numbers start again in one of these two passes, see [`Start::precedes_exact_passes`].
 pub(crate) struct GroupList {
     group: Group,
     directory: Dirents,
@@ -26,8 +27,45 @@ pub(crate) struct GroupList {
     pub(crate) members: GroupMembers,
     /// The number of complete passes.
     passes: u32,
-    /// When the last four passes have started. `None` before the fourth.
-    started: [Option<Instant>; 4],
+    /// The starts of the last four passes. `None` before the fourth.
+    starts: [Option<Start>; 4],
+}
+
+/// The state of the system when a pass has started.
+#[derive(Clone, Copy)]
+struct Start {
+    at: Instant,
+    /// The last pid that the kernel has given out. `None` if the kernel does not show it.
+    last_pid: Option<u32>,
+}
+
+impl Start {
+    fn now() -> Start {
+        Start {
+            at: Instant::now(),
+            last_pid: procfs::last_pid(),
+        }
+    }
+
+    /// Whether two passes in a row are exact, of these passes that have ended `now`. `time_of_all_pids` is a
+    /// time in which the kernel cannot give out all pids.
+    ///
+    /// In such a short time the numbers start again once at most. They have not if the last pid is no lower than
+    /// before. If the kernel does not show it, two of four passes are without a new start.
+    fn precedes_exact_passes(
+        starts: [Option<Start>; 4],
+        now: Start,
+        time_of_all_pids: Duration,
+    ) -> bool {
+        let [first_of_four, _, first_of_two, _] = starts;
+        let is_short =
+            |start: Option<Start>| start.is_some_and(|start| now.at - start.at < time_of_all_pids);
+        let has_no_new_start = || {
+            let before = first_of_two.and_then(|start| start.last_pid);
+            before.is_some_and(|before| now.last_pid.is_some_and(|last| before <= last))
+        };
+        is_short(first_of_four) || is_short(first_of_two) && has_no_new_start()
+    }
 }
 
 impl GroupList {
@@ -46,7 +84,7 @@ impl GroupList {
             is_started: false,
             members: GroupMembers::default(),
             passes: 0,
-            started: [None, None, None, Some(Instant::now())],
+            starts: [None, None, None, Some(Start::now())],
         })
     }
 
@@ -55,13 +93,14 @@ impl GroupList {
         /// After so many passes, the machine is too slow for a certain answer.
         const MAX_PASSES: u32 = 16;
         self.passes += 1;
-        let now = Instant::now();
-        let [first, rest @ ..] = self.started;
-        let is_certain = first.is_some_and(|first| now - first < time_of_all_pids());
-        if is_certain || self.passes == MAX_PASSES {
+        let now = Start::now();
+        if self.passes == MAX_PASSES
+            || Start::precedes_exact_passes(self.starts, now, time_of_all_pids())
+        {
             return Ok(false);
         }
-        self.started = [rest[0], rest[1], rest[2], Some(now)];
+        let [_, second, third, fourth] = self.starts;
+        self.starts = [second, third, fourth, Some(now)];
         self.is_started = false;
         self.members = GroupMembers::default();
         self.directory.seek(0)?;
@@ -111,12 +150,29 @@ impl GroupList {
         if !self.group.contains(pid) {
             return;
         }
-        match Stat::read(pid) {
-            Some(stat) if stat.exited() => self.members.has_zombies = true,
+        match has_exited(pid) {
+            Some(true) => self.members.has_zombies = true,
             // Reaped since.
             None if !self.group.contains(pid) => {}
             _ => self.members.alive.push(pid),
         }
+    }
+}
+
+/// Whether the process with this pid has exited. `None` if there is no such process.
+fn has_exited(pid: u32) -> Option<bool> {
+    // A pidfd needs a fifth of the time that `stat` needs.
+    let liveness = match super::open_pidfd(libc::pid_t::try_from(pid).ok()?) {
+        Ok(pidfd) => pidfd::settled_liveness(pidfd.as_fd()).ok(),
+        Err(libc::ESRCH) => Some(Liveness::Reaped),
+        Err(_) => None,
+    };
+    match liveness {
+        Some(Liveness::Running) => Some(false),
+        Some(Liveness::Zombie) => Some(true),
+        Some(Liveness::Reaped) => None,
+        // The system refuses pidfds, or no descriptor is free.
+        None => Stat::read(pid).map(|stat| stat.exited()),
     }
 }
 
@@ -185,6 +241,64 @@ mod tests {
         ];
         for (mounts, expected) in table {
             assert_eq!(mounts_hide_processes(mounts), expected, "{mounts}");
+        }
+    }
+
+    #[test]
+    fn two_of_the_passes_must_be_without_a_new_start() {
+        let limit = Duration::from_secs(4);
+        let begin = Instant::now();
+        let start = |seconds, last_pid: u32| {
+            Some(Start {
+                at: begin + Duration::from_secs(seconds),
+                last_pid: Some(last_pid).filter(|&pid| pid != 0),
+            })
+        };
+        let table = [
+            ([None, None, None, start(3, 500)], start(4, 500), false),
+            (
+                [None, None, start(2, 500), start(3, 501)],
+                start(4, 502),
+                true,
+            ),
+            (
+                [None, None, start(2, 500), start(3, 501)],
+                start(4, 500),
+                true,
+            ),
+            (
+                [None, None, start(2, 500), start(3, 501)],
+                start(4, 301),
+                false,
+            ),
+            // The first pass need not be one of the two.
+            (
+                [None, start(1, 900), start(2, 300), start(3, 301)],
+                start(4, 302),
+                true,
+            ),
+            // All pids may have been given out.
+            (
+                [None, None, start(2, 500), start(3, 501)],
+                start(6, 502),
+                false,
+            ),
+            // The kernel does not show the last pid.
+            ([None, None, start(2, 0), start(3, 0)], start(4, 0), false),
+            (
+                [start(0, 0), start(1, 0), start(2, 0), start(3, 0)],
+                start(4, 0),
+                false,
+            ),
+            (
+                [start(1, 0), start(2, 0), start(3, 0), start(4, 0)],
+                start(4, 0),
+                true,
+            ),
+        ];
+        for (row, (starts, now, expected)) in table.into_iter().enumerate() {
+            let is_exact = Start::precedes_exact_passes(starts, now.unwrap(), limit);
+            assert_eq!(is_exact, expected, "row {row}");
         }
     }
 

@@ -100,6 +100,17 @@ pub(super) fn liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
     }
 }
 
+/// Queries the process, also correctly during `execve` by a thread that is not the leader.
+///
+/// A running process seems for an instant to have exited, if the query has found the leader before the thread
+/// replaces it. A second query finds the thread.
+pub(super) fn settled_liveness(pidfd: BorrowedFd<'_>) -> io::Result<Liveness> {
+    match liveness(pidfd)? {
+        Liveness::Zombie => liveness(pidfd),
+        settled => Ok(settled),
+    }
+}
+
 /// Blocks until `poll` reports one of the events or the reap (Linux 6.9), or until the timeout is over.
 ///
 /// May return earlier, for example after a signal handler has run.

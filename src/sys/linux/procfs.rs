@@ -46,6 +46,16 @@ pub(super) fn proc_matches_our_pid_ns() -> bool {
     }
 }
 
+/// Returns the last pid that the kernel has given out in our pid namespace.
+///
+/// `None` if the kernel was built without `CONFIG_CHECKPOINT_RESTORE`:
+/// [pid_namespaces(7)](https://man7.org/linux/man-pages/man7/pid_namespaces.7.html).
+pub(super) fn last_pid() -> Option<u32> {
+    let mut buffer: Buffer = [0; 4096];
+    let text = read_path("sys/kernel/ns_last_pid", &mut buffer).ok()?;
+    str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
 /// Returns the pid of a pidfd's process in the pid namespace of `/proc`, if it has a pid there.
 pub(super) fn pid_of_pidfd(pidfd: BorrowedFd<'_>) -> Option<u32> {
     let pid = pid_in_fdinfo(pidfd)?;
