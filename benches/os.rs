@@ -130,6 +130,13 @@ pub(crate) fn kill(pid: u32) {
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
 }
 
+/// Moves a child into a process group.
+pub(crate) fn set_group(pid: u32, pgid: u32) {
+    // SAFETY: the call takes integers.
+    let result = unsafe { libc::setpgid(pid as libc::pid_t, pgid as libc::pid_t) };
+    assert_eq!(result, 0);
+}
+
 pub(crate) fn reap(pid: u32) {
     // SAFETY: the status pointer may be null.
     unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), 0) };

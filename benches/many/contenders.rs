@@ -11,7 +11,7 @@ use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_process_exit::{Exit, ExitMap, ExitSet, ProcessExit, exit_of};
+use tokio_process_exit::{Exit, ExitMap, ExitSet, GroupExit, ProcessExit, exit_of};
 
 use super::memory::allocated;
 use super::sleepers::{Sleepers, State};
@@ -45,6 +45,7 @@ pub(super) struct Round {
 pub(super) const BY_HAND: &str = "epoll by hand, closed later";
 pub(super) const SET: &str = "ExitSet";
 pub(super) const PREPARED: &str = "ExitSet with_capacity, multi_thread";
+pub(super) const GROUP: &str = "GroupExit";
 pub(super) const UNORDERED: &str = "FuturesUnordered of ProcessExit";
 pub(super) const JOIN_SET: &str = "JoinSet of ProcessExit";
 
@@ -52,7 +53,7 @@ pub(super) const JOIN_SET: &str = "JoinSet of ProcessExit";
 pub(super) const SPARE: u64 = 100;
 
 /// The first contender is the floor.
-pub(super) const CONTENDERS: [Contender; 10] = [
+pub(super) const CONTENDERS: [Contender; 11] = [
     Contender {
         name: BY_HAND,
         label: Some("epoll by hand"),
@@ -97,6 +98,11 @@ pub(super) const CONTENDERS: [Contender; 10] = [
         name: "ExitMap, keys of 4 bytes",
         label: Some("ExitMap"),
         run: map,
+    },
+    Contender {
+        name: GROUP,
+        label: Some("GroupExit"),
+        run: group,
     },
     Contender {
         name: UNORDERED,
@@ -252,6 +258,15 @@ fn map(sleepers: &Sleepers) -> Round {
     })
 }
 
+fn group(sleepers: &Sleepers) -> Round {
+    Run::in_runtime(os::current_thread(), sleepers, async |run| {
+        let mut group = group_of(&sleepers.pids).await;
+        run.registered();
+        (&mut group).await.expect("no error");
+        run.collected();
+    })
+}
+
 fn futures_unordered(sleepers: &Sleepers) -> Round {
     Run::in_runtime(os::current_thread(), sleepers, async |run| {
         let mut processes = futures_of(&sleepers.pids).await;
@@ -273,6 +288,17 @@ fn join_set(sleepers: &Sleepers) -> Round {
         run.collected();
         tasks.shutdown().await;
     })
+}
+
+/// Returns a wait for the group of these processes, which the first of them leads.
+pub(super) async fn group_of(pids: &[u32]) -> GroupExit {
+    let mut group = GroupExit::open(pids[0]).expect("the group exists");
+    // Each poll registers some of the processes.
+    for _ in 0..pids.len() / 64 + 2 {
+        assert!((&mut group).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    group
 }
 
 pub(super) async fn futures_of(pids: &[u32]) -> FuturesUnordered<ProcessExit> {

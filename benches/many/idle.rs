@@ -9,7 +9,7 @@ use futures::stream::StreamExt;
 use tokio::time::timeout;
 use tokio_process_exit::ExitSet;
 
-use super::contenders::{self, BY_HAND, JOIN_SET, SET, THREADS, UNORDERED};
+use super::contenders::{self, BY_HAND, GROUP, JOIN_SET, SET, THREADS, UNORDERED};
 use super::sleepers::{Sleepers, State};
 use super::{PSUTIL_SIZE, max_tasks, numbers};
 use crate::os::{self, Epoll, cpu_time};
@@ -27,9 +27,10 @@ pub(super) struct Idle {
 }
 
 /// The contenders that wait, each in a process of its own, and their names in the pictures.
-const CONTENDERS: [(&str, &str); 5] = [
+const CONTENDERS: [(&str, &str); 6] = [
     (BY_HAND, "epoll by hand"),
     (SET, "ExitSet"),
+    (GROUP, "GroupExit"),
     (UNORDERED, "FuturesUnordered"),
     (JOIN_SET, "JoinSet"),
     (THREADS.name, "thread for each"),
@@ -116,6 +117,12 @@ pub(crate) fn run_idle(contender: usize, time: Duration) {
                 let before = usage();
                 let exits = set.exits_within(time).await.expect("no error");
                 assert!(exits.is_empty());
+                before
+            }
+            GROUP => {
+                let mut group = contenders::group_of(&pids).await;
+                let before = usage();
+                assert!(timeout(time, &mut group).await.is_err());
                 before
             }
             UNORDERED => {

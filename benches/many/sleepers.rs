@@ -19,7 +19,7 @@ pub(super) enum State {
 /// Children that sleep until they are killed.
 ///
 /// They share the memory of this process, because a copy of the memory for each would take most of
-/// the time of a run.
+/// the time of a run. All are in one process group, which the first of them leads.
 pub(super) struct Sleepers {
     pub(super) pids: Vec<u32>,
     pub(super) state: State,
@@ -45,6 +45,7 @@ impl Sleepers {
                 pid if pid > 0 => sleepers.pids.push(pid as u32),
                 _ => return Err(io::Error::last_os_error()),
             }
+            os::set_group(sleepers.pids[index], sleepers.pids[0]);
         }
         Ok(sleepers)
     }
