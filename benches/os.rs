@@ -5,6 +5,7 @@
 //! Each unsafe block is one system call, or one read of a system call's result. Every pointer
 //! points to a local variable of the type that the call expects.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -128,6 +129,31 @@ pub(crate) fn reaped_status(pidfd: RawFd) -> i32 {
 pub(crate) fn kill(pid: u32) {
     // SAFETY: the call takes integers.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+}
+
+/// Mounts a file system in a mount namespace of this thread and of its later children.
+pub(crate) fn mount_privately(kind: &CStr, path: &[u8]) -> io::Result<()> {
+    let path = CString::new(path)?;
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    let (source, root, none) = (c"none".as_ptr(), c"/".as_ptr(), std::ptr::null());
+    let (path, kind) = (path.as_ptr(), kind.as_ptr());
+    // SAFETY: takes an integer.
+    let unshared = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    // SAFETY: the strings end with a null byte, and there is no type and no data.
+    if unshared < 0 || unsafe { libc::mount(source, root, none, flags, none.cast()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the strings end with a null byte, and there is no data.
+    match unsafe { libc::mount(source, path, kind, 0, none.cast()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub(crate) fn unmount(path: &[u8]) {
+    let path = CString::new(path).expect("no null byte");
+    // SAFETY: the string ends with a null byte.
+    unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
 }
 
 /// Moves a child into a process group.

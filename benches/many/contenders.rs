@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_process_exit::{Exit, ExitMap, ExitSet, GroupExit, ProcessExit, exit_of};
+use tokio_process_exit::{CgroupExit, Exit, ExitMap, ExitSet, GroupExit, ProcessExit, exit_of};
 
 use super::memory::allocated;
 use super::sleepers::{Sleepers, State};
@@ -46,6 +47,7 @@ pub(super) const BY_HAND: &str = "epoll by hand, closed later";
 pub(super) const SET: &str = "ExitSet";
 pub(super) const PREPARED: &str = "ExitSet with_capacity, multi_thread";
 pub(super) const GROUP: &str = "GroupExit";
+pub(super) const CGROUP: &str = "CgroupExit";
 pub(super) const UNORDERED: &str = "FuturesUnordered of ProcessExit";
 pub(super) const JOIN_SET: &str = "JoinSet of ProcessExit";
 
@@ -53,7 +55,7 @@ pub(super) const JOIN_SET: &str = "JoinSet of ProcessExit";
 pub(super) const SPARE: u64 = 100;
 
 /// The first contender is the floor.
-pub(super) const CONTENDERS: [Contender; 11] = [
+pub(super) const CONTENDERS: [Contender; 12] = [
     Contender {
         name: BY_HAND,
         label: Some("epoll by hand"),
@@ -103,6 +105,11 @@ pub(super) const CONTENDERS: [Contender; 11] = [
         name: GROUP,
         label: Some("GroupExit"),
         run: group,
+    },
+    Contender {
+        name: CGROUP,
+        label: Some("CgroupExit"),
+        run: cgroup,
     },
     Contender {
         name: UNORDERED,
@@ -267,6 +274,19 @@ fn group(sleepers: &Sleepers) -> Round {
     })
 }
 
+fn cgroup(sleepers: &Sleepers) -> Round {
+    Run::in_runtime(os::current_thread(), sleepers, async |run| {
+        let path = sleepers
+            .cgroup
+            .as_deref()
+            .expect("the processes are in a cgroup");
+        let mut cgroup = cgroup_of(path);
+        run.registered();
+        (&mut cgroup).await.expect("no error");
+        run.collected();
+    })
+}
+
 fn futures_unordered(sleepers: &Sleepers) -> Round {
     Run::in_runtime(os::current_thread(), sleepers, async |run| {
         let mut processes = futures_of(&sleepers.pids).await;
@@ -299,6 +319,13 @@ pub(super) async fn group_of(pids: &[u32]) -> GroupExit {
         tokio::task::yield_now().await;
     }
     group
+}
+
+/// Returns a wait that has registered a cgroup.
+pub(super) fn cgroup_of(path: &Path) -> CgroupExit {
+    let mut cgroup = CgroupExit::open(path).expect("the cgroup exists");
+    assert!((&mut cgroup).now_or_never().is_none());
+    cgroup
 }
 
 pub(super) async fn futures_of(pids: &[u32]) -> FuturesUnordered<ProcessExit> {

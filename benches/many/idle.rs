@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use futures::stream::StreamExt;
 use tokio::time::timeout;
 use tokio_process_exit::ExitSet;
 
-use super::contenders::{self, BY_HAND, GROUP, JOIN_SET, SET, THREADS, UNORDERED};
+use super::cgroup::Cgroup;
+use super::contenders::{self, BY_HAND, CGROUP, GROUP, JOIN_SET, SET, THREADS, UNORDERED};
 use super::sleepers::{Sleepers, State};
 use super::{PSUTIL_SIZE, max_tasks, numbers};
 use crate::os::{self, Epoll, cpu_time};
@@ -27,26 +29,38 @@ pub(super) struct Idle {
 }
 
 /// The contenders that wait, each in a process of its own, and their names in the pictures.
-const CONTENDERS: [(&str, &str); 6] = [
+const CONTENDERS: [(&str, &str); 7] = [
     (BY_HAND, "epoll by hand"),
     (SET, "ExitSet"),
     (GROUP, "GroupExit"),
+    (CGROUP, "CgroupExit"),
     (UNORDERED, "FuturesUnordered"),
     (JOIN_SET, "JoinSet"),
     (THREADS.name, "thread for each"),
 ];
 
 /// Has all contenders wait at the same time, and all but psutil for the same processes.
-pub(super) fn measure(size: usize, time: Duration) -> io::Result<Vec<Idle>> {
-    let sleepers = Sleepers::new(size, State::Zombie)?;
+pub(super) fn measure(
+    size: usize,
+    time: Duration,
+    cgroup: Option<&Cgroup>,
+) -> io::Result<Vec<Idle>> {
+    let sleepers = Sleepers::new(size, State::Zombie, cgroup)?;
     let seconds = time.as_secs().to_string();
     let mut order = String::new();
     for pid in &sleepers.pids {
         order += &format!("{pid}\n");
     }
+    if let Some(cgroup) = &sleepers.cgroup {
+        order += &format!("{}\n", cgroup.display());
+    }
     let mut programs = Vec::new();
     for (index, &(name, label)) in CONTENDERS.iter().enumerate() {
-        if name != THREADS.name || 2 * size + 1000 < max_tasks() {
+        let is_possible = match name {
+            CGROUP => cgroup.is_some(),
+            _ => name != THREADS.name || 2 * size + 1000 < max_tasks(),
+        };
+        if is_possible {
             let mut command = self_command(Role::IdleMany);
             command.args(["--count", &index.to_string(), "--seconds", &seconds]);
             programs.push((name, label, command));
@@ -85,14 +99,15 @@ pub(super) fn measure(size: usize, time: Duration) -> io::Result<Vec<Idle>> {
     Ok(idle)
 }
 
-/// Registers the processes listed on standard input and waits; then prints the voluntary context
-/// switches and the CPU time.
+/// Registers the processes or the cgroup listed on standard input and waits; then prints the voluntary
+/// context switches and the CPU time.
 pub(crate) fn run_idle(contender: usize, time: Duration) {
     let orders = io::read_to_string(io::stdin()).expect("text on standard input");
     let pids: Vec<u32> = orders
         .lines()
         .filter_map(|line| line.parse().ok())
         .collect();
+    let cgroup = orders.lines().find(|line| line.starts_with('/'));
     let runtime = contenders::threads_runtime(pids.len());
     let usage = || (os::voluntary_switches(), cpu_time());
     let before = runtime.block_on(async {
@@ -123,6 +138,12 @@ pub(crate) fn run_idle(contender: usize, time: Duration) {
                 let mut group = contenders::group_of(&pids).await;
                 let before = usage();
                 assert!(timeout(time, &mut group).await.is_err());
+                before
+            }
+            CGROUP => {
+                let mut cgroup = contenders::cgroup_of(Path::new(cgroup.expect("a cgroup")));
+                let before = usage();
+                assert!(timeout(time, &mut cgroup).await.is_err());
                 before
             }
             UNORDERED => {

@@ -7,6 +7,7 @@
 //! Ratios are relative to the first row, epoll by hand, which makes the system calls that every
 //! design needs: open, register, wait, read the exit status, close.
 
+mod cgroup;
 mod contenders;
 mod idle;
 mod memory;
@@ -14,7 +15,10 @@ mod sleepers;
 
 use std::io;
 
-use self::contenders::{BY_HAND, CONTENDERS, Contender, PREPARED, Round, SET, SPARE, THREADS};
+use self::cgroup::Cgroup;
+use self::contenders::{
+    BY_HAND, CGROUP, CONTENDERS, Contender, PREPARED, Round, SET, SPARE, THREADS,
+};
 use self::idle::Idle;
 pub(crate) use self::idle::run_idle;
 use self::sleepers::{Sleepers, State};
@@ -41,9 +45,12 @@ pub(crate) fn measure(plan: &Plan) -> bool {
     let rounds = plan.rounds_or(1, 5);
     let cost = |size: usize| 2 * CONTENDERS.len() * rounds * size + IDLE_COST;
     let mut progress = Progress::new(sizes.iter().copied().map(cost).sum::<usize>() as f64);
+    let cgroup = Cgroup::create()
+        .inspect_err(|error| println!("\nskipped: {CGROUP}, {error}"))
+        .ok();
     let mut results = Vec::new();
     for &size in sizes {
-        match Results::measure(size, rounds, plan, &mut progress) {
+        match Results::measure(size, rounds, plan, cgroup.as_ref(), &mut progress) {
             Ok(measured) => results.push(measured),
             Err(error) => println!("\n{size} processes: skipped, {error}"),
         }
@@ -89,6 +96,7 @@ impl Results {
         size: usize,
         rounds: usize,
         plan: &Plan,
+        cgroup: Option<&Cgroup>,
         progress: &mut Progress,
     ) -> io::Result<Results> {
         let limit = os::raise_descriptors();
@@ -96,11 +104,11 @@ impl Results {
             let reason = format!("the descriptor limit is {limit}");
             return Err(io::Error::other(reason));
         }
-        let reaped = rows_of(size, State::Reaped, rounds, &CONTENDERS, progress)?;
+        let reaped = rows_of(size, State::Reaped, rounds, &CONTENDERS, cgroup, progress)?;
         println!("\n### {size} processes, all killed and reaped; rounds: {rounds}\n");
         print_table(size, &reaped);
 
-        let mut zombies = rows_of(size, State::Zombie, rounds, &CONTENDERS, progress)?;
+        let mut zombies = rows_of(size, State::Zombie, rounds, &CONTENDERS, cgroup, progress)?;
         // Threads and processes count against the same limit.
         if 2 * size + 1000 < max_tasks() {
             let mut uncounted = Progress::new(f64::INFINITY);
@@ -109,6 +117,7 @@ impl Results {
                 State::Zombie,
                 rounds,
                 &[THREADS],
+                None,
                 &mut uncounted,
             )?);
         }
@@ -119,7 +128,7 @@ impl Results {
         print_table(size, &zombies);
 
         let time = plan.idle_time();
-        let idle = idle::measure(size, time)?;
+        let idle = idle::measure(size, time, cgroup)?;
         progress.advance(IDLE_COST as f64);
         let seconds = time.as_secs();
         println!("\n### {size} processes, {seconds} seconds of waiting\n");
@@ -182,9 +191,14 @@ fn rows_of(
     state: State,
     rounds: usize,
     contenders: &[Contender],
+    cgroup: Option<&Cgroup>,
     progress: &mut Progress,
 ) -> io::Result<Vec<Row>> {
-    let with_rounds = |contender: &Contender| Row {
+    let contenders: Vec<&Contender> = contenders
+        .iter()
+        .filter(|contender| contender.name != CGROUP || cgroup.is_some())
+        .collect();
+    let with_rounds = |contender: &&Contender| Row {
         name: contender.name,
         label: contender.label,
         rounds: Vec::new(),
@@ -194,7 +208,7 @@ fn rows_of(
     for _ in 0..rounds {
         fastrand::shuffle(&mut order);
         for &which in &order {
-            let sleepers = Sleepers::new(size, state)?;
+            let sleepers = Sleepers::new(size, state, cgroup)?;
             os::renew_descriptor_table();
             rows[which].rounds.push((contenders[which].run)(&sleepers));
             progress.advance(size as f64);

@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::Duration;
 
+use super::cgroup::Cgroup;
 use crate::os;
 
 /// The state of the killed processes while the contender collects their exits.
@@ -19,20 +21,30 @@ pub(super) enum State {
 /// Children that sleep until they are killed.
 ///
 /// They share the memory of this process, because a copy of the memory for each would take most of
-/// the time of a run. All are in one process group, which the first of them leads.
+/// the time of a run. All are in one process group, which the first of them leads, and in one cgroup.
 pub(super) struct Sleepers {
     pub(super) pids: Vec<u32>,
     pub(super) state: State,
+    /// The path of the cgroup, if there is one.
+    pub(super) cgroup: Option<PathBuf>,
     reaped: Cell<bool>,
     /// Must outlive the children.
     stacks: Stacks,
 }
 
 impl Sleepers {
-    pub(super) fn new(size: usize, state: State) -> io::Result<Sleepers> {
+    pub(super) fn new(size: usize, state: State, cgroup: Option<&Cgroup>) -> io::Result<Sleepers> {
+        match cgroup {
+            Some(cgroup) => cgroup.start(|| Sleepers::start(size, state, Some(&cgroup.path)))?,
+            None => Sleepers::start(size, state, None),
+        }
+    }
+
+    fn start(size: usize, state: State, cgroup: Option<&Path>) -> io::Result<Sleepers> {
         let mut sleepers = Sleepers {
             pids: Vec::with_capacity(size),
             state,
+            cgroup: cgroup.map(Path::to_owned),
             reaped: Cell::new(false),
             stacks: Stacks::new(size),
         };
