@@ -176,6 +176,94 @@ fn stop_asks_every_process_within_the_grace() {
 }
 
 #[test]
+fn stop_kills_all_without_cgroup_kill() {
+    const TEST: &str = "stop_kills_all_without_cgroup_kill";
+    let Some(errno) = support::role() else {
+        // The file is missing before Linux 5.14, or a user may not write it.
+        for errno in [libc::ENOENT, libc::EACCES] {
+            support::assert_passed(&support::rerun(TEST, &errno.to_string(), |_| {}));
+        }
+        return;
+    };
+    if !linux::seccomp_filters() {
+        return skip("no seccomp filters");
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let runtimes = runtimes();
+    let [stopped, killed] = [0, 1].map(|_| {
+        let cgroup = hierarchy.create();
+        let below = cgroup.below("below");
+        let stubborn = "trap '' TERM; setsid sh -c 'while :; do sleep 0.01; done' & wait";
+        let chain = "trap '' TERM; chain() { sleep 0.002; chain & }; chain";
+        let children = [
+            cgroup.start(stubborn),
+            below.start(stubborn),
+            cgroup.start(chain),
+            below.start(&format!("kill -STOP $$; {chain}")),
+        ];
+        until("the daemons run", || cgroup.pids().len() >= 3);
+        (cgroup, below, children)
+    });
+    linux::deny_writing(errno.parse().unwrap());
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(stopped.0.0.join("cgroup.kill"));
+    assert!(file.is_err());
+    for (runtime, (cgroup, below, mut children)) in runtimes.iter().zip([stopped, killed]) {
+        let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+        let start = Instant::now();
+        runtime.block_on(deadline(exit.stop(SHORT))).unwrap();
+        assert!(start.elapsed() >= SHORT);
+        assert_eq!([cgroup.pids(), below.pids()], [[0; 0]; 2]);
+        for child in &mut children {
+            child.0.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn stop_names_cgroup_kill_if_it_cannot_kill() {
+    const TEST: &str = "stop_names_cgroup_kill_if_it_cannot_kill";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "denied", |_| {}));
+    }
+    if !linux::seccomp_filters() {
+        return skip("no seccomp filters");
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let mut child = cgroup.start("trap '' TERM; while :; do sleep 0.01; done");
+    until("the signal is ignored", || cgroup.pids().len() >= 2);
+    let [runtime, _] = runtimes();
+    let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+    // This thread gets no filter.
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let killer = std::thread::spawn(move || {
+        ended.recv().unwrap_err();
+        drop(cgroup);
+    });
+    let error = runtime.block_on(async {
+        let mut stop = Box::pin(exit.stop(SHORT));
+        assert!(expired(&mut stop).await.is_err());
+        linux::deny_writing(libc::ENOENT);
+        linux::deny(libc::SYS_pidfd_send_signal, libc::EPERM);
+        linux::deny(libc::SYS_kill, libc::EPERM);
+        deadline(stop).await.unwrap_err()
+    });
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    let message = error.to_string();
+    assert!(message.contains("cgroup.kill: No such file"), "{message}");
+    drop(end);
+    killer.join().unwrap();
+    child.0.wait().unwrap();
+    runtime.block_on(deadline(exit)).unwrap();
+}
+
+#[test]
 fn our_own_cgroup_is_not_stopped() {
     const TEST: &str = "our_own_cgroup_is_not_stopped";
     if support::role().is_none() {

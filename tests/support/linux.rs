@@ -198,6 +198,16 @@ pub fn deny_for(call: libc::c_long, pid: u32, errno: i32) {
     );
 }
 
+/// Makes opening a file only for writing fail with `errno`.
+pub fn deny_writing(errno: i32) {
+    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+    let access = SeccompCmpOp::MaskedEq(libc::O_ACCMODE as u64);
+    let write_only =
+        SeccompCondition::new(2, SeccompCmpArgLen::Dword, access, libc::O_WRONLY as u64);
+    let rule = SeccompRule::new(vec![write_only.unwrap()]).unwrap();
+    deny_if(libc::SYS_openat, vec![rule], errno);
+}
+
 fn deny_if(call: libc::c_long, rules: Vec<seccompiler::SeccompRule>, errno: i32) {
     filter(call, rules, seccompiler::SeccompAction::Errno(errno as u32));
 }
