@@ -201,7 +201,7 @@ fn stop_kills_all_without_cgroup_kill() {
             cgroup.start(stubborn),
             below.start(stubborn),
             cgroup.start(chain),
-            below.start(&format!("kill -STOP $$; {chain}")),
+            below.start(chain),
         ];
         until("the daemons run", || cgroup.pids().len() >= 3);
         (cgroup, below, children)
