@@ -264,6 +264,92 @@ fn stop_names_cgroup_kill_if_it_cannot_kill() {
 }
 
 #[test]
+fn stop_ends_processes_of_another_pid_namespace() {
+    const TEST: &str = "stop_ends_processes_of_another_pid_namespace";
+    let stop = |path: String| {
+        let [runtime, _] = runtimes();
+        let mut exit = CgroupExit::open(path).unwrap();
+        runtime.block_on(deadline(exit.stop(SHORT)))
+    };
+    if let Some(path) = support::role() {
+        let list = fs::read_to_string(Path::new(&path).join("cgroup.procs"));
+        assert_eq!(list.unwrap(), "0\n");
+        if std::env::var_os("DENIED").is_some() {
+            linux::deny_writing(libc::ENOENT);
+            let error = stop(path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains("pid namespace"), "{error}");
+            assert!(error.to_string().contains("cgroup.kill"), "{error}");
+        } else {
+            stop(path).unwrap();
+        }
+        return;
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let unshare = ["--pid", "--fork", "--kill-child"];
+    let unshared = Command::new("unshare").args(unshare).arg("true").status();
+    if !unshared.is_ok_and(|status| status.success()) {
+        return skip("no pid namespace can be created (not root, or no unshare(1))");
+    }
+    let cgroup = hierarchy.create();
+    let mut child = cgroup.start("exec sleep 3600");
+    let rerun_elsewhere = |denied: bool| {
+        let mut command = Command::new("unshare");
+        command.args(unshare);
+        command.args(support::runnable(std::env::current_exe().unwrap()));
+        command.args(["--exact", TEST, "--nocapture"]);
+        command.env("ROLE", &cgroup.0);
+        if denied {
+            command.env("DENIED", "");
+        }
+        support::assert_passed(&command.output().unwrap());
+    };
+    match linux::seccomp_filters() {
+        true => rerun_elsewhere(true),
+        false => skip("no seccomp filters"),
+    }
+    assert_eq!(cgroup.pids(), [child.id()]);
+    if !cgroup.0.join("cgroup.kill").exists() {
+        return skip("no cgroup.kill");
+    }
+    rerun_elsewhere(false);
+    child.0.wait().unwrap();
+}
+
+#[test]
+fn stop_kills_a_frozen_cgroup() {
+    const TEST: &str = "stop_kills_a_frozen_cgroup";
+    let Some(role) = support::role() else {
+        for role in ["killed", "signalled"] {
+            support::assert_passed(&support::rerun(TEST, role, |_| {}));
+        }
+        return;
+    };
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let mut child = cgroup.start("while :; do sleep 0.01; done");
+    fs::write(cgroup.0.join("cgroup.freeze"), "1").unwrap();
+    let events = cgroup.0.join("cgroup.events");
+    until("the cgroup is frozen", || {
+        fs::read_to_string(&events).unwrap().contains("frozen 1")
+    });
+    if role == "signalled" {
+        if !linux::seccomp_filters() {
+            return skip("no seccomp filters");
+        }
+        linux::deny_writing(libc::ENOENT);
+    }
+    let [runtime, _] = runtimes();
+    let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+    runtime.block_on(deadline(exit.stop(SHORT))).unwrap();
+    child.0.wait().unwrap();
+}
+
+#[test]
 fn our_own_cgroup_is_not_stopped() {
     const TEST: &str = "our_own_cgroup_is_not_stopped";
     if support::role().is_none() {

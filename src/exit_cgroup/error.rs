@@ -70,3 +70,9 @@ pub(super) fn threaded() -> io::Error {
                   threaded domain, so stop that";
     io::Error::new(io::ErrorKind::Unsupported, reason)
 }
+
+/// The error of killing processes that have no pid here.
+pub(super) fn foreign() -> io::Error {
+    let reason = "the processes that are left are outside the pid namespace of this process";
+    io::Error::new(io::ErrorKind::Unsupported, reason)
+}

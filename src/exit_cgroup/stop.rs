@@ -10,7 +10,7 @@ use tokio::task::coop;
 use tokio::time::timeout;
 
 use super::CgroupExit;
-use super::error::{action_error, own_cgroup, threaded};
+use super::error::{action_error, foreign, own_cgroup, threaded};
 use crate::process_exit::ProcessExit;
 use crate::stopping::{MIN_KILL_INTERVAL, next_kill_interval, poll_once};
 use crate::sys::Cgroup;
@@ -28,6 +28,8 @@ impl CgroupExit {
     /// this sends `SIGKILL` to each process, and reads the list again until the cgroup is empty. Processes
     /// that fork faster than the list is read escape there.
     ///
+    /// A process outside the pid namespace of this process has no pid here, so only `cgroup.kill` reaches it.
+    ///
     /// The cgroup itself is not removed.
     ///
     /// # Errors
@@ -35,6 +37,8 @@ impl CgroupExit {
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput): this process is in the cgroup. Nothing was sent;
     /// - [`Unsupported`](io::ErrorKind::Unsupported): the cgroup is threaded, so its threads belong to processes
     ///   of another cgroup. Nothing was sent;
+    /// - `Unsupported` also if `cgroup.kill` is missing, and all processes that are left are outside the pid
+    ///   namespace of this process;
     /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied): you may not signal any of the processes;
     /// - the errors of awaiting. If the wait fails within `grace`, the processes are not killed.
     ///
@@ -102,7 +106,7 @@ impl CgroupExit {
 }
 
 fn is_own(cgroup: &Cgroup) -> io::Result<bool> {
-    Ok(cgroup.processes()?.contains(&process::id()))
+    Ok(cgroup.processes()?.pids.contains(&process::id()))
 }
 
 /// Sends SIGTERM and SIGCONT to each process, also to those that are forked meanwhile.
@@ -122,8 +126,11 @@ async fn kill(cgroup: &Cgroup) -> io::Result<()> {
     let Err(refusal) = cgroup.kill() else {
         return Ok(());
     };
-    let result = signal_others(cgroup, &[libc::SIGKILL], &mut HashSet::new()).await;
-    result.map(drop).map_err(|error| {
+    let result = match signal_others(cgroup, &[libc::SIGKILL], &mut HashSet::new()).await {
+        Ok(0) if cgroup.processes()?.has_foreign => Err(foreign()),
+        result => result.map(drop),
+    };
+    result.map_err(|error| {
         let reason = format!("{error}; cgroup.kill: {refusal}");
         io::Error::new(error.kind(), reason)
     })
@@ -141,7 +148,7 @@ async fn signal_others(
 ) -> io::Result<usize> {
     /// The number of processes that are open at a time.
     const BATCH_SIZE: usize = 64;
-    let mut pids = cgroup.processes()?;
+    let mut pids = cgroup.processes()?.pids;
     pids.retain(|&pid| pid != process::id() && done.insert(pid));
     let mut refusal = None;
     let mut is_sent = false;
@@ -151,7 +158,7 @@ async fn signal_others(
             .filter_map(|&pid| ProcessExit::open(pid).ok())
             .collect();
         // Read the list again: a process that has been opened after its pid was recycled is not in the cgroup.
-        let still_listed = cgroup.processes()?;
+        let still_listed = cgroup.processes()?.pids;
         for process in opened {
             let is_listed = |pid| still_listed.binary_search(&pid).is_ok();
             if !process.pid().is_some_and(is_listed) {

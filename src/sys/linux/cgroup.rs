@@ -27,6 +27,15 @@ pub(crate) struct Cgroup {
     events: LazyAsyncFd<(), true>,
 }
 
+/// The processes of a cgroup and of all cgroups below, zombies excluded.
+#[derive(Default)]
+pub(crate) struct CgroupProcesses {
+    /// The pids, in ascending order.
+    pub(crate) pids: Vec<u32>,
+    /// Whether other processes are outside our pid namespace, so that they have no pid here.
+    pub(crate) has_foreign: bool,
+}
+
 /// What was opened instead of a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoCgroup {
@@ -106,16 +115,15 @@ impl Cgroup {
             .is_ok_and(|_| text.trim() == "threaded")
     }
 
-    /// Returns the pids of all processes in the cgroup and in all cgroups below, zombies excluded.
+    /// Lists all processes in the cgroup and in all cgroups below.
     ///
-    /// Omits processes outside our pid namespace, and cgroups that are removed meanwhile. The processes of
-    /// threaded cgroups are those of the cgroup above.
-    pub(crate) fn processes(&self) -> io::Result<Vec<u32>> {
-        let mut pids = Vec::new();
+    /// Omits cgroups that are removed meanwhile. The processes of threaded cgroups are those of the cgroup above.
+    pub(crate) fn processes(&self) -> io::Result<CgroupProcesses> {
+        let mut processes = CgroupProcesses::default();
         // Not a duplicate: that would go on where an earlier list has ended.
         let mut directories = vec![open_at(self.directory.as_fd(), c".", libc::O_DIRECTORY)?];
         while let Some(directory) = directories.pop() {
-            let read = read_processes(directory.as_fd(), &mut pids)
+            let read = read_processes(directory.as_fd(), &mut processes)
                 .and_then(|()| open_children(directory, &mut directories));
             match read {
                 Err(error)
@@ -126,9 +134,9 @@ impl Cgroup {
                 _ => {}
             }
         }
-        pids.sort_unstable();
-        pids.dedup();
-        Ok(pids)
+        processes.pids.sort_unstable();
+        processes.pids.dedup();
+        Ok(processes)
     }
 
     /// Kills all processes at once, also those that are being forked: `cgroup.kill` (Linux 5.14).
@@ -173,16 +181,19 @@ fn parse_populated(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// Appends the pids of a cgroup's processes.
-fn read_processes(directory: BorrowedFd<'_>, pids: &mut Vec<u32>) -> io::Result<()> {
+/// Adds the processes of a cgroup.
+fn read_processes(directory: BorrowedFd<'_>, processes: &mut CgroupProcesses) -> io::Result<()> {
     let mut text = String::new();
     match open_at(directory, c"cgroup.procs", libc::O_RDONLY)?.read_to_string(&mut text) {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
         result => result?,
     };
-    // 0: a process outside our pid namespace.
-    let numbers = text.lines().filter_map(|line| line.parse::<u32>().ok());
-    pids.extend(numbers.filter(|&pid| pid != 0));
+    for pid in text.lines().filter_map(|line| line.parse().ok()) {
+        match pid {
+            0 => processes.has_foreign = true,
+            pid => processes.pids.push(pid),
+        }
+    }
     Ok(())
 }
 
