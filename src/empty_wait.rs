@@ -1,4 +1,4 @@
-//! The states of a wait until nobody is left, in a group or in a cgroup.
+//! The states of a wait until nobody is left, in a group, a cgroup or a job.
 
 use std::io;
 use std::task::{Context, Poll, ready};

@@ -13,8 +13,8 @@
 //!
 //! - [`exit_of`] returns a future for one process: [`ProcessExit`].
 //! - [`ExitSet`] waits for thousands of processes. [`ExitMap`] has a key for each process.
-//! - `exit_of_group` (Unix) waits for a whole process group, and `exit_of_cgroup` (Linux) for a cgroup:
-//!   [Groups](groups).
+//! - `exit_of_group` (Unix) waits for a whole process group, `exit_of_cgroup` (Linux) for a cgroup, and
+//!   `JobExit` (Windows) for a job object: [Groups](groups).
 //! - [`ProcessIdentity`] is a line for a pid file. It finds the same process again, not a later process
 //!   with the same pid.
 //!
@@ -188,7 +188,6 @@
 #![doc(test(attr(deny(warnings), allow(dead_code))))]
 
 mod child;
-#[cfg(unix)]
 mod empty_wait;
 mod error;
 mod exit;
@@ -199,6 +198,8 @@ mod exit;
 mod exit_cgroup;
 #[cfg(unix)]
 mod exit_group;
+#[cfg(windows)]
+mod exit_job;
 mod exit_map;
 mod exit_set;
 #[cfg(all(test, tokio_process_exit_fake_kqueue))]
@@ -224,6 +225,8 @@ pub use exit::Exit;
 pub use exit_cgroup::{CgroupExit, exit_of_cgroup};
 #[cfg(unix)]
 pub use exit_group::{GroupExit, exit_of_group};
+#[cfg(windows)]
+pub use exit_job::JobExit;
 pub use exit_map::ExitMap;
 pub use exit_set::ExitSet;
 pub use identity::{ParseProcessIdentityError, ProcessIdentity};

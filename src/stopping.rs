@@ -1,4 +1,4 @@
-//! What stopping a process, a group, a cgroup and a set have in common.
+//! What stopping a process, a group, a cgroup, a job and a set have in common.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -54,12 +54,10 @@ pub(crate) fn unless_gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// The first interval after which a group or a cgroup is killed again: its processes may have forked meanwhile.
-#[cfg(unix)]
+/// The first interval after which a group, a cgroup or a job is killed again: its processes may have forked meanwhile.
 pub(crate) const MIN_KILL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Returns the interval that follows `interval`.
-#[cfg(unix)]
 pub(crate) fn next_kill_interval(interval: Duration) -> Duration {
     const MAX: Duration = Duration::from_secs(1);
     MAX.min(interval * 2)

@@ -50,6 +50,20 @@ fn waits_for_groups_implement_the_same_traits() {
     }
 }
 
+#[cfg(windows)]
+#[test]
+fn waits_for_jobs_implement_the_same_traits() {
+    use std::os::windows::io::{AsHandle, OwnedHandle};
+    use tokio_process_exit::JobExit;
+    fn is_awaited<T: Future<Output = io::Result<()>> + FusedFuture + TryFrom<OwnedHandle>>() {}
+    fn is_lent<T: AsHandle>() {}
+    fn is_spawnable<F: Future + Send + 'static>(_: impl FnOnce(JobExit) -> F) {}
+    is_sendable::<JobExit>();
+    is_awaited::<JobExit>();
+    is_lent::<JobExit>();
+    is_spawnable(|mut job| async move { job.stop(std::time::Duration::ZERO).await });
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn process_exit_is_at_most_64_bytes() {

@@ -67,6 +67,7 @@
 //!   the system permits. `start` and `read` fail if the system does not show all processes. `Group` is the same on
 //!   every Unix.
 //! - `Cgroup`, on Linux, is a cgroup: `poll_event(cx)` waits for a change, `is_populated()` queries it.
+//! - `Job`, on Windows, is a job object: `active_processes()` and `processes()` query it.
 //! - `thread_cpu_time()` returns the CPU time of the calling thread.
 //!
 //! # Safety

@@ -2,6 +2,7 @@
 
 mod callback_context;
 mod handle;
+mod job;
 mod registered_wait;
 mod selector;
 
@@ -18,6 +19,7 @@ use tokio::task::coop;
 
 use self::handle::ProcessHandle;
 pub(crate) use self::handle::thread_cpu_time;
+pub(crate) use self::job::Job;
 use self::registered_wait::RegisteredWait;
 pub(crate) use self::selector::{Event, Selector};
 pub(crate) use super::no_namespaces::{has_exited_elsewhere, origin};
