@@ -38,6 +38,9 @@ fn resolves_after_the_last_process() {
         runtime.block_on(async {
             for child in &mut children {
                 still_pending(&mut exit).await;
+                // The wait has an event for each process, and does not query the job at intervals.
+                let debug = format!("{exit:?}");
+                assert!(debug.ends_with("polled: false }"), "{debug}");
                 assert!(!exit.try_wait().unwrap());
                 child.end();
                 child.reap();
@@ -69,6 +72,10 @@ fn resolves_at_once_if_all_exited_before() {
 }
 
 #[test]
+#[allow(
+    clippy::zombie_processes,
+    reason = "each generation exits before the next"
+)]
 fn resolves_after_a_chain_of_processes() {
     const TEST: &str = "resolves_after_a_chain_of_processes";
     let generation = |lifetime: &str, left: u32| {

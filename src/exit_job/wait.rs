@@ -1,5 +1,6 @@
 //! The wait for a job object.
 
+use std::collections::HashSet;
 use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -67,16 +68,15 @@ impl Waiting {
     /// Adds the processes of the job.
     fn list(&mut self, job: &Job) -> io::Result<()> {
         let pids = job.processes()?;
-        self.members.reserve(pids.len());
-        for pid in pids {
-            let Ok(mut process) = ProcessExit::open(pid) else {
-                continue;
-            };
-            // Check this after the process has been opened: before, its pid may be another process's. Without
-            // the right to query the process, the job is queried instead.
-            let is_in_job = process
-                .as_handle()
-                .is_some_and(|process| job.contains(process).unwrap_or(false));
+        let opened: Vec<ProcessExit> = pids
+            .into_iter()
+            .filter_map(|pid| ProcessExit::open(pid).ok())
+            .collect();
+        // Read the list again: a process that has been opened after its pid was recycled is not in the job. As long
+        // as a process is open, its pid is not recycled.
+        let still_listed: HashSet<u32> = job.processes()?.into_iter().collect();
+        for mut process in opened {
+            let is_in_job = process.pid().is_some_and(|pid| still_listed.contains(&pid));
             // The job may count a process that has just exited: it would be listed again and again.
             let is_running = matches!(process.try_wait(), Ok(None));
             if is_in_job && is_running {

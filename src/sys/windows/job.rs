@@ -113,21 +113,14 @@ impl Job {
         check(result)
     }
 
-    /// Whether a process is or was in the job, or in a job below.
-    pub(crate) fn contains(&self, process: BorrowedHandle<'_>) -> io::Result<bool> {
-        let (process, job) = (process.as_raw_handle(), self.0.as_raw_handle());
-        let mut is_in_job = 0;
-        // SAFETY: both handles are open, and `is_in_job` is writable.
-        check(unsafe { IsProcessInJob(process, job, &raw mut is_in_job) })?;
-        Ok(is_in_job != 0)
-    }
-
     /// Whether this process is in the job, or in a job below.
     pub(crate) fn contains_this_process(&self) -> io::Result<bool> {
         // SAFETY: takes nothing, and returns the pseudo handle of this process.
         let process = unsafe { GetCurrentProcess() };
-        // SAFETY: the pseudo handle is always valid.
-        self.contains(unsafe { BorrowedHandle::borrow_raw(process) })
+        let (job, mut is_in_job) = (self.0.as_raw_handle(), 0);
+        // SAFETY: the handle is open, the pseudo handle is always valid, and `is_in_job` is writable.
+        check(unsafe { IsProcessInJob(process, job, &raw mut is_in_job) })?;
+        Ok(is_in_job != 0)
     }
 
     /// Terminates all processes in the job, and in the jobs below.
