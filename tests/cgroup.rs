@@ -319,6 +319,32 @@ fn stop_ends_processes_of_another_pid_namespace() {
 }
 
 #[test]
+fn stop_needs_few_descriptors() {
+    const TEST: &str = "stop_needs_few_descriptors";
+    if support::role().is_none() {
+        return support::assert_passed(&support::rerun(TEST, "limited", |_| {}));
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let below: Vec<Cgroup> = (0..50)
+        .map(|number| cgroup.below(&number.to_string()))
+        .collect();
+    let mut children: Vec<Child> = below
+        .iter()
+        .map(|cgroup| cgroup.start("exec sleep 3600"))
+        .collect();
+    let [runtime, _] = runtimes();
+    let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+    linux::limit_descriptors(linux::open_fds().len() as u64 + 8);
+    runtime.block_on(deadline(exit.stop(LONG))).unwrap();
+    for child in &mut children {
+        child.0.wait().unwrap();
+    }
+}
+
+#[test]
 fn stop_kills_a_frozen_cgroup() {
     const TEST: &str = "stop_kills_a_frozen_cgroup";
     let Some(role) = support::role() else {

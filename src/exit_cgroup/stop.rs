@@ -146,19 +146,30 @@ async fn signal_others(
     signals: &[i32],
     done: &mut HashSet<u32>,
 ) -> io::Result<usize> {
-    /// The number of processes that are open at a time.
-    const BATCH_SIZE: usize = 64;
+    /// The largest number of processes that are open at a time.
+    const MAX_BATCH_SIZE: usize = 64;
     let mut pids = cgroup.processes()?.pids;
     pids.retain(|&pid| pid != process::id() && done.insert(pid));
     let mut refusal = None;
     let mut is_sent = false;
-    for batch in pids.chunks(BATCH_SIZE) {
+    let mut batch_size = MAX_BATCH_SIZE;
+    let mut rest = &pids[..];
+    while !rest.is_empty() {
+        let (batch, next) = rest.split_at(batch_size.min(rest.len()));
         let opened: Vec<ProcessExit> = batch
             .iter()
             .filter_map(|&pid| ProcessExit::open(pid).ok())
             .collect();
         // Read the list again: a process that has been opened after its pid was recycled is not in the cgroup.
-        let still_listed = cgroup.processes()?.pids;
+        let still_listed = match cgroup.processes() {
+            // The processes have taken the descriptors that the list needs.
+            Err(error) if batch.len() > 1 && are_descriptors_exhausted(&error) => {
+                batch_size = batch.len() / 2;
+                continue;
+            }
+            result => result?.pids,
+        };
+        rest = next;
         for process in opened {
             let is_listed = |pid| still_listed.binary_search(&pid).is_ok();
             if !process.pid().is_some_and(is_listed) {
@@ -178,4 +189,8 @@ async fn signal_others(
         Some(refusal) if !is_sent => Err(refusal),
         _ => Ok(pids.len()),
     }
+}
+
+fn are_descriptors_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -121,17 +121,18 @@ impl Cgroup {
     pub(crate) fn processes(&self) -> io::Result<CgroupProcesses> {
         let mut processes = CgroupProcesses::default();
         // Not a duplicate: that would go on where an earlier list has ended.
-        let mut directories = vec![open_at(self.directory.as_fd(), c".", libc::O_DIRECTORY)?];
-        while let Some(directory) = directories.pop() {
-            let read = read_processes(directory.as_fd(), &mut processes)
-                .and_then(|()| open_children(directory, &mut directories));
-            match read {
-                Err(error)
-                    if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) =>
-                {
-                    return Err(error);
-                }
-                _ => {}
+        let root = open_at(self.directory.as_fd(), c".", libc::O_DIRECTORY)?;
+        // Keep one descriptor open for each level, not one for each cgroup.
+        let mut levels: Vec<Level> = Level::read(root, &mut processes)?.into_iter().collect();
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.children.pop() else {
+                levels.pop();
+                continue;
+            };
+            match open_at(level.directory.as_fd(), &name, libc::O_DIRECTORY) {
+                Ok(child) => levels.extend(Level::read(child, &mut processes)?),
+                Err(error) if is_removed(&error) => {}
+                Err(error) => return Err(error),
             }
         }
         processes.pids.sort_unstable();
@@ -197,29 +198,54 @@ fn read_processes(directory: BorrowedFd<'_>, processes: &mut CgroupProcesses) ->
     Ok(())
 }
 
-/// Appends the directories of the cgroups directly below.
-fn open_children(directory: File, directories: &mut Vec<File>) -> io::Result<()> {
-    let directory = Dirents::new(directory);
+/// A cgroup whose processes have been read.
+struct Level {
+    directory: Dirents,
+    /// The names of the cgroups directly below that have not been read.
+    children: Vec<CString>,
+}
+
+impl Level {
+    /// Adds the processes of a cgroup. Returns `None` if the cgroup has been removed.
+    fn read(directory: File, processes: &mut CgroupProcesses) -> io::Result<Option<Level>> {
+        let read = || {
+            read_processes(directory.as_fd(), processes)?;
+            let directory = Dirents::new(directory);
+            let children = read_children(&directory)?;
+            Ok(Level {
+                directory,
+                children,
+            })
+        };
+        match read() {
+            Err(error) if is_removed(&error) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+}
+
+/// Returns the names of the cgroups directly below.
+fn read_children(directory: &Dirents) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
     let mut buffer = [0; 4096];
     loop {
         let mut is_end = true;
         for entry in directory.read(&mut buffer)? {
             is_end = false;
             let is_own = matches!(entry.name, b"." | b"..");
-            if entry.kind != libc::DT_DIR || is_own {
-                continue;
-            }
-            let name = CString::new(entry.name)?;
-            match open_at(directory.as_fd(), &name, libc::O_DIRECTORY) {
-                Ok(child) => directories.push(child),
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(error),
+            if entry.kind == libc::DT_DIR && !is_own {
+                names.push(CString::new(entry.name)?);
             }
         }
         if is_end {
-            return Ok(());
+            return Ok(names);
         }
     }
+}
+
+/// Whether the cgroup of a failed call has been removed.
+fn is_removed(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 #[cfg(test)]
