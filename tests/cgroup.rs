@@ -345,6 +345,29 @@ fn stop_needs_few_descriptors() {
 }
 
 #[test]
+fn stop_signals_nobody_without_timers_or_io() {
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let mut child = cgroup.start("exec sleep 3600");
+    let mut process = tokio_process_exit::exit_of(child.id());
+    for has_io in [true, false] {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = match has_io {
+            true => builder.enable_io().build().unwrap(),
+            false => builder.enable_time().build().unwrap(),
+        };
+        let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+        let stop = std::panic::AssertUnwindSafe(|| runtime.block_on(exit.stop(LONG)));
+        std::panic::catch_unwind(stop).unwrap_err();
+        let [runtime, _] = runtimes();
+        runtime.block_on(still_pending(&mut process));
+    }
+    child.0.kill().unwrap();
+}
+
+#[test]
 fn stop_kills_a_frozen_cgroup() {
     const TEST: &str = "stop_kills_a_frozen_cgroup";
     let Some(role) = support::role() else {

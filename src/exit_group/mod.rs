@@ -89,7 +89,8 @@ pub fn exit_of_group(pgid: u32) -> GroupExit {
 ///
 /// Linux reads `/proc`. If `/proc` cannot be read, belongs to another pid namespace, or hides processes
 /// (`hidepid=2`), and on "other Unix", only `kill(2)` is asked, at intervals of up to 40 ms. Zombies then
-/// count as alive, and the wait resolves once they have been reaped.
+/// count as alive, and the wait resolves once they have been reaped. With `hidepid=1`, so do the zombies of
+/// other users.
 ///
 /// # Errors
 ///
