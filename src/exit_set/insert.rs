@@ -40,7 +40,7 @@ impl ExitSet {
         }
         let key = self.members.open(pid)?;
         if let Some(pid) = number {
-            self.by_pid.insert(pid, key);
+            self.set_key(pid, key);
         }
         Ok(true)
     }
@@ -82,7 +82,7 @@ impl ExitSet {
         }
         let key = self.members.insert(process);
         if let Some(pid) = pid {
-            self.by_pid.insert(pid, owner.unwrap_or(key));
+            self.set_key(pid, owner.unwrap_or(key));
         }
         true
     }

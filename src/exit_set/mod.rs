@@ -91,7 +91,8 @@ use crate::sys::{Probe, Registration};
 #[derive(Default)]
 pub struct ExitSet {
     members: Members,
-    /// The key of the latest member with each pid.
+    /// The key of the latest member with each pid. Also contains keys of members that have been removed,
+    /// until the map is full.
     by_pid: HashMap<NonZeroU32, Key>,
 }
 
@@ -140,7 +141,7 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn remove(&mut self, pid: u32) -> bool {
-        let key = NonZeroU32::new(pid).and_then(|pid| self.by_pid.remove(&pid));
+        let key = self.key_of(NonZeroU32::new(pid));
         key.is_some_and(|key| self.members.remove(key))
     }
 
@@ -248,8 +249,7 @@ impl ExitSet {
     /// }
     /// ```
     pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Exit>>> {
-        let next = self.members.poll_next(cx);
-        next.map(|result| self.result_of(result))
+        self.members.poll_next(cx).map(result_of)
     }
 
     /// Returns the next exit that has already happened, or `None`.
@@ -271,8 +271,7 @@ impl ExitSet {
     /// # }
     /// ```
     pub fn try_next_exit(&mut self) -> Option<io::Result<Exit>> {
-        let result = self.members.try_next();
-        self.result_of(result)
+        result_of(self.members.try_next())
     }
 
     /// Waits until all processes have exited or `timeout` has elapsed.
@@ -322,7 +321,7 @@ impl ExitSet {
                 return Ok(exits);
             }
             match self.members.pop_ended() {
-                Some(ended) => exits.push(self.forget(ended)?),
+                Some(ended) => exits.push(ended.result?),
                 None => break,
             }
         }
@@ -391,7 +390,7 @@ impl ExitSet {
         let errors = self.members.stop(grace).await;
         let mut exits = Vec::with_capacity(self.members.ended_len() + errors.len());
         while let Some(ended) = self.members.pop_ended() {
-            exits.push(self.forget(ended));
+            exits.push(ended.result);
         }
         exits.extend(errors.into_iter().map(|(_, error)| Err(error)));
         self.members.close_batch();
@@ -417,26 +416,26 @@ impl ExitSet {
 
     /// Returns the key of the latest member with this pid.
     fn key_of(&self, pid: Option<NonZeroU32>) -> Option<Key> {
-        self.by_pid.get(&pid?).copied()
+        let key = *self.by_pid.get(&pid?)?;
+        (self.members.pid(key) == pid).then_some(key)
     }
 
-    /// Returns what the set yields.
-    fn result_of(&mut self, next: io::Result<Option<Ended>>) -> Option<io::Result<Exit>> {
-        match next {
-            Ok(ended) => ended.map(|ended| self.forget(ended)),
-            Err(error) => Some(Err(error)),
+    /// Sets the key of the latest member with this pid.
+    fn set_key(&mut self, pid: NonZeroU32, key: Key) {
+        let ExitSet { members, by_pid } = self;
+        if by_pid.len() == by_pid.capacity() {
+            // Remove many keys at once: removing each when its member is yielded takes a cache miss or two.
+            by_pid.retain(|&pid, &mut key| members.pid(key) == Some(pid));
+            // If few keys were removed, let the map grow: otherwise the next call would search it again.
+            by_pid.reserve(by_pid.len() / 4 + 1);
         }
+        by_pid.insert(pid, key);
     }
+}
 
-    /// Removes the pid of a member that has been removed. Returns the result of its wait.
-    fn forget(&mut self, ended: Ended) -> io::Result<Exit> {
-        let Ended { key, pid, result } = ended;
-        // A later member may have the pid by now.
-        if let Some(pid) = pid.filter(|pid| self.by_pid.get(pid) == Some(&key)) {
-            self.by_pid.remove(&pid);
-        }
-        result
-    }
+/// Returns what the set yields.
+fn result_of(next: io::Result<Option<Ended>>) -> Option<io::Result<Exit>> {
+    next.transpose().map(|ended| ended?.result)
 }
 
 impl Stream for ExitSet {
@@ -458,5 +457,30 @@ impl fmt::Debug for ExitSet {
             .field("polled", &self.polled_len())
             .field("exited", &self.members.ended_len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(miri), not(tokio_process_exit_fake_kqueue)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_no_removed_member_and_keeps_few_of_their_pids() {
+        let mut set = ExitSet::new();
+        let own = std::process::id();
+        set.insert(own).unwrap();
+        let removed = set.key_of(NonZeroU32::new(own)).unwrap();
+        assert!(set.remove(own));
+        assert!(!set.contains(own) && !set.remove(own));
+
+        set.insert(own).unwrap();
+        for pid in (1..=10_000).filter_map(NonZeroU32::new) {
+            if pid.get() != own {
+                set.set_key(pid, removed);
+                assert_eq!(set.key_of(Some(pid)), None);
+            }
+        }
+        assert!(set.by_pid.capacity() < 100, "{}", set.by_pid.capacity());
+        assert!(set.contains(own));
     }
 }

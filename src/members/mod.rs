@@ -50,7 +50,6 @@ pub(crate) struct Members {
 /// A member that has been removed because its wait has ended.
 pub(crate) struct Ended {
     pub(crate) key: Key,
-    pub(crate) pid: Option<NonZeroU32>,
     pub(crate) result: io::Result<Exit>,
 }
 
@@ -281,7 +280,7 @@ impl Members {
             Slot::Failed(error) => Err(*error),
             _ => return None,
         };
-        Some(Ended { key, pid, result })
+        Some(Ended { key, result })
     }
 
     /// Closes a batch of descriptors if no exit is ready. If the budget is exhausted, an exit may be ready.
