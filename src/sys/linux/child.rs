@@ -38,7 +38,7 @@ pub(super) struct Zombie {
     pub(super) status: Option<Status>,
 }
 
-/// Returns whether our own child has exited, and its exit status, as [`syscalls::child_status`] does.
+/// Returns whether our own child has exited, and its exit status, as [`syscalls::try_child_status`] does.
 ///
 /// `fd` is a pidfd of the child, or its directory in `/proc`. `proc_pid` returns the pid in the pid namespace
 /// of `/proc`. Before Linux 5.17, the status is the child's only if the child has not been reaped after this
@@ -48,12 +48,14 @@ pub(super) fn zombie(
     id: libc::id_t,
     fd: Option<BorrowedFd<'_>>,
     proc_pid: impl FnOnce() -> Option<u32>,
-) -> Option<Zombie> {
-    let status = syscalls::child_status(kind, id)?;
+) -> Result<Option<Zombie>, i32> {
+    let Some(status) = syscalls::try_child_status(kind, id)? else {
+        return Ok(None);
+    };
     let is_certain = procfs::has_group_exit_code()
         || proc_pid().is_some_and(|pid| is_status_of_process(status, pid, fd));
     let status = is_certain.then_some(status);
-    Some(Zombie { status })
+    Ok(Some(Zombie { status }))
 }
 
 /// Whether the status of a zombie's leader thread is certainly that of the process.

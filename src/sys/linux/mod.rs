@@ -116,7 +116,8 @@ impl Process {
         // A running process costs only one short system call.
         match &self.pidfd.data {
             Some(_) if pidfd::liveness(self.as_fd())? == Liveness::Running => Ok(State::Running),
-            stat => state_after_event(self.as_fd(), stat.as_ref()),
+            Some(stat) => state_after_event(self.as_fd(), Some(stat)),
+            None => query_state(self.as_fd()),
         }
     }
 
@@ -238,9 +239,19 @@ fn first_liveness(pidfd: BorrowedFd<'_>, stat: &mut Option<OpenStat>) -> io::Res
 
 /// Returns the state of a process that has probably exited, as [`query_state`] does.
 fn state_after_event(pidfd: BorrowedFd<'_>, stat: Option<&OpenStat>) -> io::Result<State> {
-    match stat.and_then(OpenStat::exited_state) {
-        Some(state) => Ok(state),
-        None => query_state(pidfd),
+    if let Some(stat) = stat {
+        return match stat.exited_state() {
+            Some(state) => Ok(state),
+            None => query_state(pidfd),
+        };
+    }
+    // `waitid` returns a status only after the exit, so do not call `poll` before.
+    match pidfd::child_status(pidfd) {
+        Ok(Some(status)) => Ok(zombie_state(Some(status))),
+        // Not our child, or Linux 5.3, which lacks P_PIDFD.
+        Err(libc::ECHILD | libc::EINVAL) => query(pidfd, false),
+        // A child that has exited after this `waitid` has a status now.
+        _ => query_state(pidfd),
     }
 }
 
@@ -256,11 +267,16 @@ fn state_after_event(pidfd: BorrowedFd<'_>, stat: Option<&OpenStat>) -> io::Resu
 ///
 /// For some microseconds of a reap, neither `/proc` nor the pidfd returns the status. Query again then.
 fn query_state(pidfd: BorrowedFd<'_>) -> io::Result<State> {
+    query(pidfd, true)
+}
+
+/// Returns the state, as [`query_state`] does. Calls `waitid` only if the process may be our own child.
+fn query(pidfd: BorrowedFd<'_>, may_be_child: bool) -> io::Result<State> {
     // Yield so that the reaper can run, but only a few times: this thread may be a runtime worker.
     const MAX_YIELDS: u32 = 3;
     let mut yields = 0;
     loop {
-        match query_state_once(pidfd)? {
+        match query_once(pidfd, may_be_child)? {
             (State::Exited { status: None, .. }, true) if yields < MAX_YIELDS => {
                 yields += 1;
                 thread::yield_now();
@@ -271,15 +287,17 @@ fn query_state(pidfd: BorrowedFd<'_>) -> io::Result<State> {
 }
 
 /// Returns the state, and whether the process is being reaped at this moment.
-fn query_state_once(pidfd: BorrowedFd<'_>) -> io::Result<(State, bool)> {
+fn query_once(pidfd: BorrowedFd<'_>, may_be_child: bool) -> io::Result<(State, bool)> {
     // Check this first: before Linux 5.13, `waitid` takes time in proportion to the number of our children.
     match pidfd::liveness(pidfd)? {
         Liveness::Running => return Ok((State::Running, false)),
         Liveness::Reaped => return Ok((reaped_state(pidfd), false)),
         Liveness::Zombie => {}
     }
-    if let Some(status) = pidfd::child_status(pidfd) {
-        return Ok((zombie_state(Some(status)), false));
+    if may_be_child {
+        if let Ok(Some(status)) = pidfd::child_status(pidfd) {
+            return Ok((zombie_state(Some(status)), false));
+        }
     }
     // Read the pid through the descriptor: `/proc` may belong to another pid namespace than ours, in
     // which our number for the process is another process. Before Linux 5.17, `/proc` has no status.

@@ -24,9 +24,9 @@ impl OpenStat {
         }
         // `waitid` returns the status of our own child, so query a child by `waitid` only. A zombie that
         // another process traces is shown as running: the reactor then reports the exit.
-        match syscalls::has_exited_child(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t) {
-            Ok(true) => return Ok((Liveness::Zombie, None)),
-            Ok(false) => return Ok((Liveness::Running, None)),
+        match syscalls::try_child_status(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t) {
+            Ok(Some(_)) => return Ok((Liveness::Zombie, None)),
+            Ok(None) => return Ok((Liveness::Running, None)),
             Err(_) => {}
         }
         let file = open_file(pidfd);

@@ -205,16 +205,15 @@ pub(super) fn signals_are_denied() -> bool {
 }
 
 /// Returns the exit status of our own child, as [`child::zombie`] does.
-pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
+pub(super) fn child_status(pidfd: BorrowedFd<'_>) -> Result<Option<Status>, i32> {
     let id = pidfd.as_raw_fd() as libc::id_t;
     let zombie = child::zombie(libc::P_PIDFD, id, Some(pidfd), || {
         procfs::pid_of_pidfd(pidfd)
     })?;
     // Before Linux 5.17, files of the pid have been read.
     let has_pid = || matches!(liveness(pidfd), Ok(Liveness::Zombie));
-    zombie
-        .status
-        .filter(|_| procfs::has_group_exit_code() || has_pid())
+    let status = zombie.and_then(|zombie| zombie.status);
+    Ok(status.filter(|_| procfs::has_group_exit_code() || has_pid()))
 }
 
 /// Returns the exit status of any process that has been reaped.

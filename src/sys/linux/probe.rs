@@ -216,7 +216,8 @@ impl PidProbe {
     fn zombie_child(&self, directory: Option<&Directory>) -> Option<child::Zombie> {
         let pid = self.pid.unsigned_abs();
         let fd = directory.map(Directory::as_fd);
-        child::zombie(libc::P_PID, pid, fd, || self.has_proc.then_some(pid))
+        let zombie = child::zombie(libc::P_PID, pid, fd, || self.has_proc.then_some(pid));
+        zombie.ok().flatten()
     }
 
     fn zombie_status(&self, directory: Option<&Directory>, stat: Option<&Stat>) -> Option<Status> {

@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use super::fd_limit::{from_raw_sparing_last, read_limit};
 use super::{
     EventError, LazyAsyncFd, Opened, Probe, Process, State, is_reaped, pidfd, pidfd_id,
-    query_state, reaped_state, send_signal,
+    reaped_state, send_signal, state_after_event,
 };
 use crate::error::OpenError;
 
@@ -178,7 +178,7 @@ impl Registration {
         if event.reaped {
             Ok(reaped_state(self.0.as_fd()))
         } else {
-            query_state(self.0.as_fd())
+            state_after_event(self.0.as_fd(), None)
         }
     }
 

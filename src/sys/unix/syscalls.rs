@@ -52,15 +52,18 @@ fn kill(pid: libc::pid_t, signal: i32) -> Result<(), i32> {
 ///
 /// `None` for any other process, and for a process that is not waitable yet: the process is running, or
 /// its tracer must wait first.
+#[allow(dead_code, reason = "used on other systems than Linux")]
 pub(crate) fn child_status(kind: libc::idtype_t, id: libc::id_t) -> Option<Status> {
-    status_in(waitid(kind, id).ok()?)
+    try_child_status(kind, id).ok().flatten()
 }
 
-/// Whether our own child, or a process that we trace, is waitable. The error is the errno: ECHILD for any
-/// other process.
-#[allow(dead_code, reason = "used on Linux only")]
-pub(crate) fn has_exited_child(kind: libc::idtype_t, id: libc::id_t) -> Result<bool, i32> {
-    waitid(kind, id).map(|info| status_in(info).is_some())
+/// Returns the same as [`child_status`]. The error is the errno: ECHILD for a process that is neither our
+/// child nor traced by us.
+pub(crate) fn try_child_status(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+) -> Result<Option<Status>, i32> {
+    waitid(kind, id).map(status_in)
 }
 
 /// Returns the exit status in the siginfo of a `waitid` for exits.
