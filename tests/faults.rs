@@ -136,6 +136,7 @@ const ERRORS: [(&str, &[c_int]); CALLS.len()] = [
     ("getrlimit", &[EFAULT, EINVAL, EPERM, ESRCH, ENOSYS]),
     ("uname", &[EFAULT, EPERM, ENOSYS]),
     ("close", &[EBADF, EINTR, EIO, ENOSPC, EDQUOT]),
+    ("close_range", &[EINVAL, EMFILE, EPERM, ENOSYS]),
 ];
 
 /// The errors of calls that always fail. Without `ALL_FAULTS`, only the first three are tried.

@@ -622,6 +622,27 @@ fn grows_the_fd_table_in_few_steps_within_the_limit() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn closes_fds_without_close_range() {
+    if !has_own_process("closes_fds_without_close_range") {
+        return;
+    }
+    if !linux::seccomp_filters() {
+        return support::skip("system calls cannot be denied");
+    }
+    linux::deny(libc::SYS_close_range, libc::ENOSYS);
+    let mut dead = many(300);
+    let open = linux::open_fds().len();
+    let mut set = set_of(&dead);
+    kill(&mut dead);
+    for _ in &dead {
+        while set.try_next_exit().is_none() {}
+    }
+    drop(set);
+    assert_eq!(linux::open_fds().len(), open);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn closes_yielded_fds_after_a_delay_in_a_burst() {
     if !has_own_process("closes_yielded_fds_after_a_delay_in_a_burst") {
         return;

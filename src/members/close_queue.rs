@@ -1,5 +1,6 @@
 //! Deferred closing of the processes that have been yielded.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::sys::Registration;
@@ -52,11 +53,19 @@ impl CloseQueue {
 
     /// Closes `count` registrations, or all if there are fewer.
     pub(super) fn close(&mut self, count: usize) {
-        let len = self.registrations.len().saturating_sub(count);
-        self.registrations.truncate(len);
-        if len == 0 {
-            // Release the memory of the largest burst of exits.
-            self.registrations = Vec::new();
+        if self.is_empty() {
+            return;
         }
+        Registration::close_all(match self.registrations.len().saturating_sub(count) {
+            // Release the memory of the largest burst of exits.
+            0 => mem::take(&mut self.registrations),
+            len => self.registrations.split_off(len),
+        });
+    }
+}
+
+impl Drop for CloseQueue {
+    fn drop(&mut self) {
+        self.close_all();
     }
 }

@@ -33,6 +33,8 @@ use crate::sys::{Event, Probe, Registration, Selector};
 /// Processes that are yielded when they exit.
 #[derive(Default)]
 pub(crate) struct Members {
+    // Declared first, so dropped first: on Linux, pidfds close faster by many than after their epoll.
+    close_queue: CloseQueue,
     selector: Selector,
     slots: Slab<Slot>,
     /// Events that were read and have not been handled.
@@ -40,7 +42,6 @@ pub(crate) struct Members {
     /// Keys of members whose wait has ended, in the order in which they are yielded.
     ended: VecDeque<Key>,
     polled: PolledMembers,
-    close_queue: CloseQueue,
     /// An error of a wait that has also found exits. The next wait without exits returns it.
     deferred_error: Option<io::Error>,
     /// The task that waits for the next exit, while no exit is queued.

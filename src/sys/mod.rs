@@ -53,6 +53,7 @@
 //!   - `state_after(event)` returns the state after an event. `has_reap_event()` as above.
 //!   - `is_same(process)`: whether a `Process` with the same pid is the same process.
 //!   - `into_probe()` returns the process without its event source.
+//!   - `close_all(registrations)` drops many at once.
 //! - `Event` has the `key` of its registration.
 //! - `Status` is a raw exit status, with `exit_status()`.
 //! - `open_child(child)` opens a child of std, and returns `ChildReaped` if its pid may have been reused.

@@ -22,7 +22,7 @@ use seccompiler::{
 };
 
 /// The calls that can be made to fail: a name, and the numbers of all variants of the call.
-pub const CALLS: [(&str, &[c_long]); 26] = [
+pub const CALLS: [(&str, &[c_long]); 27] = [
     ("pidfd_open", &[libc::SYS_pidfd_open]),
     ("epoll_create1", &[libc::SYS_epoll_create1]),
     ("epoll_ctl", &[libc::SYS_epoll_ctl]),
@@ -49,6 +49,7 @@ pub const CALLS: [(&str, &[c_long]); 26] = [
     ("getrlimit", &[libc::SYS_getrlimit, libc::SYS_prlimit64]),
     ("uname", &[libc::SYS_uname]),
     ("close", &[libc::SYS_close]),
+    ("close_range", &[libc::SYS_close_range]),
 ];
 
 /// The calls that are not trapped: the allocator, threads and the tests need them. The crate itself

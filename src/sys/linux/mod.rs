@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod child;
+mod close;
 mod directory;
 mod dirents;
 mod fd_limit;

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::task::{Context, Poll};
 
+use super::close;
 use super::fd_limit::{from_raw_sparing_last, read_limit};
 use super::{
     EventError, LazyAsyncFd, Opened, Probe, Process, State, is_reaped, pidfd, pidfd_id,
@@ -212,6 +213,10 @@ impl Registration {
 
     pub(crate) fn into_probe(self) -> Probe {
         Probe::PidFd(self.0)
+    }
+
+    pub(crate) fn close_all(registrations: Vec<Registration>) {
+        close::close_all(registrations.into_iter().map(|Registration(pidfd)| pidfd));
     }
 }
 

@@ -76,6 +76,10 @@ impl Process {
     pub(crate) fn into_probe(self) -> Probe {
         match self.0 {}
     }
+
+    pub(crate) fn close_all(registrations: Vec<Registration>) {
+        drop(registrations);
+    }
 }
 
 pub(crate) struct Event {
