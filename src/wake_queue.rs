@@ -25,12 +25,13 @@ impl<T> WakeQueue<T> {
         // Clone and drop wakers outside the lock: both run the user's code.
         let mut waker = Some(cx.waker().clone());
         let mut inner = lock(&self.inner);
-        if let Some(item) = inner.items.pop_front() {
-            return Poll::Ready(item);
+        let item = inner.items.pop_front();
+        if item.is_none() {
+            mem::swap(&mut inner.waker, &mut waker);
         }
-        mem::swap(&mut inner.waker, &mut waker);
         drop(inner);
-        Poll::Pending
+        discard(waker);
+        item.map_or(Poll::Pending, Poll::Ready)
     }
 
     pub(crate) fn try_recv(&self) -> Option<T> {
@@ -59,6 +60,18 @@ impl<T> Default for WakeQueue<T> {
     }
 }
 
+/// Drops the waker without the user's panic: the last owner may be the poller, or a callback of the system.
+impl<T> Drop for WakeQueue<T> {
+    fn drop(&mut self) {
+        discard(lock(&self.inner).waker.take());
+    }
+}
+
+/// Drops a waker. Catches a panic of its drop, which must not lose an item.
+fn discard(waker: Option<Waker>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(waker)));
+}
+
 /// Wakes a task. Catches a panic of its waker, which must not keep other tasks from being woken.
 pub(crate) fn wake(waker: Waker) {
     let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
@@ -68,6 +81,36 @@ pub(crate) fn wake(waker: Waker) {
 /// inconsistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, not(tokio_process_exit_loom)))]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[test]
+    fn dropping_a_queue_catches_a_panic_of_its_waker() {
+        struct PanicsInDrop;
+        impl Wake for PanicsInDrop {
+            fn wake(self: Arc<Self>) {}
+        }
+        impl Drop for PanicsInDrop {
+            fn drop(&mut self) {
+                panic!("this waker panics in its drop");
+            }
+        }
+        let queue = WakeQueue::<u32>::default();
+        let waker = Waker::from(Arc::new(PanicsInDrop));
+        assert!(
+            queue
+                .poll_recv(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        drop(waker);
+        drop(queue);
+    }
 }
 
 #[cfg(all(test, tokio_process_exit_loom))]

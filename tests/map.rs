@@ -382,28 +382,191 @@ fn runtime_shutdown_error_leaves_the_map_unchanged() {
     assert_eq!((key, exit.status().unwrap().code()), ("key", Some(7)));
 }
 
-/// Keys may panic. Then the map is as before.
-#[tokio::test]
-async fn key_that_panics_leaves_the_map_usable() {
-    #[derive(PartialEq, Eq, Hash)]
-    struct Key(u32, bool);
-    impl Clone for Key {
-        fn clone(&self) -> Key {
-            assert!(!self.1, "this key cannot be cloned");
-            Key(self.0, self.1)
+/// Keys may panic in each of their methods. Then no exit is lost.
+mod panics {
+    use std::hash::{Hash, Hasher};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use super::*;
+
+    /// Counts the calls of a key's methods. The call with this number panics.
+    #[derive(Default)]
+    struct Calls {
+        count: AtomicUsize,
+        panic_at: AtomicUsize,
+    }
+
+    impl Calls {
+        fn call(&self) {
+            let count = self.count.fetch_add(1, Relaxed) + 1;
+            let panics = count == self.panic_at.load(Relaxed);
+            // A second panic would end the program.
+            assert!(!panics || std::thread::panicking(), "call {count} panics");
         }
     }
-    let mut child = Child::spawn(0);
-    let mut map = ExitMap::new();
-    map.insert(Key(1, false), child.id()).unwrap();
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = map.insert(Key(2, true), child.id());
-    }));
-    assert!(panicked.is_err());
-    assert_eq!(map.len(), 1);
-    child.end();
-    assert_eq!(next(&mut map).await.0.0, 1);
-    assert!(deadline(map.next_exit()).await.is_none());
+
+    struct Key(u32, Arc<Calls>);
+
+    impl Clone for Key {
+        fn clone(&self) -> Key {
+            self.1.call();
+            Key(self.0, self.1.clone())
+        }
+    }
+
+    impl PartialEq for Key {
+        fn eq(&self, other: &Key) -> bool {
+            self.1.call();
+            self.0 == other.0
+        }
+    }
+
+    impl Eq for Key {}
+
+    impl Hash for Key {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            self.1.call();
+            self.0.hash(state);
+        }
+    }
+
+    impl Drop for Key {
+        fn drop(&mut self) {
+            self.1.call();
+        }
+    }
+
+    /// Calls `change` with a map of three processes, of which two have exited, and panics at each call of a
+    /// key's method in turn.
+    ///
+    /// `change` removes or replaces at most the processes under the `changed` keys. At most `keyless` exits
+    /// that are being yielded have lost their place among the keys.
+    fn panic_at_each_call(
+        changed: &[u32],
+        keyless: usize,
+        change: impl Fn(&mut ExitMap<Key>, &dyn Fn(u32) -> Key, &mut Vec<Key>, &[Child]),
+    ) {
+        let [_, multi_thread] = runtimes();
+        let _guard = multi_thread.enter();
+        for panic_at in 1..100 {
+            let mut children: Vec<Child> = (0..3).map(Child::spawn).collect();
+            let calls = Arc::<Calls>::default();
+            let key = |n| Key(n, calls.clone());
+            let mut map = ExitMap::new();
+            for (n, child) in children.iter().enumerate() {
+                map.insert(key(n as u32), child.id()).unwrap();
+            }
+            for child in &mut children[..2] {
+                child.end();
+                child.until_exited();
+            }
+            let panic_at_count = calls.count.load(Relaxed) + panic_at;
+            calls.panic_at.store(panic_at_count, Relaxed);
+            let mut yielded = Vec::new();
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                change(&mut map, &key, &mut yielded, &children);
+            }));
+            calls.panic_at.store(0, Relaxed);
+            assert!(
+                map.keys().count() + keyless >= map.len(),
+                "{panic_at}: {map:?}"
+            );
+
+            children[2].end();
+            children[2].until_exited();
+            while let Some((key, exit)) = map.try_next_exit() {
+                exit.unwrap();
+                yielded.push(key);
+            }
+            assert!(map.is_empty() && map.keys().count() == 0, "{panic_at}");
+            let mut numbers: Vec<u32> = yielded.iter().map(|key| key.0).collect();
+            numbers.sort();
+            for n in 0..3 {
+                let times = numbers.iter().filter(|&&number| number == n).count();
+                let may_be_gone = changed.contains(&n);
+                assert!(
+                    times == 1 || times == 0 && may_be_gone,
+                    "{panic_at}: {numbers:?}"
+                );
+            }
+            if result.is_ok() {
+                assert!(panic_at > 1, "no method of a key was called");
+                return;
+            }
+        }
+        panic!("the change fails without a panic of a key");
+    }
+
+    #[test]
+    fn insert_loses_no_exit() {
+        panic_at_each_call(&[], 0, |map, key, _, children| {
+            map.insert(key(2), children[2].id()).unwrap();
+        });
+        panic_at_each_call(&[], 0, |map, key, _, _| {
+            let _ = map.insert(key(2), i32::MAX as u32);
+        });
+        panic_at_each_call(&[2], 0, |map, key, _, children| {
+            map.insert_exit(key(2), exit_of(children[2].id()));
+        });
+        // The key's earlier process is dropped.
+        panic_at_each_call(&[0], 0, |map, key, _, children| {
+            map.insert(key(0), children[2].id()).unwrap();
+        });
+    }
+
+    #[test]
+    fn remove_loses_no_exit_of_others() {
+        for n in 0..3 {
+            panic_at_each_call(&[n], 0, |map, key, _, _| {
+                assert!(map.remove(&key(n)));
+                assert_eq!(map.len(), 2);
+            });
+        }
+    }
+
+    #[test]
+    fn yielding_loses_no_exit() {
+        panic_at_each_call(&[], 1, |map, _, yielded, _| {
+            for _ in 0..3 {
+                yielded.extend(map.try_next_exit().map(|(key, _)| key));
+            }
+        });
+        panic_at_each_call(&[], 2, |map, _, yielded, _| {
+            let runtime = tokio::runtime::Handle::current();
+            let exits = runtime.block_on(map.exits_within(Duration::ZERO));
+            yielded.extend(exits.into_iter().map(|(key, _)| key));
+        });
+    }
+
+    struct PanickingWaker;
+
+    impl Wake for PanickingWaker {
+        fn wake(self: Arc<Self>) {
+            panic!("this waker panics");
+        }
+    }
+
+    #[tokio::test]
+    async fn waker_loses_no_insertion() {
+        let mut child = Child::spawn(0);
+        let mut map = ExitMap::new();
+        map.insert(1, child.id()).unwrap();
+        let waker = Waker::from(Arc::new(PanickingWaker));
+        // The first polls may resolve: they query the process.
+        let mut cx = Context::from_waker(&waker);
+        while !matches!(map.poll_next_exit(&mut cx), Poll::Pending) {}
+        let _ = catch_unwind(AssertUnwindSafe(|| map.insert_exit(2, exit_of(0))));
+        child.end();
+        child.until_exited();
+        let mut keys = HashSet::new();
+        while let Some((key, _)) = deadline(map.next_exit()).await {
+            assert!(keys.insert(key));
+        }
+        assert_eq!(keys, HashSet::from([1, 2]));
+    }
 }
 
 mod stop {

@@ -1,7 +1,7 @@
 //! Waiting for many processes, each with a key.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+mod keys;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::hash::Hash;
@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
+use self::keys::Keys;
 use crate::exit::Exit;
-use crate::members::{Ended, Key as MemberKey, Members};
+use crate::members::Members;
 use crate::process_exit::ProcessExit;
 use crate::sys::{Probe, Registration};
 
@@ -59,9 +60,7 @@ use crate::sys::{Probe, Registration};
 /// ```
 pub struct ExitMap<K> {
     members: Members,
-    by_key: HashMap<K, MemberKey>,
-    /// The key of each member, at the [index](MemberKey::index) of the member.
-    keys: Vec<Option<K>>,
+    keys: Keys<K>,
 }
 
 /// The keys are values in a `Vec`, and are never pinned.
@@ -88,7 +87,6 @@ impl<K> ExitMap<K> {
     {
         let mut map = ExitMap::default();
         map.members.reserve(capacity);
-        map.by_key.reserve(capacity);
         map.keys.reserve(capacity);
         map
     }
@@ -116,7 +114,7 @@ impl<K> ExitMap<K> {
     /// # }
     /// ```
     pub fn keys(&self) -> impl Iterator<Item = &K> + '_ {
-        self.by_key.keys()
+        self.keys.iter()
     }
 }
 
@@ -139,26 +137,17 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     /// # }
     /// ```
     pub fn insert(&mut self, key: K, pid: u32) -> io::Result<()> {
-        // The keys may panic in `clone`, `hash` and `eq`, so call these before the map changes.
-        let entry = self.by_key.entry(key.clone());
+        let place = self.keys.place(key);
         self.members.drain_events();
-        if let Entry::Occupied(entry) = &entry {
-            // The wait goes on. With kqueue, a second wait for the process would be polled.
-            if self.members.is_registered_as(*entry.get(), pid) {
-                return Ok(());
-            }
+        let earlier = place.member();
+        // The wait goes on. With kqueue, a second wait for the process would be polled.
+        if earlier.is_some_and(|earlier| self.members.is_registered_as(earlier, pid)) {
+            return Ok(());
         }
         let member = self.members.open(pid)?;
-        let earlier = match entry {
-            Entry::Occupied(mut entry) => Some(entry.insert(member)),
-            Entry::Vacant(entry) => {
-                entry.insert(member);
-                None
-            }
-        };
-        self.set_key(member, key);
+        let _dropped_last = place.set(member);
         if let Some(earlier) = earlier {
-            self.drop_wait(earlier);
+            self.members.remove(earlier);
         }
         Ok(())
     }
@@ -179,28 +168,16 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     /// ```
     pub fn insert_exit(&mut self, key: K, process: ProcessExit) {
         let mut process = process.into_parts();
-        // The keys may panic in `clone`, `hash` and `eq`, so call these before the map changes.
-        let entry = self.by_key.entry(key.clone());
+        let place = self.keys.place(key);
         self.members.drain_events();
-        let mut earlier = None;
         // Remove the earlier wait before the insertion: with kqueue, a second wait for the process would be
         // polled.
-        if let Entry::Occupied(entry) = &entry {
-            earlier = Some(*entry.get());
-            self.members.remove(*entry.get());
+        if let Some(earlier) = place.member() {
+            self.members.remove(earlier);
         }
         process.source = self.members.regain_events(process.source);
         let member = self.members.insert(process);
-        match entry {
-            Entry::Occupied(mut entry) => *entry.get_mut() = member,
-            Entry::Vacant(entry) => {
-                entry.insert(member);
-            }
-        }
-        let earlier = earlier.and_then(|earlier| self.keys.get_mut(earlier.index())?.take());
-        self.set_key(member, key);
-        // Drop the user's key last: its drop may panic.
-        drop(earlier);
+        let _dropped_last = place.set(member);
     }
 
     /// Removes a process from the map. Returns `false` if no process has this key.
@@ -217,13 +194,15 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     /// # }
     /// ```
     pub fn remove(&mut self, key: &K) -> bool {
-        let removed = self.by_key.remove(key);
-        removed.is_some_and(|member| self.drop_wait(member))
+        match self.keys.remove(key) {
+            Some((member, _dropped_last)) => self.members.remove(member),
+            None => false,
+        }
     }
 
     /// Returns whether a process that has not been yielded has this key.
     pub fn contains_key(&self, key: &K) -> bool {
-        self.by_key.contains_key(key)
+        self.keys.member(key).is_some()
     }
 
     /// Returns the pid with which the process under this key was opened.
@@ -233,7 +212,7 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     /// The process may have been reaped already, and its pid may belong to another process. So do not send
     /// signals to this pid. Use `ExitMap::signal` (Unix) or `ExitMap::terminate` (Windows).
     pub fn pid(&self, key: &K) -> Option<u32> {
-        let member = *self.by_key.get(key)?;
+        let member = self.keys.member(key)?;
         self.members.pid(member).map(NonZeroU32::get)
     }
 
@@ -272,8 +251,8 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
 
     /// Polls for the next exit, as [`next_exit`](ExitMap::next_exit) does.
     pub fn poll_next_exit(&mut self, cx: &mut Context<'_>) -> Poll<Option<(K, io::Result<Exit>)>> {
-        let next = ready!(self.members.poll_next(cx));
-        Poll::Ready(self.result_of(next))
+        let waited = ready!(self.members.poll_ready(cx));
+        Poll::Ready(self.result_of(waited))
     }
 
     /// Returns the next exit that has already happened, or `None`.
@@ -295,8 +274,8 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     /// # }
     /// ```
     pub fn try_next_exit(&mut self) -> Option<(K, io::Result<Exit>)> {
-        let next = self.members.try_next();
-        self.result_of(next)
+        let waited = self.members.try_ready();
+        self.result_of(waited)
     }
 
     /// Waits until all processes have exited or `timeout` has elapsed.
@@ -336,8 +315,9 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     /// ```
     pub async fn exits_within(&mut self, timeout: Duration) -> Vec<(K, io::Result<Exit>)> {
         let waited = self.members.wait_within(timeout).await;
+        let error = waited.err().and_then(|error| self.with_any_key(error));
         let mut exits = self.take_ended();
-        exits.extend(waited.err().and_then(|error| self.with_any_key(error)));
+        exits.extend(error);
         exits
     }
 
@@ -379,15 +359,15 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     /// # }
     /// ```
     pub async fn stop(&mut self, grace: Duration) -> Vec<(K, io::Result<Exit>)> {
-        let errors = self.members.stop(grace).await;
+        let errors = self.members.stop(grace).await.into_iter();
+        // A key may panic in `clone`, so take no exit before.
+        let with_key = |(member, error)| match member {
+            Some(member) => Some((self.keys.of(member)?.clone(), Err(error))),
+            None => self.with_any_key(error),
+        };
+        let errors: Vec<_> = errors.filter_map(with_key).collect();
         let mut exits = self.take_ended();
-        for (member, error) in errors {
-            let item = match member {
-                Some(member) => self.key_of(member).map(|key| (key.clone(), Err(error))),
-                None => self.with_any_key(error),
-            };
-            exits.extend(item);
-        }
+        exits.extend(errors);
         exits
     }
 
@@ -400,7 +380,7 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
         with_registration: impl FnOnce(&Registration) -> io::Result<()>,
         with_probe: impl FnOnce(&Probe) -> io::Result<()>,
     ) -> io::Result<()> {
-        let Some(&member) = self.by_key.get(key) else {
+        let Some(member) = self.keys.member(key) else {
             let reason = "no process in the map has this key";
             return Err(io::Error::new(io::ErrorKind::NotFound, reason));
         };
@@ -410,55 +390,35 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
 
     /// Removes and returns all processes whose wait has ended.
     fn take_ended(&mut self) -> Vec<(K, io::Result<Exit>)> {
+        // Free all keys first: a key may panic, which would lose the exits that were taken before.
+        for member in self.members.ended() {
+            self.keys.free(member);
+        }
         let mut exits = Vec::with_capacity(self.members.ended_len());
         while let Some(ended) = self.members.pop_ended() {
-            exits.extend(self.forget(ended));
+            let key = self.keys.take(ended.key);
+            exits.extend(key.map(|key| (key, ended.result)));
         }
         // The map may never be polled again. One batch closes all of a small map, and takes little time.
         self.members.close_batch();
         exits
     }
 
-    /// Returns what the map yields.
-    fn result_of(&mut self, next: io::Result<Option<Ended>>) -> Option<(K, io::Result<Exit>)> {
-        match next {
-            Ok(ended) => ended.and_then(|ended| self.forget(ended)),
-            Err(error) => self.with_any_key(error),
+    /// Returns what the map yields after a wait.
+    fn result_of(&mut self, waited: io::Result<()>) -> Option<(K, io::Result<Exit>)> {
+        if let Err(error) = waited {
+            return self.with_any_key(error);
         }
-    }
-
-    /// Removes the key of a member that has been removed. Returns the key and the result of the wait.
-    fn forget(&mut self, ended: Ended) -> Option<(K, io::Result<Exit>)> {
-        let key = self.keys.get_mut(ended.key.index())?.take()?;
-        self.by_key.remove(&key);
-        Some((key, ended.result))
+        // Free the key first: the exit stays in the map if the key panics.
+        self.keys.free(self.members.ended().next()?);
+        let ended = self.members.pop_ended()?;
+        Some((self.keys.take(ended.key)?, ended.result))
     }
 
     /// Adds a key to an error that concerns all waits. Drops the error if no process is waited for.
     fn with_any_key(&self, error: io::Error) -> Option<(K, io::Result<Exit>)> {
         let member = self.members.waiting().next()?;
-        Some((self.key_of(member)?.clone(), Err(error)))
-    }
-
-    fn key_of(&self, member: MemberKey) -> Option<&K> {
-        self.keys.get(member.index())?.as_ref()
-    }
-
-    fn set_key(&mut self, member: MemberKey, key: K) {
-        let index = member.index();
-        if index >= self.keys.len() {
-            self.keys.resize_with(index + 1, || None);
-        }
-        self.keys[index] = Some(key);
-    }
-
-    /// Removes a member and its key. Returns `false` if there is no such member.
-    fn drop_wait(&mut self, member: MemberKey) -> bool {
-        let removed = self.members.remove(member);
-        if removed {
-            drop(self.keys.get_mut(member.index()).map(Option::take));
-        }
-        removed
+        Some((self.keys.of(member)?.clone(), Err(error)))
     }
 }
 
@@ -466,8 +426,7 @@ impl<K> Default for ExitMap<K> {
     fn default() -> Self {
         ExitMap {
             members: Members::default(),
-            by_key: HashMap::new(),
-            keys: Vec::new(),
+            keys: Keys::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::poller::Outcome;
 use crate::process_exit::reap_events_unsupported;
 use crate::sys::{Event, EventError, Selector, State, Status};
 use crate::wait_state::{Until, WaitState};
+use crate::wake_queue::wake;
 
 impl Members {
     /// Waits until more than `known` waits have ended, or all have.
@@ -199,7 +200,8 @@ impl Members {
     /// again.
     pub(super) fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
-            waker.wake();
+            // A panic of the waker must not interrupt an insertion or a wait.
+            wake(waker);
         }
     }
 

@@ -75,6 +75,11 @@ impl Members {
         self.ended.len()
     }
 
+    /// Returns the members whose wait has ended, in the order in which they are yielded.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = Key> + '_ {
+        self.ended.iter().copied()
+    }
+
     pub(crate) fn pids(&self) -> impl Iterator<Item = NonZeroU32> + '_ {
         self.slots.pids()
     }
@@ -121,11 +126,18 @@ impl Members {
     ///
     /// An error concerns the waits for all members, which continue.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Ended>>> {
+        let waited = ready!(self.poll_ready(cx));
+        Poll::Ready(waited.map(|()| self.pop_ended()))
+    }
+
+    /// Waits like [`poll_next`](Members::poll_next), but removes nothing. [`pop_ended`](Members::pop_ended) then
+    /// returns the member, or `None` if there are no members.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.waker = None;
         if !self.ended.is_empty() {
             // `poll_ended` has consumed budget for this exit, but perhaps in an earlier poll.
             ready!(coop::poll_proceed(cx)).made_progress();
-            return Poll::Ready(Ok(self.pop_ended()));
+            return Poll::Ready(Ok(()));
         }
         match self.poll_ended(0, cx) {
             Poll::Ready(result) => result?,
@@ -135,25 +147,29 @@ impl Members {
                 return Poll::Pending;
             }
         }
-        match self.pop_ended() {
-            // No members are left. Close all descriptors before returning `None`.
-            None if self.close_some(cx) => Poll::Pending,
-            ended => Poll::Ready(Ok(ended)),
+        // If no members are left, close all descriptors before returning.
+        if self.ended.is_empty() && self.close_some(cx) {
+            return Poll::Pending;
         }
+        Poll::Ready(Ok(()))
     }
 
     /// Removes and returns the next member whose wait has ended, without waiting.
     pub(crate) fn try_next(&mut self) -> io::Result<Option<Ended>> {
-        loop {
-            if let Some(ended) = self.pop_ended() {
-                return Ok(Some(ended));
-            }
+        self.try_ready()?;
+        Ok(self.pop_ended())
+    }
+
+    /// Ends the waits of members that have exited, without waiting. [`pop_ended`](Members::pop_ended) then
+    /// returns the next of them.
+    pub(crate) fn try_ready(&mut self) -> io::Result<()> {
+        if self.ended.is_empty() {
             self.try_ended()?;
-            if self.ended.is_empty() {
-                self.close_queue.close_all();
-                return Ok(None);
-            }
         }
+        if self.ended.is_empty() {
+            self.close_queue.close_all();
+        }
+        Ok(())
     }
 
     /// Waits until all waits have ended or `timeout` has elapsed. [`pop_ended`](Members::pop_ended) then
