@@ -416,6 +416,30 @@ mod readopt {
         std::fs::remove_file(&stop_file).unwrap();
     }
 
+    /// The file has a part of the pid at first, which is the pid of another process.
+    #[test]
+    fn reads_a_pid_file_again_that_is_being_written() {
+        let process = Child::spawn(0);
+        let other = process.id();
+        for format in ["%s", "%s\\n", "%s\\nfurther line\\n"] {
+            let [pid_file, id_file] = ["partial-pid", "partial-id"].map(unused_path);
+            let path = pid_file.display();
+            let script = format!(
+                "printf {other} >{path}; sleep 0.05; printf '{format}' $$ >{path}; read line; exit 3"
+            );
+            let mut supervisor = Running::start(&mut with_pid_file(&pid_file, &id_file, &script));
+            let started = supervisor.next_line().unwrap();
+            assert_ne!(started, format!("started process {other}"));
+            let text = std::fs::read_to_string(&pid_file).unwrap();
+            let pid = text.lines().next().unwrap();
+            assert_eq!(started, format!("started process {pid}"));
+            supervisor.write("\n");
+            assert!(supervisor.next_line().unwrap().contains(" exited"));
+            assert_eq!(supervisor.wait(), Some(3));
+            assert!(!pid_file.exists());
+        }
+    }
+
     #[test]
     fn a_pid_file_that_is_a_fifo_is_an_error() {
         let [pid_file, id_file] = ["fifo-pid", "fifo-id"].map(unused_path);

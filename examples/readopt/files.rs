@@ -5,21 +5,51 @@ use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_process_exit::ProcessExit;
 
-/// Reads the pid in a file. Returns `None` if the file does not exist or is empty.
-pub(crate) fn read_pid(path: &Path) -> io::Result<Option<u32>> {
-    match read(path)? {
-        Some(text) if !text.is_empty() => {
-            let error = |error| with_prefix(path.display(), &io::Error::other(error));
-            text.parse().map(Some).map_err(error)
+/// Opens the process whose pid is in a file. Returns the pid too, and `None` if the file has no pid.
+pub(crate) async fn open_pid(path: &Path) -> io::Result<Option<(u32, Option<ProcessExit>)>> {
+    /// How long the file must stay the same if its line has no end.
+    const SETTLE_TIME: Duration = Duration::from_secs(1);
+
+    loop {
+        let text = read(path)?.unwrap_or_default();
+        let Some(pid) = parse_pid(path, &text)? else {
+            return Ok(None);
+        };
+        let found = ProcessExit::find(pid).map_err(|error| with_prefix(path.display(), &error))?;
+        // The daemon may have written "12" of "1234". Many daemons write no newline, so do not wait for it.
+        if !text.contains('\n') {
+            sleep(SETTLE_TIME).await;
         }
-        _ => Ok(None),
+        // Read the file again after the open: if the daemon has deleted the file and exited in between, the
+        // opened process may be a later one with the same pid.
+        if read(path)?.as_ref() == Some(&text) {
+            return Ok(Some((pid, found)));
+        }
     }
 }
 
-/// Reads a line. Returns `None` if the file does not exist.
+/// Reads the pid in a file that the daemon no longer writes. Returns `None` if there is none.
+pub(crate) fn read_pid(path: &Path) -> io::Result<Option<u32>> {
+    parse_pid(path, &read(path)?.unwrap_or_default())
+}
+
+fn parse_pid(path: &Path, text: &str) -> io::Result<Option<u32>> {
+    // Further lines are for others, as in `postmaster.pid`.
+    match text.lines().next().unwrap_or_default().trim() {
+        "" => Ok(None),
+        pid => pid
+            .parse()
+            .map(Some)
+            .map_err(|error| with_prefix(path.display(), &io::Error::other(error))),
+    }
+}
+
+/// Reads a short text file. Returns `None` if the file does not exist.
 pub(crate) fn read(path: &Path) -> io::Result<Option<String>> {
     /// Longer than each identity.
     const MAX_LEN: u64 = 4096;
@@ -27,7 +57,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<String>> {
     let mut text = String::new();
     let read = open(path).and_then(|file| file.take(MAX_LEN).read_to_string(&mut text));
     match read {
-        Ok(_) => Ok(Some(text.trim().to_owned())),
+        Ok(_) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(with_prefix(path.display(), &error)),
     }

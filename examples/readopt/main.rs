@@ -55,7 +55,7 @@ use tokio::time::sleep;
 use tokio_process_exit::{Exit, ProcessExit, ProcessIdentity};
 
 use args::{Args, ERROR, UNKNOWN};
-use files::{lock, read, read_pid, remove, with_prefix, write_identity};
+use files::{lock, open_pid, read, read_pid, remove, with_prefix, write_identity};
 
 /// How long a daemon may take to write its pid file.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,7 +100,7 @@ fn exit_code(exit: Exit) -> i32 {
 /// Finds the running daemon or starts one, and waits for its exit.
 async fn supervise(args: &Args) -> io::Result<Exit> {
     let _lock = lock(&args.file)?;
-    let found = find(args).map_err(|error| {
+    let found = find(args).await.map_err(|error| {
         let hint = "no daemon was started; once you are sure that none is running, delete the file";
         io::Error::new(error.kind(), format!("{error}\n{hint}"))
     });
@@ -130,13 +130,14 @@ fn remove_files(daemon: Option<u32>, args: &Args) -> io::Result<()> {
 }
 
 /// Opens the running daemon. Returns `None` if no daemon is running.
-fn find(args: &Args) -> io::Result<Option<ProcessExit>> {
+async fn find(args: &Args) -> io::Result<Option<ProcessExit>> {
     let mut exited = None;
     if let Some(line) = read(&args.file)? {
-        let (pid, daemon) = match line.parse() {
-            Ok(pid) => (pid, adopt(pid, &args.file, args)?),
+        let line = line.trim();
+        let (pid, daemon) = match line.parse::<u32>() {
+            Ok(pid) => (pid, adopt(&args.file, args, None).await?),
             Err(_) => {
-                find_identity(&line).map_err(|error| with_prefix(args.file.display(), &error))?
+                find_identity(line).map_err(|error| with_prefix(args.file.display(), &error))?
             }
         };
         if daemon.is_some() {
@@ -144,13 +145,10 @@ fn find(args: &Args) -> io::Result<Option<ProcessExit>> {
         }
         exited = Some(pid);
     }
-    let Some(pid_file) = &args.pid_file else {
-        return Ok(None);
-    };
-    match read_pid(pid_file)? {
+    match &args.pid_file {
         // If the pid is that of the exited daemon, the daemon has left the file behind.
-        Some(pid) if Some(pid) != exited => adopt(pid, pid_file, args),
-        _ => Ok(None),
+        Some(pid_file) => adopt(pid_file, args, exited).await,
+        None => Ok(None),
     }
 }
 
@@ -166,22 +164,23 @@ fn find_identity(line: &str) -> io::Result<(u32, Option<ProcessExit>)> {
     Ok((identity.pid(), daemon))
 }
 
-/// Opens the process with this pid, which may or may not be the daemon. Returns `None` if there is none.
-fn adopt(pid: u32, file: &Path, args: &Args) -> io::Result<Option<ProcessExit>> {
+/// Opens the process whose pid is in the file, which may or may not be the daemon. Returns `None` if there is
+/// none, or if it has the pid of the `exited` daemon.
+async fn adopt(file: &Path, args: &Args, exited: Option<u32>) -> io::Result<Option<ProcessExit>> {
+    let Some((pid, Some(daemon))) = open_pid(file).await? else {
+        return Ok(None);
+    };
     // After the restart of a container, this supervisor itself may have got the pid of the daemon.
-    if pid == std::process::id() {
+    if pid == std::process::id() || Some(pid) == exited {
         return Ok(None);
     }
-    let found = ProcessExit::find(pid).map_err(|error| with_prefix(file.display(), &error))?;
-    if let Some(daemon) = &found {
-        write_identity(&args.file, daemon)?;
-        print(format_args!("adopted process {pid}"));
-        print_error(format_args!(
-            "readopt: warning: {} contains only a pid: it is not certain that process {pid} is the daemon",
-            file.display()
-        ));
-    }
-    Ok(found)
+    write_identity(&args.file, &daemon)?;
+    print(format_args!("adopted process {pid}"));
+    print_error(format_args!(
+        "readopt: warning: {} contains only a pid: it is not certain that process {pid} is the daemon",
+        file.display()
+    ));
+    Ok(Some(daemon))
 }
 
 /// Starts the daemon and writes its identity to the file.
@@ -220,14 +219,8 @@ async fn start(args: &Args) -> io::Result<ProcessExit> {
 async fn backgrounded(command: &mut Child, pid_file: &Path) -> io::Result<ProcessExit> {
     let start = Instant::now();
     while start.elapsed() < START_TIMEOUT {
-        if let Some(pid) = read_pid(pid_file)? {
-            let found = ProcessExit::find(pid)?;
-            // Read the file again after the open: if the daemon has deleted the file and exited in between,
-            // the opened process may be a later one with the same pid.
-            match found {
-                Some(daemon) if read_pid(pid_file)? == Some(pid) => return Ok(daemon),
-                _ => {}
-            }
+        if let Some((_, Some(daemon))) = open_pid(pid_file).await? {
+            return Ok(daemon);
         }
         match command.try_wait()? {
             Some(status) if !status.success() => {
