@@ -614,6 +614,47 @@ mod stop {
         child
     }
 
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn asks_a_process_with_several_keys_once() {
+        use std::io::{Read, Write};
+        use std::sync::atomic::{AtomicI32, Ordering};
+        use support::unix::{fork, pipe};
+
+        static COUNT: AtomicI32 = AtomicI32::new(0);
+        extern "C" fn count(_signal: libc::c_int) {
+            COUNT.fetch_add(1, Ordering::Relaxed);
+        }
+        /// Exits with the number of signals, some time after the first.
+        fn count_signals(mut ready: impl Write) -> i32 {
+            let handler: extern "C" fn(libc::c_int) = count;
+            // SAFETY: the handler only increments a number.
+            unsafe { libc::signal(libc::SIGTERM, handler as libc::sighandler_t) };
+            let _ = ready.write_all(b"r");
+            let mut rest = 100;
+            while rest > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+                rest -= i32::from(COUNT.load(Ordering::Relaxed) > 0);
+            }
+            COUNT.load(Ordering::Relaxed)
+        }
+        let (mut is_ready, ready) = pipe();
+        let children: Vec<_> = (0..10).map(|_| fork(|| count_signals(&ready))).collect();
+        is_ready.read_exact(&mut [0; 10]).unwrap();
+        let mut map = ExitMap::new();
+        for key in 0..8 {
+            for child in &children {
+                map.insert((child.id(), key), child.id()).unwrap();
+            }
+        }
+        let exits = deadline(map.stop(Duration::MAX)).await;
+        assert_eq!(exits.len(), 80);
+        for (key, exit) in exits {
+            let status = exit.unwrap().status().unwrap();
+            assert_eq!(status.code(), Some(1), "{key:?}: {status}");
+        }
+    }
+
     #[test]
     fn dropped_stop_loses_no_exit() {
         for runtime in runtimes() {

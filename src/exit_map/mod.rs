@@ -327,6 +327,9 @@ impl<K: Clone + Eq + Hash> ExitMap<K> {
     /// Stops all processes, side by side, as [`ExitSet::stop`](crate::ExitSet::stop) does: asks each process to
     /// exit, and kills those that have not exited after `grace`.
     ///
+    /// A process under several keys is asked once, because many programs exit without cleanup at a second
+    /// `SIGTERM`.
+    ///
     /// Returns the exit of each process with its key. A process that you may not signal stays in the map. This
     /// does not wait for it, and returns the error of the signal instead, unless the process has exited in
     /// the meantime.

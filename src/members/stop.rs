@@ -47,15 +47,27 @@ impl Members {
             return Err(error);
         }
         #[cfg(unix)]
-        self.for_each_but(refused, Members::request_exit).await;
+        self.request_exits(refused).await;
         self.wait_for_others(&keys_of(refused), Some(grace)).await?;
         self.for_each_but(refused, Members::kill).await;
         self.wait_for_others(&keys_of(refused), None).await
     }
 
+    /// Asks each process once, also if it is several members: many programs take a second SIGTERM as the order
+    /// to exit without cleanup.
     #[cfg(unix)]
-    fn request_exit(&mut self, key: Key) -> io::Result<()> {
-        request_exit(|signal| self.signal(key, signal))
+    async fn request_exits(&mut self, refused: &mut Vec<(Key, io::Error)>) {
+        // Of several members with one pid, at most one process is alive, and only the living are recorded.
+        let mut asked = HashSet::new();
+        let ask = |members: &mut Members, key| {
+            let pid = members.slots.pid(key);
+            if pid.is_none_or(|pid| !asked.contains(&pid)) {
+                request_exit(|signal| members.signal(key, signal))?;
+                asked.extend(pid);
+            }
+            Ok(())
+        };
+        self.for_each_but(refused, ask).await;
     }
 
     #[cfg(unix)]
@@ -84,7 +96,7 @@ impl Members {
     async fn for_each_but(
         &mut self,
         refused: &mut Vec<(Key, io::Error)>,
-        action: fn(&mut Members, Key) -> io::Result<()>,
+        mut action: impl FnMut(&mut Members, Key) -> io::Result<()>,
     ) {
         let exempt = keys_of(refused);
         for key in self.waiting_but(&exempt) {
