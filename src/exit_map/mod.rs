@@ -28,9 +28,9 @@ use crate::sys::{Probe, Registration};
 ///
 /// One process can be under several keys, and is then yielded once for each key. Each key has a wait of its own,
 /// so on Linux each takes a descriptor. On macOS and the BSDs, a kqueue reports the exit only once: the waits
-/// under the other keys are [polled](crate::Mechanism::Polling). They find the exit up to 40 ms later, and the
-/// exit status only if the process has not been reaped by then. Where this matters, insert each process once,
-/// and keep a list of its names beside the map.
+/// under the other keys are [polled](crate::Mechanism::Polling). They find the exit up to 40 ms later, with
+/// many polled processes later still, and the exit status only if the process has not been reaped by then.
+/// Where this matters, insert each process once, and keep a list of its names beside the map.
 ///
 /// The map is also a [`Stream`]. The stream ends whenever the map is empty, and continues after the next
 /// insertion. Neither an insertion nor a removal wakes a task whose last poll was pending: poll the map
