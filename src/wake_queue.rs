@@ -94,7 +94,9 @@ mod tests {
     fn dropping_a_queue_catches_a_panic_of_its_waker() {
         struct PanicsInDrop;
         impl Wake for PanicsInDrop {
-            fn wake(self: Arc<Self>) {}
+            fn wake(self: Arc<Self>) {
+                unreachable!("nothing is sent");
+            }
         }
         impl Drop for PanicsInDrop {
             fn drop(&mut self) {
