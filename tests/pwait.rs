@@ -763,7 +763,7 @@ mod linux {
         if !linux::seccomp_filters() {
             return support::skip("seccomp filters are not supported");
         }
-        let target = support::Child::spawn_command(&mut support::shell("sleep 1; exit 7"));
+        let mut target = support::Child::spawn_command(&mut support::shell("sleep 1; exit 7"));
         let mut command = user.command("pwait");
         command.args(["-v", &target.id().to_string()]);
         command.stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
@@ -772,7 +772,10 @@ mod linux {
             linux::deny(libc::SYS_pidfd_open, libc::EPERM);
             Pwait::spawn(&mut command)
         };
-        let output = thread::scope(|scope| scope.spawn(spawn).join().unwrap()).output();
+        let pwait = thread::scope(|scope| scope.spawn(spawn).join().unwrap());
+        // Where `/proc` hides the processes of other users (`hidepid=1`), the zombie is not seen.
+        target.reap();
+        let output = pwait.output();
         assert_eq!((output.code, &*output.stderr), (0, ""), "{output:?}");
         let line = format!("{}: exited with ", target.id());
         assert!(output.stdout.starts_with(&line), "{output:?}");
