@@ -79,7 +79,8 @@ pub fn exit_of_group(pgid: u32) -> GroupExit {
 ///   counts if it joins before the listing.
 /// - A process that moves to another group (`setpgid`, `setsid`) is no longer waited for. No event reports
 ///   this. The crate checks at each exit of a member, and 0.1, 1, 10 and 60 seconds after the last exit, then
-///   each minute. It needs timers for that (see
+///   each minute. While the leader of the group is alive, whose pid is the number, it checks each minute only:
+///   the leader cannot call `setsid`. The crate needs timers for that (see
 ///   [`Builder::enable_time`](tokio::runtime::Builder::enable_time)).
 /// - The number of the group cannot be recycled as long as any process is in the group, even a zombie. If all
 ///   have gone, a new group can get the number. The crate recognizes it by its first process, whose pid is the

@@ -31,6 +31,8 @@ pub(super) struct Waiting {
     namesake: Namesake,
     /// The known members that have not exited.
     members: Members,
+    /// The member whose pid is the number of the group.
+    leader: Option<Key>,
     /// Whether no known member is left, so that the group must be listed.
     is_emptied: bool,
     recheck: Recheck,
@@ -75,20 +77,26 @@ impl Recheck {
     const MAX: Duration = Duration::from_secs(60);
     const FACTOR: u32 = 10;
 
-    fn new() -> Recheck {
+    /// Checks soon: a daemon forks before it moves to a group of its own. As long as the leader is alive, this
+    /// does not matter, and `setsid(2)` refuses the leader itself.
+    fn new(has_leader: bool) -> Recheck {
+        let interval = match has_leader {
+            true => Recheck::MAX,
+            false => Recheck::MIN,
+        };
         Recheck {
             is_due: false,
-            at: Instant::now() + Recheck::MIN,
-            interval: Recheck::MIN,
+            at: Instant::now() + interval,
+            interval,
         }
     }
 
-    /// Requests a check now, and another soon: a daemon forks before it moves to a group of its own.
-    fn request(&mut self) {
-        *self = Recheck {
+    /// Also checks now.
+    fn now(has_leader: bool) -> Recheck {
+        Recheck {
             is_due: true,
-            ..Recheck::new()
-        };
+            ..Recheck::new(has_leader)
+        }
     }
 
     fn poll_due(&mut self, timer: &mut LazyTimer, cx: &mut Context<'_>) -> Poll<()> {
@@ -126,8 +134,9 @@ impl Waiting {
             group,
             namesake,
             members: Members::default(),
+            leader: None,
             is_emptied: true,
-            recheck: Recheck::new(),
+            recheck: Recheck::new(false),
             listing: None,
             pause: None,
             timer: LazyTimer::default(),
@@ -173,7 +182,7 @@ impl Waiting {
             }
             match self.members.poll_next(cx)? {
                 // Also a member that can no longer be queried: the listing finds it again if it is alive.
-                Poll::Ready(Some(_)) => self.recheck.request(),
+                Poll::Ready(Some(_)) => self.recheck = Recheck::now(self.has_leader()),
                 Poll::Ready(None) => self.set_emptied(),
                 Poll::Pending => {
                     ready!(self.recheck.poll_due(&mut self.timer, cx));
@@ -190,7 +199,7 @@ impl Waiting {
     pub(super) fn try_gone(&mut self) -> io::Result<bool> {
         let pgid = self.group.id();
         while let Some(_ended) = self.members.try_next().map_err(|e| wait_error(pgid, &e))? {
-            self.recheck.request();
+            self.recheck = Recheck::now(self.has_leader());
         }
         if self.members.len() > 0 {
             if self.has_member_in_group() {
@@ -258,6 +267,12 @@ impl Waiting {
     fn is_in_group(&self, key: Key) -> bool {
         let pid = self.members.pid(key);
         pid.is_some_and(|pid| self.group.contains(pid.get()))
+    }
+
+    /// Whether the leader of the group is known and has not exited.
+    fn has_leader(&self) -> bool {
+        self.leader
+            .is_some_and(|key| self.members.pid(key).is_some())
     }
 
     fn has_member_in_group(&self) -> bool {
@@ -349,11 +364,14 @@ impl Waiting {
         if pids.len() > MANY {
             self.members.reserve(pids.len());
         }
+        self.leader = None;
         for &pid in pids {
             if let Ok(key) = self.members.open(pid) {
                 // Check this after the process has been opened: before, its pid may be another process's.
                 if !self.group.contains(pid) {
                     self.members.remove(key);
+                } else if pid == self.group.id() {
+                    self.leader = Some(key);
                 }
             }
         }
@@ -365,7 +383,7 @@ impl Waiting {
             return Verdict::Unclear;
         }
         self.is_emptied = false;
-        self.recheck = Recheck::new();
+        self.recheck = Recheck::new(self.has_leader());
         Verdict::Alive
     }
 
