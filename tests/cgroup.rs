@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -583,10 +584,16 @@ impl Hierarchy {
 
     fn create(&self) -> Cgroup {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // All mounts show the same hierarchy.
-        let name = format!("tokio-process-exit-{}-{number}", std::process::id());
-        Cgroup::create(self.0.join(name))
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            // All mounts show the same hierarchy.
+            let name = format!("tokio-process-exit-{}-{number}", std::process::id());
+            let path = self.0.join(name);
+            // An earlier process with this pid may have been killed before it removed its cgroup.
+            if !path.exists() {
+                return Cgroup::create(path);
+            }
+        }
     }
 }
 
@@ -616,6 +623,8 @@ impl Cgroup {
     fn start(&self, script: &str) -> Child {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("read line; {script}")]);
+        // A stopped process can cause a SIGHUP for its process group, which must not be that of the tests.
+        command.process_group(0);
         let mut child = Child::spawn_command(command.stdout(Stdio::null()));
         fs::write(self.0.join("cgroup.procs"), child.id().to_string()).unwrap();
         child.end();
