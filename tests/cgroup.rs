@@ -227,8 +227,8 @@ fn stop_kills_all_without_cgroup_kill() {
 #[test]
 fn stop_names_cgroup_kill_if_it_cannot_kill() {
     const TEST: &str = "stop_names_cgroup_kill_if_it_cannot_kill";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "denied", |_| {}));
+    if !support::has_own_process(TEST) {
+        return;
     }
     if !linux::seccomp_filters() {
         return skip("no seccomp filters");
@@ -322,8 +322,8 @@ fn stop_ends_processes_of_another_pid_namespace() {
 #[test]
 fn stop_needs_few_descriptors() {
     const TEST: &str = "stop_needs_few_descriptors";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "limited", |_| {}));
+    if !support::has_own_process(TEST) {
+        return;
     }
     let Some(hierarchy) = Hierarchy::mount() else {
         return;
@@ -407,8 +407,8 @@ fn stop_kills_a_frozen_cgroup() {
 #[test]
 fn our_own_cgroup_is_not_stopped() {
     const TEST: &str = "our_own_cgroup_is_not_stopped";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "member", |_| {}));
+    if !support::has_own_process(TEST) {
+        return;
     }
     let Some(hierarchy) = Hierarchy::mount() else {
         return;
@@ -451,8 +451,8 @@ fn threaded_cgroup_is_waited_for_but_not_stopped() {
 #[test]
 fn falls_back_to_polling_without_the_reactor() {
     const TEST: &str = "falls_back_to_polling_without_the_reactor";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "denied", |_| {}));
+    if !support::has_own_process(TEST) {
+        return;
     }
     if !linux::seccomp_filters() {
         return skip("no seccomp filters");
@@ -481,14 +481,7 @@ fn a_wait_can_move_between_runtimes() {
     let mut child = cgroup.start("exec sleep 3600");
     let mut exit = exit_of_cgroup(&cgroup.0);
     let runtimes = runtimes();
-    for runtime in runtimes.iter().chain(&runtimes) {
-        runtime.block_on(async {
-            for _ in 0..3 {
-                let timeout = tokio::time::timeout(Duration::from_millis(10), &mut exit);
-                assert!(timeout.await.is_err());
-            }
-        });
-    }
+    support::stays_pending_in_turns(&runtimes, &mut exit);
     child.0.kill().unwrap();
     let task = runtimes[1].spawn(deadline(exit));
     runtimes[1].block_on(task).unwrap().unwrap();
@@ -523,8 +516,8 @@ fn examples_take_a_cgroup() {
 #[test]
 fn an_idle_wait_sleeps() {
     const TEST: &str = "an_idle_wait_sleeps";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
+    if !support::has_own_process(TEST) {
+        return;
     }
     if support::poll_forced() {
         return skip("polling is forced, so the task wakes up at intervals");

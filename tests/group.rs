@@ -231,14 +231,7 @@ fn a_wait_can_move_between_runtimes() {
     let mut member = Member::start("exec sleep 3600");
     let mut group = exit_of_group(member.id());
     let runtimes = runtimes();
-    for runtime in runtimes.iter().chain(&runtimes) {
-        runtime.block_on(async {
-            for _ in 0..3 {
-                let timeout = tokio::time::timeout(Duration::from_millis(10), &mut group);
-                assert!(timeout.await.is_err());
-            }
-        });
-    }
+    support::stays_pending_in_turns(&runtimes, &mut group);
     drop(member.0.kill());
     let task = runtimes[1].spawn(deadline(group));
     runtimes[1].block_on(task).unwrap().unwrap();
@@ -292,9 +285,9 @@ fn members_that_move_away_no_longer_count() {
 fn idle_members_cost_no_wake_ups() {
     use support::linux;
     const TEST: &str = "idle_members_cost_no_wake_ups";
-    if support::role().is_none() {
-        // Run in a separate process: the count includes every thread of the process.
-        return support::assert_passed(&support::rerun(TEST, "count", |_| {}));
+    // Run in a separate process: the count includes every thread of the process.
+    if !support::has_own_process(TEST) {
+        return;
     }
     if support::poll_forced() {
         return support::skip("polling is forced, so the poller wakes up at intervals");
@@ -360,8 +353,8 @@ fn a_member_in_exec_counts_as_alive() {
 #[test]
 fn resolves_without_descriptors_for_the_members() {
     const TEST: &str = "resolves_without_descriptors_for_the_members";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "limited", |_| {}));
+    if !support::has_own_process(TEST) {
+        return;
     }
     let [runtime, _] = runtimes();
     let mut shell = Member::start("for i in 1 2 3 4 5 6 7 8; do sleep 3600 & done; echo $$; wait");
@@ -379,8 +372,8 @@ fn resolves_without_descriptors_for_the_members() {
 fn resolves_where_pidfds_are_denied() {
     use support::linux;
     const TEST: &str = "resolves_where_pidfds_are_denied";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "denied", |_| {}));
+    if !support::has_own_process(TEST) {
+        return;
     }
     if !linux::seccomp_filters() {
         return support::skip("no seccomp filters");
@@ -398,8 +391,8 @@ fn resolves_where_pidfds_are_denied() {
 #[test]
 fn waits_for_the_reap_without_proc() {
     const TEST: &str = "waits_for_the_reap_without_proc";
-    if support::role().is_none() {
-        return support::assert_passed(&support::rerun(TEST, "hidden", |_| {}));
+    if !support::has_own_process(TEST) {
+        return;
     }
     let [runtime, _] = runtimes();
     let mut member = Member::start("exec sleep 3600");

@@ -31,18 +31,6 @@ fn set_of(sleepers: &[Sleeper]) -> ExitSet {
     set
 }
 
-/// Returns whether this process was started to run only `test`.
-///
-/// If not, runs `test` in a new process and asserts that the test passes there.
-#[cfg(target_os = "linux")]
-fn has_own_process(test: &str) -> bool {
-    let has_own_process = support::role().is_some();
-    if !has_own_process {
-        support::assert_passed(&support::rerun(test, "alone", |_| {}));
-    }
-    has_own_process
-}
-
 #[cfg(target_os = "linux")]
 fn current_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -513,7 +501,7 @@ async fn stream_resumes_after_its_end() {
 #[cfg(target_os = "linux")]
 #[test]
 fn closes_fds_in_batches_and_when_idle_or_dropped() {
-    if !has_own_process("closes_fds_in_batches_and_when_idle_or_dropped") {
+    if !support::has_own_process("closes_fds_in_batches_and_when_idle_or_dropped") {
         return;
     }
     let runtime = current_thread();
@@ -589,7 +577,7 @@ fn closes_fds_in_batches_and_when_idle_or_dropped() {
 #[cfg(target_os = "linux")]
 #[test]
 fn grows_the_fd_table_in_few_steps_within_the_limit() {
-    if !has_own_process("grows_the_fd_table_in_few_steps_within_the_limit") {
+    if !support::has_own_process("grows_the_fd_table_in_few_steps_within_the_limit") {
         return;
     }
     let before = linux::descriptor_table();
@@ -623,7 +611,7 @@ fn grows_the_fd_table_in_few_steps_within_the_limit() {
 #[cfg(target_os = "linux")]
 #[test]
 fn closes_fds_without_close_range() {
-    if !has_own_process("closes_fds_without_close_range") {
+    if !support::has_own_process("closes_fds_without_close_range") {
         return;
     }
     if !linux::seccomp_filters() {
@@ -644,7 +632,7 @@ fn closes_fds_without_close_range() {
 #[cfg(target_os = "linux")]
 #[test]
 fn closes_yielded_fds_after_a_delay_in_a_burst() {
-    if !has_own_process("closes_yielded_fds_after_a_delay_in_a_burst") {
+    if !support::has_own_process("closes_yielded_fds_after_a_delay_in_a_burst") {
         return;
     }
     if support::poll_forced() {
@@ -671,7 +659,7 @@ fn closes_yielded_fds_after_a_delay_in_a_burst() {
 #[cfg(target_os = "linux")]
 #[test]
 fn holds_few_yielded_fds_while_processes_are_replaced() {
-    if !has_own_process("holds_few_yielded_fds_while_processes_are_replaced") {
+    if !support::has_own_process("holds_few_yielded_fds_while_processes_are_replaced") {
         return;
     }
     let mut dead = many(100);
@@ -690,7 +678,7 @@ fn holds_few_yielded_fds_while_processes_are_replaced() {
 #[cfg(target_os = "linux")]
 #[test]
 fn closes_yielded_fds_before_falling_back() {
-    if !has_own_process("closes_yielded_fds_before_falling_back") {
+    if !support::has_own_process("closes_yielded_fds_before_falling_back") {
         return;
     }
     if support::poll_forced() {
@@ -719,7 +707,7 @@ fn closes_yielded_fds_before_falling_back() {
 #[cfg(target_os = "linux")]
 #[test]
 fn defers_closing_while_exits_are_ready() {
-    if !has_own_process("defers_closing_while_exits_are_ready") {
+    if !support::has_own_process("defers_closing_while_exits_are_ready") {
         return;
     }
     if support::poll_forced() {
@@ -916,7 +904,7 @@ async fn rejects_duplicates_after_cancelled_exits_within() {
 #[cfg(target_os = "linux")]
 #[test]
 fn rejects_duplicates_without_free_descriptors() {
-    if !has_own_process("rejects_duplicates_without_free_descriptors") {
+    if !support::has_own_process("rejects_duplicates_without_free_descriptors") {
         return;
     }
     let runtime = current_thread();

@@ -85,6 +85,21 @@ pub fn runtimes() -> [tokio::runtime::Runtime; 2] {
         .map(|mut builder| builder.enable_all().build().unwrap())
 }
 
+/// Asserts that a wait stays pending in each of these runtimes, and again in each.
+pub fn stays_pending_in_turns<F: Future + Unpin>(
+    runtimes: &[tokio::runtime::Runtime],
+    wait: &mut F,
+) {
+    for runtime in runtimes.iter().chain(runtimes) {
+        runtime.block_on(async {
+            for _ in 0..3 {
+                let timeout = tokio::time::timeout(Duration::from_millis(10), &mut *wait);
+                assert!(timeout.await.is_err());
+            }
+        });
+    }
+}
+
 /// Polls a future once, with any number of operations in this poll. Returns its output if it is ready.
 pub fn poll_once<F: Future + Unpin>(future: F) -> Option<F::Output> {
     futures::FutureExt::now_or_never(tokio::task::unconstrained(future))
@@ -277,6 +292,18 @@ pub fn rerun(test: &str, role: &str, prepare: impl FnOnce(&mut Command)) -> Outp
         .env("ROLE", role);
     prepare(&mut command);
     command.output().expect("this binary can be started")
+}
+
+/// Returns whether this process was started to run only `test`.
+///
+/// If not, runs `test` in a new process and asserts that the test passes there.
+#[track_caller]
+pub fn has_own_process(test: &str) -> bool {
+    let has_own_process = role().is_some();
+    if !has_own_process {
+        assert_passed(&rerun(test, "alone", |_| {}));
+    }
+    has_own_process
 }
 
 /// Returns the role that [`rerun`] gave to this process. `None` in the original process.
