@@ -14,7 +14,7 @@ use tokio::time::timeout;
 pub(crate) async fn stop_within<W, T>(
     wait: &mut W,
     grace: Duration,
-    request_exit: impl FnOnce(&W) -> io::Result<()>,
+    request_exit: impl AsyncFnOnce(&W) -> io::Result<()>,
 ) -> Option<io::Result<T>>
 where
     W: Future<Output = io::Result<T>> + Unpin,
@@ -23,7 +23,7 @@ where
         if let Poll::Ready(result) = poll_once(&mut *wait).await {
             return result;
         }
-        unless_gone(request_exit(wait))?;
+        request_exit(wait).await?;
         wait.await
     };
     // Without timers, `timeout` panics before it polls.
@@ -46,19 +46,33 @@ pub(crate) fn request_exit(mut signal: impl FnMut(i32) -> io::Result<()>) -> io:
     Ok(())
 }
 
+/// Kills again and again until the wait ends, because the processes may have forked meanwhile.
+///
+/// After each interval, `check` returns an error if killing cannot succeed.
+pub(crate) async fn kill_until_gone<W, T>(
+    wait: &mut W,
+    mut kill: impl AsyncFnMut(&W) -> io::Result<()>,
+    check: impl Fn(&W) -> io::Result<()>,
+) -> io::Result<T>
+where
+    W: Future<Output = io::Result<T>> + Unpin,
+{
+    const MAX_INTERVAL: Duration = Duration::from_secs(1);
+    let mut interval = Duration::from_millis(10);
+    loop {
+        kill(wait).await?;
+        if let Ok(result) = timeout(interval, &mut *wait).await {
+            return result;
+        }
+        check(wait)?;
+        interval = MAX_INTERVAL.min(interval * 2);
+    }
+}
+
 /// Ignores the error that nobody is left to be signalled: the wait returns that.
 pub(crate) fn unless_gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-/// The first interval after which a group, a cgroup or a job is killed again: its processes may have forked meanwhile.
-pub(crate) const MIN_KILL_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Returns the interval that follows `interval`.
-pub(crate) fn next_kill_interval(interval: Duration) -> Duration {
-    const MAX: Duration = Duration::from_secs(1);
-    MAX.min(interval * 2)
 }

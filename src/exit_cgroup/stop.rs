@@ -3,16 +3,14 @@
 use std::collections::HashSet;
 use std::io;
 use std::process;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::coop;
-use tokio::time::timeout;
 
 use super::CgroupExit;
 use super::error::{action_error, foreign, own_cgroup, threaded};
 use crate::process_exit::ProcessExit;
-use crate::stopping::{MIN_KILL_INTERVAL, next_kill_interval, poll_once};
+use crate::stopping::{kill_until_gone, stop_within};
 use crate::sys::Cgroup;
 
 impl CgroupExit {
@@ -66,34 +64,22 @@ impl CgroupExit {
     pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
         self.check_stoppable()
             .map_err(|error| action_error("stop", &self.path, &error))?;
-        let within_grace = async {
-            // If the runtime has no I/O, the panic comes before the signal.
-            if let Poll::Ready(result) = poll_once(&mut *self).await {
-                return result;
-            }
-            if let Some(waiting) = self.wait.waiting() {
-                request_exit(&waiting.cgroup)
-                    .await
-                    .map_err(|error| action_error("stop", &self.path, &error))?;
-            }
-            (&mut *self).await
+        let ask = async |exit: &CgroupExit| match exit.wait.waiting() {
+            Some(waiting) => request_exit(&waiting.cgroup)
+                .await
+                .map_err(|error| action_error("stop", &exit.path, &error)),
+            None => Ok(()),
         };
-        // Without timers, `timeout` panics before it polls.
-        if let Ok(result) = timeout(grace, within_grace).await {
+        if let Some(result) = stop_within(self, grace, ask).await {
             return result;
         }
-        let mut interval = MIN_KILL_INTERVAL;
-        loop {
-            if let Some(waiting) = self.wait.waiting() {
-                kill(&waiting.cgroup)
-                    .await
-                    .map_err(|error| action_error("kill", &self.path, &error))?;
-            }
-            if let Ok(result) = timeout(interval, &mut *self).await {
-                return result;
-            }
-            interval = next_kill_interval(interval);
-        }
+        let kill = async |exit: &CgroupExit| match exit.wait.waiting() {
+            Some(waiting) => kill(&waiting.cgroup)
+                .await
+                .map_err(|error| action_error("kill", &exit.path, &error)),
+            None => Ok(()),
+        };
+        kill_until_gone(self, kill, |_| Ok(())).await
     }
 
     fn check_stoppable(&self) -> io::Result<()> {

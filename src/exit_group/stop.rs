@@ -3,13 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use super::error::own_group;
 use super::{GroupExit, Waiting};
-use crate::stopping::{
-    MIN_KILL_INTERVAL, next_kill_interval, request_exit, stop_within, unless_gone,
-};
+use crate::stopping::{kill_until_gone, request_exit, stop_within, unless_gone};
 
 impl GroupExit {
     /// Terminates the group, waits up to `grace`, then kills the group, and waits until it is gone.
@@ -62,20 +58,16 @@ impl GroupExit {
         if waiting.is_some_and(|waiting| waiting.group().is_own()) {
             return Err(own_group(self.pgid));
         }
-        let ask = |group: &GroupExit| request_exit(|signal| group.signal(signal));
+        let ask =
+            async |group: &GroupExit| unless_gone(request_exit(|signal| group.signal(signal)));
         if let Some(result) = stop_within(self, grace, ask).await {
             return result;
         }
-        let mut interval = MIN_KILL_INTERVAL;
-        loop {
-            unless_gone(self.signal(libc::SIGKILL))?;
-            if let Ok(result) = timeout(interval, &mut *self).await {
-                return result;
-            }
-            if let Some(refusal) = self.wait.waiting().and_then(Waiting::refusal) {
-                return Err(refusal);
-            }
-            interval = next_kill_interval(interval);
-        }
+        let kill = async |group: &GroupExit| unless_gone(group.signal(libc::SIGKILL));
+        let check = |group: &GroupExit| {
+            let refusal = group.wait.waiting().and_then(Waiting::refusal);
+            refusal.map_or(Ok(()), Err)
+        };
+        kill_until_gone(self, kill, check).await
     }
 }

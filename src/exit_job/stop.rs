@@ -3,11 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use super::JobExit;
 use super::error::{action_error, own_job};
-use crate::stopping::{MIN_KILL_INTERVAL, next_kill_interval, stop_within, unless_gone};
+use crate::stopping::{kill_until_gone, stop_within, unless_gone};
 
 impl JobExit {
     /// Waits up to `grace`, then terminates all processes of the job, and waits until none is alive.
@@ -43,29 +41,19 @@ impl JobExit {
     /// # }
     /// ```
     pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
-        let is_own = self
-            .wait
-            .waiting()
-            .map(|_| self.job.contains_this_process());
-        if is_own
-            .transpose()
-            .map_err(|error| action_error("stop", &error))?
-            == Some(true)
-        {
+        // As `std::process::Child::kill`.
+        const EXIT_CODE: u32 = 1;
+        let is_own = || {
+            let is_own = self.job.contains_this_process();
+            is_own.map_err(|error| action_error("stop", &error))
+        };
+        if self.wait.waiting().is_some() && is_own()? {
             return Err(own_job());
         }
-        if let Some(result) = stop_within(self, grace, |_| Ok(())).await {
+        if let Some(result) = stop_within(self, grace, async |_| Ok(())).await {
             return result;
         }
-        let mut interval = MIN_KILL_INTERVAL;
-        loop {
-            // As `std::process::Child::kill`.
-            const EXIT_CODE: u32 = 1;
-            unless_gone(self.terminate(EXIT_CODE))?;
-            if let Ok(result) = timeout(interval, &mut *self).await {
-                return result;
-            }
-            interval = next_kill_interval(interval);
-        }
+        let terminate = async |job: &JobExit| unless_gone(job.terminate(EXIT_CODE));
+        kill_until_gone(self, terminate, |_| Ok(())).await
     }
 }

@@ -69,7 +69,8 @@ impl ProcessExit {
     /// # fn main() {}
     /// ```
     pub async fn stop(&mut self, grace: Duration) -> io::Result<Exit> {
-        if let Some(result) = stop_within(self, grace, ProcessExit::request_exit).await {
+        let ask = async |process: &ProcessExit| unless_gone(process.request_exit());
+        if let Some(result) = stop_within(self, grace, ask).await {
             return result;
         }
         unless_gone(self.kill())?;
