@@ -11,7 +11,7 @@ use super::CgroupExit;
 use super::error::{action_error, foreign, own_cgroup, threaded};
 use crate::process_exit::ProcessExit;
 use crate::stopping::{kill_until_gone, stop_within};
-use crate::sys::Cgroup;
+use crate::sys::{Cgroup, is_exhaustion};
 
 impl CgroupExit {
     /// Terminates all processes, waits up to `grace`, then kills those that are left, and waits for the cgroup
@@ -149,7 +149,7 @@ async fn signal_others(
         // Read the list again: a process that has been opened after its pid was recycled is not in the cgroup.
         let still_listed = match cgroup.processes() {
             // The processes have taken the descriptors that the list needs.
-            Err(error) if batch.len() > 1 && are_descriptors_exhausted(&error) => {
+            Err(error) if batch.len() > 1 && error.raw_os_error().is_some_and(is_exhaustion) => {
                 batch_size = batch.len() / 2;
                 continue;
             }
@@ -175,8 +175,4 @@ async fn signal_others(
         Some(refusal) if !is_sent => Err(refusal),
         _ => Ok(pids.len()),
     }
-}
-
-fn are_descriptors_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -224,7 +224,7 @@ fn open_pidfd(pid: libc::pid_t) -> Result<OwnedFd, i32> {
 }
 
 /// Whether a later call may succeed.
-fn is_exhaustion(errno: i32) -> bool {
+pub(crate) fn is_exhaustion(errno: i32) -> bool {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM)
 }
 
