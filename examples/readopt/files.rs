@@ -10,8 +10,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_process_exit::ProcessExit;
 
-/// Opens the process whose pid is in a file. Returns the pid too, and `None` if the file has no pid.
-pub(crate) async fn open_pid(path: &Path) -> io::Result<Option<(u32, Option<ProcessExit>)>> {
+/// Opens the process whose pid is in a file, unless the pid is stale. Returns the pid too, and `None` if there is
+/// no such process.
+pub(crate) async fn open_pid(
+    path: &Path,
+    is_stale: impl Fn(u32) -> bool,
+) -> io::Result<Option<(u32, ProcessExit)>> {
     /// How long the file must stay the same if its line has no end.
     const SETTLE_TIME: Duration = Duration::from_secs(1);
 
@@ -20,7 +24,10 @@ pub(crate) async fn open_pid(path: &Path) -> io::Result<Option<(u32, Option<Proc
         let Some(pid) = parse_pid(path, &text)? else {
             return Ok(None);
         };
-        let found = ProcessExit::find(pid).map_err(|error| with_prefix(path.display(), &error))?;
+        let found = match is_stale(pid) {
+            true => None,
+            false => ProcessExit::find(pid).map_err(|error| with_prefix(path.display(), &error))?,
+        };
         // The daemon may have written "12" of "1234". Many daemons write no newline, so do not wait for it.
         if !text.contains('\n') {
             sleep(SETTLE_TIME).await;
@@ -28,7 +35,7 @@ pub(crate) async fn open_pid(path: &Path) -> io::Result<Option<(u32, Option<Proc
         // Read the file again after the open: if the daemon has deleted the file and exited in between, the
         // opened process may be a later one with the same pid.
         if read(path)?.as_ref() == Some(&text) {
-            return Ok(Some((pid, found)));
+            return Ok(found.map(|process| (pid, process)));
         }
     }
 }

@@ -167,13 +167,11 @@ fn find_identity(line: &str) -> io::Result<(u32, Option<ProcessExit>)> {
 /// Opens the process whose pid is in the file, which may or may not be the daemon. Returns `None` if there is
 /// none, or if it has the pid of the `exited` daemon.
 async fn adopt(file: &Path, args: &Args, exited: Option<u32>) -> io::Result<Option<ProcessExit>> {
-    let Some((pid, Some(daemon))) = open_pid(file).await? else {
+    // After the restart of a container, this supervisor itself may have got the pid of the daemon.
+    let is_stale = |pid| pid == std::process::id() || Some(pid) == exited;
+    let Some((pid, daemon)) = open_pid(file, is_stale).await? else {
         return Ok(None);
     };
-    // After the restart of a container, this supervisor itself may have got the pid of the daemon.
-    if pid == std::process::id() || Some(pid) == exited {
-        return Ok(None);
-    }
     write_identity(&args.file, &daemon)?;
     print(format_args!("adopted process {pid}"));
     print_error(format_args!(
@@ -219,7 +217,7 @@ async fn start(args: &Args) -> io::Result<ProcessExit> {
 async fn backgrounded(command: &mut Child, pid_file: &Path) -> io::Result<ProcessExit> {
     let start = Instant::now();
     while start.elapsed() < START_TIMEOUT {
-        if let Some((_, Some(daemon))) = open_pid(pid_file).await? {
+        if let Some((_, daemon)) = open_pid(pid_file, |_| false).await? {
             return Ok(daemon);
         }
         match command.try_wait()? {
