@@ -389,6 +389,38 @@ fn resolves_where_pidfds_are_denied() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn resolves_where_kill_is_denied() {
+    use support::linux;
+    if !linux::seccomp_filters() {
+        return support::skip("no seccomp filters");
+    }
+    for deny in [
+        || linux::deny(libc::SYS_kill, libc::EPERM),
+        || linux::deny_signals_to_groups(libc::EPERM),
+    ] {
+        // Nobody is left in the group, not even a zombie.
+        let reaps = true;
+        let mut chain = Chain::start(20, Duration::from_millis(1), reaps);
+        let wait = || {
+            // This thread gets the filter, and those that it starts.
+            deny();
+            let mut group = GroupExit::open(chain.pgid).unwrap();
+            let error = group.signal(libc::SIGTERM).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+            chain.begin();
+            let [runtime, _] = runtimes();
+            runtime.block_on(deadline(&mut group)).unwrap();
+            assert!(chain.has_ended());
+            support::until("all are reaped", || {
+                GroupExit::open(chain.pgid).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+            });
+        };
+        std::thread::scope(|scope| scope.spawn(wait).join().unwrap());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn waits_for_the_reap_without_proc() {
     const TEST: &str = "waits_for_the_reap_without_proc";
     if !support::has_own_process(TEST) {

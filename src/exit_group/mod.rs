@@ -66,7 +66,7 @@ pub fn exit_of_group(pgid: u32) -> GroupExit {
 ///
 /// - The wait does not resolve while a known process of the group is alive and in the group.
 /// - If no process is left, not even a zombie, `kill(2)` returns `ESRCH`. This is exact on Linux: the kernel
-///   answers under the lock that `fork` takes.
+///   answers under the lock that `fork` takes. If a sandbox denies `kill(2)`, the lists decide here too.
 /// - If zombies are left, the crate lists the processes of the group. A list is not a snapshot: members may fork
 ///   and exit while the list is read. On Linux the list is read in the order of the pids, each when its turn
 ///   has come, and twice. A chain of members that fork and exit cannot escape such a list, unless the kernel
@@ -91,7 +91,7 @@ pub fn exit_of_group(pgid: u32) -> GroupExit {
 /// Linux reads `/proc`. If `/proc` cannot be read, belongs to another pid namespace, or hides processes
 /// (`hidepid=2`), and on "other Unix", only `kill(2)` is asked, at intervals of up to 40 ms. Zombies then
 /// count as alive, and the wait resolves once they have been reaped. With `hidepid=1`, so do the zombies of
-/// other users.
+/// other users. If a sandbox denies `kill(2)` there, the wait never resolves.
 ///
 /// # Errors
 ///

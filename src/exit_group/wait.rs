@@ -145,8 +145,7 @@ impl Waiting {
             pacer: None,
         };
         match Listing::read_all(group) {
-            // `kill(2)` cannot check the existence of group 1.
-            Ok(Found::Nobody { has_zombies: false }) if !group.has_signals() => {
+            Ok(Found::Nobody { has_zombies: false }) if !group.can_check_existence() => {
                 return Err(no_such_group());
             }
             Ok(Found::Alive(pids)) => {
@@ -354,7 +353,7 @@ impl Waiting {
 
     /// Whether the group has members that the list does not show.
     fn is_hidden(&self, has_zombies: bool) -> bool {
-        !has_zombies && self.group.has_signals() && !self.group.is_empty()
+        !has_zombies && !self.group.is_empty() && self.group.can_check_existence()
     }
 
     /// Opens the processes with these pids, and adds those that are in the group.

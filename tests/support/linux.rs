@@ -198,6 +198,17 @@ pub fn deny_for(call: libc::c_long, pid: u32, errno: i32) {
     );
 }
 
+/// Makes `kill` fail with `errno` for process groups.
+pub fn deny_signals_to_groups(errno: i32) {
+    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+    // The number is negative.
+    let sign = 1 << 31;
+    let operator = SeccompCmpOp::MaskedEq(sign);
+    let is_group = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, sign);
+    let rule = SeccompRule::new(vec![is_group.unwrap()]).unwrap();
+    deny_if(libc::SYS_kill, vec![rule], errno);
+}
+
 /// Makes opening a file only for writing fail with `errno`.
 pub fn deny_writing(errno: i32) {
     use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};

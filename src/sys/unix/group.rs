@@ -23,9 +23,14 @@ impl Group {
         self.0.unsigned_abs()
     }
 
-    /// Whether a signal can be sent to the group: for `kill(2)`, -1 means all processes.
-    pub(crate) fn has_signals(self) -> bool {
+    /// Whether the group has a number of its own for `kill(2)`, where -1 means all processes.
+    fn has_signals(self) -> bool {
         self.0 > 1
+    }
+
+    /// Whether `kill(2)` tells if the group exists: -1 means all processes, and a sandbox may deny the call.
+    pub(crate) fn can_check_existence(self) -> bool {
+        self.has_signals() && !signals_are_denied()
     }
 
     /// Whether certainly no process is in the group, not even a zombie.
@@ -67,6 +72,15 @@ impl Group {
     }
 }
 
+/// Whether a sandbox denies `kill(2)` for groups.
+///
+/// The answer is not remembered: a thread can get a sandbox at any time.
+fn signals_are_denied() -> bool {
+    // No pid is as large as this, so the kernel finds no such group. A sandbox may exempt our own pid.
+    let no_group = Group(libc::pid_t::MAX);
+    no_group.kill(0) != Err(libc::ESRCH)
+}
+
 /// The members that one pass over a list has found.
 #[derive(Debug, Default)]
 #[allow(dead_code, reason = "not every Unix lists members")]
@@ -92,6 +106,7 @@ mod tests {
     fn group_1_is_never_passed_to_kill() {
         let group = Group::new(1).unwrap();
         assert!(!group.is_empty());
+        assert!(!group.can_check_existence());
         let error = group.signal(0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         for pgid in [0, 1 << 31, u32::MAX] {
