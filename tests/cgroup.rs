@@ -5,13 +5,15 @@
 mod support;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use support::unix::{exit_group, fork_raw, write_bytes};
 use support::{Child, deadline, expired, linux, runtimes, skip, still_pending, until};
 use tokio_process_exit::{CgroupExit, exit_of_cgroup};
 
@@ -225,6 +227,53 @@ fn stop_kills_all_without_cgroup_kill() {
 }
 
 #[test]
+fn stop_kills_what_forks_without_a_pause() {
+    const TEST: &str = "stop_kills_what_forks_without_a_pause";
+    if !support::has_own_process(TEST) {
+        return;
+    }
+    if !linux::seccomp_filters() {
+        return skip("no seccomp filters");
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let procs = fs::OpenOptions::new()
+        .write(true)
+        .open(cgroup.0.join("cgroup.procs"))
+        .unwrap();
+    let (mut started, start) = support::unix::pipe();
+    // The chains end by themselves if they are not killed.
+    let end = Instant::now() + support::max_wait() * 2;
+    // The processes of the chains become children of this process, and leave no zombies.
+    // SAFETY: the call takes integers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    // SAFETY: the call takes integers.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    const CHAINS: usize = 8;
+    for _ in 0..CHAINS {
+        if fork_raw() == 0 {
+            // SAFETY: the call takes integers.
+            unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+            if (&procs).write_all(b"0").is_ok() {
+                write_bytes(start.as_raw_fd(), &[1]);
+                while Instant::now() < end && fork_raw() == 0 {}
+            }
+            exit_group(0);
+        }
+    }
+    drop(start);
+    started.read_exact(&mut [0; CHAINS]).unwrap();
+    linux::deny_writing(libc::ENOENT);
+    let [runtime, _] = runtimes();
+    let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+    runtime.block_on(deadline(exit.stop(SHORT))).unwrap();
+    assert!(Instant::now() < end);
+    assert_eq!(cgroup.pids(), [0; 0]);
+}
+
+#[test]
 fn stop_names_cgroup_kill_if_it_cannot_kill() {
     const TEST: &str = "stop_names_cgroup_kill_if_it_cannot_kill";
     if !support::has_own_process(TEST) {
@@ -423,6 +472,35 @@ fn our_own_cgroup_is_not_stopped() {
     runtime.block_on(still_pending(&mut exit));
     fs::write(hierarchy.0.join("cgroup.procs"), "0").unwrap();
     runtime.block_on(deadline(exit)).unwrap();
+}
+
+#[test]
+fn stop_kills_nobody_if_this_process_is_moved_to_the_cgroup() {
+    const TEST: &str = "stop_kills_nobody_if_this_process_is_moved_to_the_cgroup";
+    if !support::has_own_process(TEST) {
+        return;
+    }
+    let Some(hierarchy) = Hierarchy::mount() else {
+        return;
+    };
+    let cgroup = hierarchy.create();
+    let below = cgroup.below("below");
+    let child = below.start("trap '' TERM; while :; do sleep 0.01; done");
+    until("the signal is ignored", || below.pids().len() >= 2);
+    let mut exit = CgroupExit::open(&cgroup.0).unwrap();
+    let [runtime, _] = runtimes();
+    let error = runtime.block_on(async {
+        let mut stop = Box::pin(exit.stop(SHORT));
+        assert!(expired(&mut stop).await.is_err());
+        fs::write(cgroup.0.join("cgroup.procs"), "0").unwrap();
+        deadline(stop).await.unwrap_err()
+    });
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert!(below.pids().contains(&child.id()));
+    fs::write(hierarchy.0.join("cgroup.procs"), "0").unwrap();
+    runtime
+        .block_on(deadline(exit.stop(Duration::ZERO)))
+        .unwrap();
 }
 
 #[test]

@@ -23,8 +23,8 @@ impl CgroupExit {
     ///
     /// If a process is alive after `grace`, this writes to `cgroup.kill` (Linux 5.14): the kernel kills all
     /// processes at once, also those that are being forked. Where this file is missing or may not be written,
-    /// this sends `SIGKILL` to each process, and reads the list again until the cgroup is empty. Processes
-    /// that fork faster than the list is read escape there.
+    /// this sends `SIGKILL` to each process, and reads the list again until the cgroup is empty. Processes that
+    /// fork faster than the list is read may escape there.
     ///
     /// A process outside the pid namespace of this process has no pid here, so only `cgroup.kill` reaches it.
     ///
@@ -32,7 +32,8 @@ impl CgroupExit {
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](io::ErrorKind::InvalidInput): this process is in the cgroup. Nothing was sent;
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput): this process is in the cgroup. Nothing was sent. If it is
+    ///   moved there within `grace`, nothing is killed;
     /// - [`Unsupported`](io::ErrorKind::Unsupported): the cgroup is threaded, so its threads belong to processes
     ///   of another cgroup. Nothing was sent;
     /// - `Unsupported` also if `cgroup.kill` is missing, and all processes that are left are outside the pid
@@ -62,11 +63,14 @@ impl CgroupExit {
     /// # }
     /// ```
     pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
-        self.check_stoppable()
-            .map_err(|error| action_error("stop", &self.path, &error))?;
+        if let Some(waiting) = self.wait.waiting() {
+            check_stoppable(&waiting.cgroup)
+                .map_err(|error| action_error("stop", &self.path, &error))?;
+        }
         let ask = async |exit: &CgroupExit| match exit.wait.waiting() {
-            Some(waiting) => request_exit(&waiting.cgroup)
+            Some(waiting) => signal_all(&waiting.cgroup, &[libc::SIGTERM, libc::SIGCONT])
                 .await
+                .map(drop)
                 .map_err(|error| action_error("stop", &exit.path, &error)),
             None => Ok(()),
         };
@@ -81,38 +85,25 @@ impl CgroupExit {
         };
         kill_until_gone(self, kill, |_| Ok(())).await
     }
-
-    fn check_stoppable(&self) -> io::Result<()> {
-        match self.wait.waiting() {
-            Some(waiting) if waiting.cgroup.is_threaded() => Err(threaded()),
-            Some(waiting) if is_own(&waiting.cgroup)? => Err(own_cgroup()),
-            _ => Ok(()),
-        }
-    }
 }
 
-fn is_own(cgroup: &Cgroup) -> io::Result<bool> {
-    Ok(cgroup.processes()?.pids.contains(&process::id()))
-}
-
-/// Sends SIGTERM and SIGCONT to each process, also to those that are forked meanwhile.
-async fn request_exit(cgroup: &Cgroup) -> io::Result<()> {
-    const MAX_ROUNDS: u32 = 16;
-    let mut done = HashSet::new();
-    for _ in 0..MAX_ROUNDS {
-        let sent = signal_others(cgroup, &[libc::SIGTERM, libc::SIGCONT], &mut done).await?;
-        if sent == 0 {
-            break;
-        }
+fn check_stoppable(cgroup: &Cgroup) -> io::Result<()> {
+    if cgroup.is_threaded() {
+        Err(threaded())
+    } else if cgroup.processes()?.pids.contains(&process::id()) {
+        Err(own_cgroup())
+    } else {
+        Ok(())
     }
-    Ok(())
 }
 
 async fn kill(cgroup: &Cgroup) -> io::Result<()> {
+    // This process may have been moved to the cgroup meanwhile.
+    check_stoppable(cgroup)?;
     let Err(refusal) = cgroup.kill() else {
         return Ok(());
     };
-    let result = match signal_others(cgroup, &[libc::SIGKILL], &mut HashSet::new()).await {
+    let result = match signal_all(cgroup, &[libc::SIGKILL]).await {
         Ok(0) if cgroup.processes()?.has_foreign => Err(foreign()),
         result => result.map(drop),
     };
@@ -120,6 +111,26 @@ async fn kill(cgroup: &Cgroup) -> io::Result<()> {
         let reason = format!("{error}; cgroup.kill: {refusal}");
         io::Error::new(error.kind(), reason)
     })
+}
+
+/// Sends signals to each process, also to those that are forked meanwhile. Returns their number.
+///
+/// # Errors
+///
+/// No process may be signalled.
+async fn signal_all(cgroup: &Cgroup, signals: &[i32]) -> io::Result<usize> {
+    const MAX_ROUNDS: u32 = 16;
+    let mut done = HashSet::new();
+    for round in 0..MAX_ROUNDS {
+        match signal_others(cgroup, signals, &mut done).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if round == 0 => return Err(error),
+            // Others have been signalled.
+            Err(_) => break,
+        }
+    }
+    Ok(done.len())
 }
 
 /// Sends signals to the processes that are not in `done`, and adds these. Returns their number.

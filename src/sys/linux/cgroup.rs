@@ -121,7 +121,10 @@ impl Cgroup {
     pub(crate) fn processes(&self) -> io::Result<CgroupProcesses> {
         let mut processes = CgroupProcesses::default();
         // Not a duplicate: that would go on where an earlier list has ended.
-        let root = open_at(self.directory.as_fd(), c".", libc::O_DIRECTORY)?;
+        let root = match open_at(self.directory.as_fd(), c".", libc::O_DIRECTORY) {
+            Err(error) if is_removed(&error) => return Ok(processes),
+            result => result?,
+        };
         // Keep one descriptor open for each level, not one for each cgroup.
         let mut levels: Vec<Level> = Level::read(root, &mut processes)?.into_iter().collect();
         while let Some(level) = levels.last_mut() {
