@@ -102,7 +102,8 @@ mod server {
 #[cfg(target_os = "linux")]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Some(path) = std::env::args().nth(1) else {
+    let path = std::env::args().nth(1);
+    let Some(path) = path.filter(|path| !path.starts_with('-')) else {
         eprintln!("usage: peer_exit SOCKET");
         return ExitCode::FAILURE;
     };
