@@ -403,8 +403,10 @@ mod namespaces {
         let mut first = in_namespaces(options, TEST, "record", "");
         let mut first = Child::spawn_command(first.stdout(std::process::Stdio::piped()));
         let output = std::io::BufReader::new(first.0.stdout.take().unwrap());
-        let lines = std::io::BufRead::lines(output);
+        // The pipe must stay open: the child also prints the result of the test.
+        let mut lines = std::io::BufRead::lines(output);
         let line = lines
+            .by_ref()
             .map_while(Result::ok)
             .find(|line| line.contains("LINE "));
         let line = line.unwrap();
