@@ -145,7 +145,7 @@ impl Waiting {
             pacer: None,
         };
         match Listing::read_all(group) {
-            Ok(Found::Nobody { has_zombies: false }) if !group.can_check_existence() => {
+            Ok(Found::Nobody { has_zombies: false }) if !group.can_be_known_empty() => {
                 return Err(no_such_group());
             }
             Ok(Found::Alive(pids)) => {
@@ -353,7 +353,7 @@ impl Waiting {
 
     /// Whether the group has members that the list does not show.
     fn is_hidden(&self, has_zombies: bool) -> bool {
-        !has_zombies && !self.group.is_empty() && self.group.can_check_existence()
+        !has_zombies && !self.group.is_empty() && self.group.can_be_known_empty()
     }
 
     /// Opens the processes with these pids, and adds those that are in the group.

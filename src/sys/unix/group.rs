@@ -28,8 +28,10 @@ impl Group {
         self.0 > 1
     }
 
-    /// Whether `kill(2)` tells if the group exists: -1 means all processes, and a sandbox may deny the call.
-    pub(crate) fn can_check_existence(self) -> bool {
+    /// Whether [`is_empty`](Group::is_empty) can return `true`.
+    ///
+    /// `kill(2)` cannot report that group 1 is empty, because -1 means all processes. A sandbox may deny the call.
+    pub(crate) fn can_be_known_empty(self) -> bool {
         self.has_signals() && !signals_are_denied()
     }
 
@@ -106,7 +108,7 @@ mod tests {
     fn group_1_is_never_passed_to_kill() {
         let group = Group::new(1).unwrap();
         assert!(!group.is_empty());
-        assert!(!group.can_check_existence());
+        assert!(!group.can_be_known_empty());
         let error = group.signal(0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         for pgid in [0, 1 << 31, u32::MAX] {
