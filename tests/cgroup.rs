@@ -229,13 +229,7 @@ fn stop_kills_all_without_cgroup_kill() {
 #[test]
 fn stop_kills_what_forks_without_a_pause() {
     const TEST: &str = "stop_kills_what_forks_without_a_pause";
-    if !support::has_own_process(TEST) {
-        return;
-    }
-    if !linux::seccomp_filters() {
-        return skip("no seccomp filters");
-    }
-    let Some(hierarchy) = Hierarchy::mount() else {
+    let Some(hierarchy) = Hierarchy::mount_alone_with_filters(TEST) else {
         return;
     };
     let cgroup = hierarchy.create();
@@ -276,13 +270,7 @@ fn stop_kills_what_forks_without_a_pause() {
 #[test]
 fn stop_names_cgroup_kill_if_it_cannot_kill() {
     const TEST: &str = "stop_names_cgroup_kill_if_it_cannot_kill";
-    if !support::has_own_process(TEST) {
-        return;
-    }
-    if !linux::seccomp_filters() {
-        return skip("no seccomp filters");
-    }
-    let Some(hierarchy) = Hierarchy::mount() else {
+    let Some(hierarchy) = Hierarchy::mount_alone_with_filters(TEST) else {
         return;
     };
     let cgroup = hierarchy.create();
@@ -371,10 +359,7 @@ fn stop_ends_processes_of_another_pid_namespace() {
 #[test]
 fn stop_needs_few_descriptors() {
     const TEST: &str = "stop_needs_few_descriptors";
-    if !support::has_own_process(TEST) {
-        return;
-    }
-    let Some(hierarchy) = Hierarchy::mount() else {
+    let Some(hierarchy) = Hierarchy::mount_alone(TEST) else {
         return;
     };
     let cgroup = hierarchy.create();
@@ -456,10 +441,7 @@ fn stop_kills_a_frozen_cgroup() {
 #[test]
 fn our_own_cgroup_is_not_stopped() {
     const TEST: &str = "our_own_cgroup_is_not_stopped";
-    if !support::has_own_process(TEST) {
-        return;
-    }
-    let Some(hierarchy) = Hierarchy::mount() else {
+    let Some(hierarchy) = Hierarchy::mount_alone(TEST) else {
         return;
     };
     let cgroup = hierarchy.create();
@@ -477,10 +459,7 @@ fn our_own_cgroup_is_not_stopped() {
 #[test]
 fn stop_kills_nobody_if_this_process_is_moved_to_the_cgroup() {
     const TEST: &str = "stop_kills_nobody_if_this_process_is_moved_to_the_cgroup";
-    if !support::has_own_process(TEST) {
-        return;
-    }
-    let Some(hierarchy) = Hierarchy::mount() else {
+    let Some(hierarchy) = Hierarchy::mount_alone(TEST) else {
         return;
     };
     let cgroup = hierarchy.create();
@@ -529,13 +508,7 @@ fn threaded_cgroup_is_waited_for_but_not_stopped() {
 #[test]
 fn falls_back_to_polling_without_the_reactor() {
     const TEST: &str = "falls_back_to_polling_without_the_reactor";
-    if !support::has_own_process(TEST) {
-        return;
-    }
-    if !linux::seccomp_filters() {
-        return skip("no seccomp filters");
-    }
-    let Some(hierarchy) = Hierarchy::mount() else {
+    let Some(hierarchy) = Hierarchy::mount_alone_with_filters(TEST) else {
         return;
     };
     let cgroup = hierarchy.create();
@@ -651,6 +624,26 @@ impl Hierarchy {
                 None
             }
         }
+    }
+
+    /// Like [`Hierarchy::mount`], in a process that runs only `test`. Returns `None` in the original process.
+    fn mount_alone(test: &str) -> Option<Hierarchy> {
+        match support::has_own_process(test) {
+            true => Hierarchy::mount(),
+            false => None,
+        }
+    }
+
+    /// Like [`Hierarchy::mount_alone`], where system calls can be denied. Reports a skipped test elsewhere.
+    fn mount_alone_with_filters(test: &str) -> Option<Hierarchy> {
+        if !support::has_own_process(test) {
+            return None;
+        }
+        if !linux::seccomp_filters() {
+            skip("no seccomp filters");
+            return None;
+        }
+        Hierarchy::mount()
     }
 
     fn create(&self) -> Cgroup {

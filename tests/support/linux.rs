@@ -8,6 +8,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter,
+};
+
 pub use super::unix::*;
 
 /// Starts a second thread that runs `body`, and ends the leader thread.
@@ -167,68 +172,53 @@ pub fn seccomp_filters() -> bool {
 
 /// Makes a system call fail with `errno`, in this thread and in all threads that it starts later.
 pub fn deny(call: libc::c_long, errno: i32) {
-    deny_if(call, Vec::new(), errno);
+    filter(call, Vec::new(), SeccompAction::Errno(errno as u32));
 }
 
 /// Makes a system call kill this process, from this thread and from all threads that it starts later.
 pub fn kill_for(call: libc::c_long) {
-    filter(call, Vec::new(), seccompiler::SeccompAction::KillProcess);
+    filter(call, Vec::new(), SeccompAction::KillProcess);
 }
 
 /// Makes the system refuse threads, but no processes, to this thread and to all that inherit from it.
 pub fn deny_threads() {
-    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
     // The C library then calls `clone`, whose flags a filter can read.
     deny(libc::SYS_clone3, libc::ENOSYS);
-    let thread = libc::CLONE_THREAD as u64;
-    let operator = SeccompCmpOp::MaskedEq(thread);
-    let is_thread = SeccompCondition::new(0, SeccompCmpArgLen::Qword, operator, thread);
-    let rule = SeccompRule::new(vec![is_thread.unwrap()]).unwrap();
-    deny_if(libc::SYS_clone, vec![rule], libc::EAGAIN);
+    let thread = libc::CLONE_THREAD as u32;
+    let has_flag = SeccompCmpOp::MaskedEq(thread.into());
+    deny_if(libc::SYS_clone, 0, has_flag, thread, libc::EAGAIN);
 }
 
 /// Makes a system call fail with `errno` if its first argument is `pid`.
 pub fn deny_for(call: libc::c_long, pid: u32, errno: i32) {
-    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
-    let is_pid = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, pid.into());
-    deny_if(
-        call,
-        vec![SeccompRule::new(vec![is_pid.unwrap()]).unwrap()],
-        errno,
-    );
+    deny_if(call, 0, SeccompCmpOp::Eq, pid, errno);
 }
 
 /// Makes `kill` fail with `errno` for process groups.
 pub fn deny_signals_to_groups(errno: i32) {
-    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
     // The number is negative.
     let sign = 1 << 31;
-    let operator = SeccompCmpOp::MaskedEq(sign);
-    let is_group = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, sign);
-    let rule = SeccompRule::new(vec![is_group.unwrap()]).unwrap();
-    deny_if(libc::SYS_kill, vec![rule], errno);
+    let has_sign = SeccompCmpOp::MaskedEq(sign.into());
+    deny_if(libc::SYS_kill, 0, has_sign, sign, errno);
 }
 
 /// Makes opening a file only for writing fail with `errno`.
 pub fn deny_writing(errno: i32) {
-    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
-    let access = SeccompCmpOp::MaskedEq(libc::O_ACCMODE as u64);
-    let write_only =
-        SeccompCondition::new(2, SeccompCmpArgLen::Dword, access, libc::O_WRONLY as u64);
-    let rule = SeccompRule::new(vec![write_only.unwrap()]).unwrap();
-    deny_if(libc::SYS_openat, vec![rule], errno);
+    let has_access = SeccompCmpOp::MaskedEq(libc::O_ACCMODE as u64);
+    let write_only = libc::O_WRONLY as u32;
+    deny_if(libc::SYS_openat, 2, has_access, write_only, errno);
 }
 
-fn deny_if(call: libc::c_long, rules: Vec<seccompiler::SeccompRule>, errno: i32) {
-    filter(call, rules, seccompiler::SeccompAction::Errno(errno as u32));
+/// Makes a system call fail with `errno` if `operator` holds for `value` and the low 32 bits of an argument, which
+/// is counted from 0.
+fn deny_if(call: libc::c_long, argument: u8, operator: SeccompCmpOp, value: u32, errno: i32) {
+    let length = SeccompCmpArgLen::Dword;
+    let condition = SeccompCondition::new(argument, length, operator, value.into());
+    let rule = SeccompRule::new(vec![condition.unwrap()]).unwrap();
+    filter(call, vec![rule], SeccompAction::Errno(errno as u32));
 }
 
-fn filter(
-    call: libc::c_long,
-    rules: Vec<seccompiler::SeccompRule>,
-    action: seccompiler::SeccompAction,
-) {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+fn filter(call: libc::c_long, rules: Vec<SeccompRule>, action: SeccompAction) {
     let filter = SeccompFilter::new(
         BTreeMap::from([(call as _, rules)]),
         SeccompAction::Allow,
